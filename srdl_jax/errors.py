@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The known errors: each is one readable line and an exit code."""
+
+EXIT_CODES = {
+    0: 'finished',
+    1: 'a bug in this program (a traceback is printed)',
+    2: 'bad configuration or command line',
+    3: 'data set missing, damaged, or in a form that cannot be read',
+    4: 'workdir, checkpoint or soft targets foreign, damaged, locked '
+       'or unwritable',
+    5: 'training diverged: a loss was not finite',
+    75: 'interrupted; everything is saved: run the same command again',
+}
+
+
+class SrdlError(Exception):
+  """A known error. Its text names the thing at fault and the remedy."""
+
+  exit_code = 1
+
+
+class ConfigError(SrdlError):
+  """A wrong field, value, argument or flag."""
+
+  exit_code = 2
+
+
+class DataError(SrdlError):
+  """A data set that is missing, damaged or in the wrong form."""
+
+  exit_code = 3
+
+
+class WorkdirError(SrdlError):
+  """A run directory that is locked, foreign or cannot be written."""
+
+  exit_code = 4
+
+
+class CheckpointError(WorkdirError):
+  """A checkpoint that is missing, damaged or of another model."""
+
+
+class SoftTargetsError(WorkdirError):
+  """A bank of soft targets that is incomplete, damaged or foreign."""
+
+
+class NonFiniteLossError(SrdlError):
+  """A loss became NaN or infinite."""
+
+  exit_code = 5
+
+
+class Interrupted(SrdlError):
+  """The run was asked to stop; it saved, and can be run again."""
+
+  exit_code = 75
