@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flip, crop and normalisation of images, on the device.
+
+Each is a pure function of a key and a batch; the caller gives every example
+a key of its own, so that no draw depends on the batch or on the device.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+PADDINGS = {'reflect': 'reflect', 'zero': 'constant'}
+
+
+def normalise(
+    images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype=None
+) -> jax.Array:
+  """Returns (images / 255 - mean) / std.
+
+  Args:
+    images: pixel values in 0..255, uint8, [..., C].
+    mean, std: of each channel, for pixel values in [0, 1].
+    dtype: of the result, float32 by default.
+  """
+  dtype = dtype or jnp.float32
+  scale = 255.0 * jnp.asarray(std, dtype)
+  return (images.astype(dtype) - 255.0 * jnp.asarray(mean, dtype)) / scale
+
+
+def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
+  """Returns the image [H, W, C], mirrored left to right half of the time."""
+  flip = jax.random.randint(key, (), 0, 2, jnp.int32)
+  return jnp.where(flip, image[:, ::-1], image)
+
+
+def random_crop(
+    key: jax.Array, image: jax.Array, padding: int, mode: str = 'reflect'
+) -> jax.Array:
+  """Returns a crop, of the image's size, from the padded image.
+
+  Args:
+    key: of the two offsets, uniform in 0..2 x padding.
+    image: [H, W, C].
+    padding: pixels on each side; less than H and W.
+    mode: 'reflect' (edges are not repeated) or 'zero' (black pixels, before
+      normalisation).
+  """
+  if padding == 0:
+    return image
+  padded = jnp.pad(
+      image, ((padding, padding), (padding, padding), (0, 0)), PADDINGS[mode]
+  )
+  top, left = jax.random.randint(
+      key, (2,), 0, 2 * padding + 1, jnp.int32
+  )
+  return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+
+
+def flip_and_crop(
+    key: jax.Array,
+    images: jax.Array,
+    index_B: jax.Array,
+    *,
+    flip: bool,
+    padding: int,
+    mode: str = 'reflect',
+) -> jax.Array:
+  """Returns augmented images: each example's draws come from its own key.
+
+  Args:
+    key: of (purpose, stage, epoch); an example's key is fold_in(key, index).
+    images: uint8, [B, H, W, C].
+    index_B: the examples' row numbers in the full split.
+    flip: whether to mirror half of the images.
+    padding, mode: see `random_crop`.
+  """
+
+  def one(image: jax.Array, index: jax.Array) -> jax.Array:
+    flip_key, crop_key = jax.random.split(jax.random.fold_in(key, index))
+    image = random_crop(crop_key, image, padding, mode)
+    return random_flip(flip_key, image) if flip else image
+
+  return jax.vmap(one)(images, index_B)

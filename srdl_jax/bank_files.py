@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An array on disk that reads back whole and unchanged, or not at all.
+
+A folder with a zarr array `log_probs` and, written last, a JSON marker
+`COMPLETE` with the digests of the array's values and metadata.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from srdl_jax import errors, workdir
+
+_ARRAY = 'log_probs'
+_MARKER = 'COMPLETE'
+_FORMAT = 1
+# Rows of a chunk on disk, and of a part of the digest: processes that share
+# the writing by ranges of whole chunks need not see each other's rows.
+_CHUNK_ROWS = 1024
+
+
+def is_complete(folder: str | os.PathLike[str]) -> bool:
+  """Whether an array was written to its end here: whole, not yet sound.
+
+  Args:
+    folder: the array's folder, which may be missing.
+
+  Returns:
+    True where the marker is.
+  """
+  return (pathlib.Path(folder) / _MARKER).is_file()
+
+
+def write(
+    folder: pathlib.Path, values_NxK: np.ndarray, attributes: Mapping[str, Any]
+) -> None:
+  """Puts an array in the place of whatever array was there.
+
+  Args:
+    folder: an absolute path; its parents are created.
+    values_NxK: float32 or float16.
+    attributes: names and JSON values to keep with it.
+
+  Raises:
+    SoftTargetsError: the folder cannot be written; what was there stays.
+  """
+  partial = folder.with_name(f'{folder.name}.partial')
+  with _failures(folder, 'written'):
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+      _write_array(partial / _ARRAY, values_NxK, attributes)
+      marker = _marker(partial / _ARRAY, values_NxK)
+      workdir.write_json(partial / _MARKER, marker)
+      _put_in_place(partial, folder)
+    finally:
+      shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_other_files(folder: pathlib.Path) -> None:
+  """Lets `write` replace an array, but not files of someone's own.
+
+  Args:
+    folder: an absolute path.
+
+  Raises:
+    SoftTargetsError: the path is a file, or a folder with other things in it.
+  """
+  with _failures(folder, 'written'):
+    names = {file.name for file in folder.iterdir()} if folder.exists() else ()
+  others = sorted(set(names) - {_ARRAY, _MARKER})
+  if others:
+    raise error(folder, f'{others[0]!r} in it is not ours: move it away')
+
+
+def read_attributes(folder: pathlib.Path) -> dict[str, Any]:
+  """What is kept with the array; the array itself isn't verified.
+
+  Args:
+    folder: an absolute path.
+
+  Returns:
+    The attributes.
+
+  Raises:
+    SoftTargetsError: the array is missing or unfinished, or its marker or
+      metadata are damaged.
+  """
+  if not is_complete(folder):
+    state = 'unfinished (no marker)' if folder.is_dir() else 'missing'
+    raise error(folder, f'{state}: extract the soft targets first')
+  text, marker = _read_heads(folder)
+  if marker.get('format') != _FORMAT:
+    raise _damage(folder, f'its marker is not of format {_FORMAT}')
+  if marker.get('metadata') != hashlib.sha256(text).hexdigest():
+    raise _damage(folder, 'its metadata are not those that were written')
+  return json.loads(text)['attributes']
+
+
+def read_values(folder: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
+  """Reads the array into memory and verifies every bit of it.
+
+  Args:
+    folder: an absolute path.
+    shape: (N, K) that the array must have.
+
+  Returns:
+    The values, read-only.
+
+  Raises:
+    SoftTargetsError: the array is damaged or of another shape.
+  """
+  with _failures(folder, 'read'):
+    array = ts.open(_spec(folder / _ARRAY), open=True, read=True).result()
+    if array.shape != shape:
+      raise error(folder, f'shape {array.shape}, where {shape} belongs')
+    values_NxK = array.read().result()
+  _, marker = _read_heads(folder)
+  if marker != _marker(folder / _ARRAY, values_NxK):
+    raise _damage(folder, 'its values are not those that were written')
+  values_NxK.setflags(write=False)
+  return values_NxK
+
+
+def error(folder: pathlib.Path, text: str) -> errors.SoftTargetsError:
+  """An error about the bank in a folder.
+
+  Args:
+    folder: the bank's folder.
+    text: what is wrong, and the remedy.
+
+  Returns:
+    The error, to be raised.
+  """
+  return errors.SoftTargetsError(f'soft targets {folder}: {text}')
+
+
+def _spec(path: pathlib.Path) -> dict[str, Any]:
+  return {
+      'driver': 'zarr3',
+      'kvstore': {'driver': 'file', 'path': f'{path}/'},
+      # A lost chunk must not read as absent examples, so those are stored.
+      'fill_missing_data_reads': False,
+      'store_data_equal_to_fill_value': True,
+  }
+
+
+def _write_array(path, values_NxK, attributes) -> None:
+  """Creates the zarr array; its write ends when the files are on the disk."""
+  chunk = [min(_CHUNK_ROWS, values_NxK.shape[0]), values_NxK.shape[1]]
+  grid = {'name': 'regular', 'configuration': {'chunk_shape': chunk}}
+  little = {'name': 'bytes', 'configuration': {'endian': 'little'}}
+  metadata = {
+      'shape': values_NxK.shape,
+      'data_type': values_NxK.dtype.name,
+      'fill_value': 'NaN',
+      'chunk_grid': grid,
+      'codecs': [little, {'name': 'crc32c'}],
+      'attributes': attributes,
+  }
+  spec = _spec(path) | {'metadata': metadata}
+  ts.open(spec, create=True).result().write(values_NxK).result()
+
+
+def _put_in_place(partial: pathlib.Path, path: pathlib.Path) -> None:
+  """Renames the finished bank to its name, in place of an earlier one."""
+  earlier = path.with_name(f'{path.name}.earlier')
+  shutil.rmtree(earlier, ignore_errors=True)
+  if path.exists():
+    path.rename(earlier)
+  partial.rename(path)
+  workdir.sync_folder(path.parent)
+  shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _marker(array: pathlib.Path, values_NxK: np.ndarray) -> dict[str, Any]:
+  """What the marker of this content holds."""
+  content = hashlib.sha256()
+  for start in range(0, len(values_NxK), _CHUNK_ROWS):
+    part = np.ascontiguousarray(values_NxK[start : start + _CHUNK_ROWS])
+    content.update(hashlib.sha256(part).digest())
+  metadata = hashlib.sha256((array / 'zarr.json').read_bytes())
+  return {
+      'format': _FORMAT,
+      'metadata': metadata.hexdigest(),
+      'content': content.hexdigest(),
+  }
+
+
+def _read_heads(folder: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
+  """The array's metadata as text, and the marker that vouches for them."""
+  try:
+    marker = dict(workdir.read_json(folder / _MARKER))
+    return (folder / _ARRAY / 'zarr.json').read_bytes(), marker
+  except (errors.WorkdirError, OSError, ValueError, TypeError) as cause:
+    raise _damage(folder, str(cause)) from cause
+
+
+@contextlib.contextmanager
+def _failures(path: pathlib.Path, verb: str) -> Iterator[None]:
+  """Turns the errors of files and of TensorStore into one readable line."""
+  try:
+    yield
+  except (OSError, ValueError, RuntimeError, NotImplementedError) as cause:
+    reason = ' '.join(str(cause).split())[:300]
+    remedy = ': remove it and run again' if verb == 'read' else ''
+    raise error(path, f'cannot be {verb}: {reason}{remedy}') from cause
+
+
+def _damage(folder: pathlib.Path, reason: str) -> errors.SoftTargetsError:
+  return error(folder, f'damaged, {reason}: remove it and run again')

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every field of a run: default, meaning, unit, range; no field elsewhere."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from srdl_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """A field of the configuration.
+
+  Attributes:
+    default: its value; its type is the field's type.
+    meaning: what it does, with its unit.
+    valid: whether a value is acceptable.
+    range: the acceptable values in words, for the message.
+    identity: whether it changes a run's numbers. A workdir is resumed only by
+      a run whose identity fields are equal.
+  """
+
+  default: Any
+  meaning: str
+  valid: Callable[[Any], bool] = lambda value: True
+  range: str = ''
+  identity: bool = True
+
+
+def _at_least(minimum: float, default: Any, meaning: str, **rest: Any) -> Field:
+  return Field(
+      default, meaning, lambda v: v >= minimum, f'at least {minimum}', **rest
+  )
+
+
+def _above_zero(default: float, meaning: str) -> Field:
+  return Field(default, meaning, lambda v: v > 0, 'above 0')
+
+
+def _one_of(values: tuple[str, ...], meaning: str) -> Field:
+  return Field(
+      values[0], meaning, lambda v: v in values, 'one of ' + ', '.join(values)
+  )
+
+
+def _fraction(default: float, meaning: str) -> Field:
+  return Field(default, meaning, lambda v: 0 <= v < 1, 'in [0, 1)')
+
+
+def _boundaries(values: tuple[float, ...]) -> bool:
+  return all(0 < v < 1 for v in values) and list(values) == sorted(values)
+
+
+def _local(default: Any, meaning: str, **rest: Any) -> Field:
+  return Field(default, meaning, identity=False, **rest)
+
+
+FIELDS: dict[str, Field] = {
+    'seed': _at_least(0, 0, 'every random number of the run follows from it'),
+    'method': Field('srdl', 'a key of plan.METHODS'),
+    'recipe': _one_of(('paper', 'strong'), 'name of the hyper-parameters'),
+    'epochs': _at_least(1, 200, 'M: passes over the data, all stages together'),
+    'batch_size': _at_least(1, 128, 'examples in a step, over all devices'),
+    'data.name': Field('cifar100', 'a key of data.DATASETS'),
+    'data.data_dir': _local('', "TFDS directory; '': TFDS's default"),
+    'data.manual_dir': _local('', 'where archives got by hand lie'),
+    'data.download': _local(True, 'fetch what is missing'),
+    'data.holdout': _at_least(
+        0, 0, 'training examples kept for validation, drawn by the seed'
+    ),
+    'data.examples_per_class': _at_least(
+        0, 0, 'train on the first so many of each class; 0: on all'
+    ),
+    'model.name': Field('resnet32', 'a key of models.MODELS'),
+    'model.shortcut': _one_of(
+        ('projection', 'identity'), 'what a change of shape goes through'
+    ),
+    'model.dtype': _one_of(
+        ('float32', 'bfloat16', 'float64'), 'of the computation'
+    ),
+    'augment.flip': Field(True, 'mirror half of the training images'),
+    'augment.padding': _at_least(0, 4, 'pixels around the image for the crop'),
+    'augment.mode': _one_of(('reflect', 'zero'), 'what the padding holds'),
+    'optimiser.learning_rate': _above_zero(0.1, 'initial rate'),
+    'optimiser.momentum': _fraction(0.9, 'Nesterov momentum'),
+    'optimiser.weight_decay': _at_least(
+        0, 2e-4, 'coupled, on all parameters'
+    ),
+    'schedule.decay_at': Field(
+        (0.5, 0.75),
+        "fractions of a decay's length at which the rate falls",
+        _boundaries,
+        'ascending fractions in (0, 1)',
+    ),
+    'schedule.decay_factor': _above_zero(0.1, 'what the rate falls by'),
+    'distillation.temperature': _above_zero(3.0, 'T of Eq 5'),
+    'distillation.label_weight': _at_least(
+        0, 1.0, 'of the cross-entropy where there are soft targets'
+    ),
+    'distillation.imitation_weight': _at_least(0, 1.0, 'of T^2 R_kl in Eq 7'),
+    'eval.every_epochs': _at_least(
+        1, 1, "epochs between evaluations; a stage's last is always evaluated",
+        identity=False,
+    ),
+    'eval.batch_size': _at_least(
+        1, 500, 'images in a call of the predict step', identity=False
+    ),
+    'checkpoint.every_epochs': _at_least(
+        1, 1, 'epochs between checkpoints', identity=False
+    ),
+    'checkpoint.every_steps': _at_least(
+        0, 0, 'steps between checkpoints within an epoch; 0: none',
+        identity=False,
+    ),
+    'log.every_steps': _at_least(
+        1, 1, 'steps between lines of metrics.jsonl', identity=False
+    ),
+    'log.tensorboard': _local(True, 'write TensorBoard files'),
+    'steps_per_dispatch': _at_least(
+        0, 0, 'steps in one call of the device; 0: 1 on CPU, else an epoch',
+        identity=False,
+    ),
+    'devices': _at_least(0, 0, 'devices to use; 0: all', identity=False),
+    'profile': _local(False, 'write a trace of a few steps'),
+}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    'paper': {'optimiser.weight_decay': 2e-4},
+    'strong': {'optimiser.weight_decay': 5e-4},
+}
+
+
+def defaults() -> ConfigDict:
+  """Returns a configuration of default values, with no other fields."""
+  nested: dict[str, Any] = {}
+  for name, field in FIELDS.items():
+    *groups, leaf = name.split('.')
+    node = nested
+    for group in groups:
+      node = node.setdefault(group, {})
+    node[leaf] = field.default
+  return ConfigDict(nested).lock()
+
+
+def _argument_model(config: ConfigDict, value: str) -> None:
+  config.model.name = value
+
+
+def _argument_method(config: ConfigDict, value: str) -> None:
+  config.method = value
+
+
+def _argument_recipe(config: ConfigDict, value: str) -> None:
+  if value not in RECIPES:
+    raise ConfigError(f'Unknown recipe {value!r}; known: {", ".join(RECIPES)}.')
+  config.recipe = value
+  for name, setting in RECIPES[value].items():
+    config.update_from_flattened_dict({name: setting})
+
+
+ARGUMENTS: dict[str, Callable[[ConfigDict, str], None]] = {
+    'model': _argument_model,
+    'method': _argument_method,
+    'recipe': _argument_recipe,
+}
+
+
+def apply_arguments(config: ConfigDict, text: str | None) -> ConfigDict:
+  """Applies 'model=resnet32,method=srdl,recipe=paper' to a configuration.
+
+  Args:
+    config: to change.
+    text: what stands behind the colon of --config=FILE:text, or nothing.
+
+  Returns:
+    The same object.
+
+  Raises:
+    ConfigError: an argument is malformed, repeated or unknown.
+  """
+  seen = set()
+  for item in filter(None, (text or '').split(',')):
+    name, equals, value = item.partition('=')
+    if not equals or not value:
+      raise ConfigError(f'Config argument {item!r} is not of the form a=b.')
+    if name not in ARGUMENTS:
+      raise ConfigError(
+          f'Unknown config argument {name!r}; known: {", ".join(ARGUMENTS)}.'
+      )
+    if name in seen:
+      raise ConfigError(f'Config argument {name!r} is given twice.')
+    seen.add(name)
+    ARGUMENTS[name](config, value)
+  return config
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+  """Returns field names to values, JSON's types only, in FIELDS' order."""
+  flat = dict(_walk(config.to_dict(), ''))
+  return {
+      name: list(flat[name]) if isinstance(flat[name], tuple) else flat[name]
+      for name in FIELDS
+  }
+
+
+def _walk(node: Mapping[str, Any], prefix: str):
+  for name, value in node.items():
+    if isinstance(value, Mapping):
+      yield from _walk(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name, value
+
+
+def from_flat(flat: Mapping[str, Any]) -> ConfigDict:
+  """Returns the configuration that `flatten` wrote.
+
+  A field that the record lacks has its default: the record is older.
+
+  Raises:
+    ConfigError: a field is unknown.
+  """
+  unknown = sorted(set(flat) - set(FIELDS))
+  if unknown:
+    raise ConfigError(f'Unknown config field(s): {", ".join(unknown)}.')
+  config = defaults()
+  for name, value in flat.items():
+    value = tuple(value) if isinstance(value, list) else value
+    config.update_from_flattened_dict({name: value})
+  return config
+
+
+def validate(config: ConfigDict) -> None:
+  """Checks every field's range.
+
+  Raises:
+    ConfigError: names the first field that is out of range, and its range.
+  """
+  flat = dict(_walk(config.to_dict(), ''))
+  for name, field in FIELDS.items():
+    if flat[name] != flat[name] or not field.valid(flat[name]):
+      raise ConfigError(
+          f'{name} = {flat[name]!r} is out of range: it must be {field.range}. '
+          f'({name}: {field.meaning}.)'
+      )
+
+
+def identity(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the fields that change a run's numbers."""
+  return {n: flat[n] for n, f in FIELDS.items() if f.identity and n in flat}

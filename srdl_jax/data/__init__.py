@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets as arrays in memory, in one order that never changes.
+
+Row i of a split is example i of the full TFDS split, before any shuffling or
+subsetting; soft targets are stored under the same numbers.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from srdl_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where a data set may be read, and how it may be fetched.
+
+  Attributes:
+    data_dir: TFDS directory; '' is TFDS_DATA_DIR or ~/tensorflow_datasets.
+    manual_dir: directory with archives put there by hand; '' is
+      downloads/manual below the TFDS directory.
+    download: whether a missing archive may be downloaded.
+  """
+
+  data_dir: str = ''
+  manual_dir: str = ''
+  download: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """All examples of one split.
+
+  Attributes:
+    name: 'train' or 'test'.
+    images: uint8 [N, H, W, C], values 0 to 255.
+    labels: int32 [N], values 0 to num_classes - 1.
+    fingerprint: the examples' identity, see `fingerprint`.
+  """
+
+  name: str
+  images: np.ndarray
+  labels: np.ndarray
+  fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """Both splits, with the channel statistics that normalise their images.
+
+  Attributes:
+    name: a key of `DATASETS`.
+    version: version of the data, not of this program.
+    num_classes: number of classes, K.
+    mean: per channel, of training pixels scaled to [0, 1].
+    std: per channel, of training pixels scaled to [0, 1].
+    train: the training split.
+    test: the test split.
+  """
+
+  name: str
+  version: str
+  num_classes: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  train: Split
+  test: Split
+
+
+def fingerprint(
+    full_name: str, split: str, ids: Iterable[str], labels: Iterable[int]
+) -> str:
+  """Identity of a split: which examples it has, in which order.
+
+  File format and shards are left out: they differ for the same data.
+
+  Args:
+    full_name: name and version, such as 'cifar100/3.0.2'.
+    split: name of the split.
+    ids: the N examples' own ids, in order.
+    labels: the N examples' labels, in order.
+
+  Returns:
+    A sha256 as 64 hexadecimal digits.
+  """
+  rows = [f'{i}\t{int(k)}\n' for i, k in zip(ids, labels, strict=True)]
+  text = f'{full_name}\n{split}\n{len(rows)}\n' + ''.join(rows)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+# The loaders are imported when called: scikit-learn and TFDS take a second
+# each, which data workers and other data sets' users should not pay.
+def _digits(source: Source) -> Dataset:
+  from srdl_jax.data import digits
+
+  return digits.load(source)
+
+
+def _cifar10(source: Source) -> Dataset:
+  from srdl_jax.data import cifar
+
+  return cifar.load(cifar.CIFAR10, source)
+
+
+def _cifar100(source: Source) -> Dataset:
+  from srdl_jax.data import cifar
+
+  return cifar.load(cifar.CIFAR100, source)
+
+
+DATASETS: dict[str, Callable[[Source], Dataset]] = {
+    'digits': _digits,
+    'cifar10': _cifar10,
+    'cifar100': _cifar100,
+}
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str = '',
+    manual_dir: str = '',
+    download: bool = True,
+) -> Dataset:
+  """Loads a data set; prepares it in `data_dir` first where it is missing.
+
+  Args:
+    name: a key of `DATASETS`.
+    data_dir: TFDS directory; '' is TFDS_DATA_DIR or ~/tensorflow_datasets.
+    manual_dir: directory with archives put there by hand; '' is
+      downloads/manual below the TFDS directory.
+    download: whether a missing archive may be downloaded.
+
+  Returns:
+    The data set, decoded, in memory.
+
+  Raises:
+    ConfigError: there is no data set of this name.
+    DataError: the data is missing, damaged or in a form that can't be read.
+  """
+  if name not in DATASETS:
+    known = ', '.join(sorted(DATASETS))
+    raise ConfigError(f'unknown data set {name!r}; known are: {known}')
+  return DATASETS[name](Source(data_dir, manual_dir, download))

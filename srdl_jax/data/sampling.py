@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which examples are used, and in which order: pure functions of seeds."""
+
+import numpy as np
+
+from srdl_jax.errors import ConfigError
+
+# A fourth word keeps the draw of the hold-out apart from every epoch's
+# order: SeedSequence takes (seed,) and (seed, 0, 0) for the same.
+_HOLDOUT = 1
+
+
+def _generator(*words: int) -> np.random.Generator:
+  return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
+def epoch_order(
+    seed: int, stage: int, epoch: int, rows: np.ndarray
+) -> np.ndarray:
+  """Order in which one epoch visits its examples.
+
+  Args:
+    seed: the run's seed, not negative.
+    stage: number of the stage, not negative.
+    epoch: number of the epoch, not negative.
+    rows: integers [n], the examples in use.
+
+  Returns:
+    int32 [n], a permutation of `rows` that depends on the arguments alone.
+  """
+  generator = _generator(seed, stage, epoch)
+  return generator.permutation(np.asarray(rows, np.int32))
+
+
+def choose_rows(
+    labels: np.ndarray,
+    *,
+    holdout: int = 0,
+    examples_per_class: int = 0,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Splits the rows of a training split into those used and those held out.
+
+  Args:
+    labels: integers [N], the labels of the full split.
+    holdout: number of examples, drawn with the seed, kept for validation.
+    examples_per_class: the first so many of each class, by row number, among
+      the rest; 0 takes all of the rest.
+    seed: seed of the draw, not negative.
+
+  Returns:
+    (train_rows, holdout_rows), both int32, ascending and disjoint.
+
+  Raises:
+    ConfigError: a negative number, a hold-out that leaves nothing to train
+      on, or a class with fewer examples than asked for.
+  """
+  _check_counts(len(labels), holdout, examples_per_class, seed)
+  drawn = _generator(seed, 0, 0, _HOLDOUT).permutation(len(labels))[:holdout]
+  kept = np.ones(len(labels), bool)
+  kept[drawn] = False
+  train, held = np.flatnonzero(kept), np.flatnonzero(~kept)
+  if examples_per_class:
+    train = _first_of_each_class(labels, train, examples_per_class)
+  return train.astype(np.int32), held.astype(np.int32)
+
+
+def _check_counts(
+    count: int, holdout: int, examples_per_class: int, seed: int
+) -> None:
+  given = {
+      'holdout': holdout,
+      'examples_per_class': examples_per_class,
+      'seed': seed,
+  }
+  for name, value in given.items():
+    if value < 0:
+      raise ConfigError(f'{name} must not be negative, got {value}')
+  if holdout >= count:
+    raise ConfigError(
+        f'holdout={holdout} leaves nothing to train on: the split has '
+        f'{count} examples'
+    )
+
+
+def _first_of_each_class(
+    labels: np.ndarray, rows: np.ndarray, examples_per_class: int
+) -> np.ndarray:
+  chosen = []
+  for label in np.unique(labels):
+    members = rows[labels[rows] == label]
+    if len(members) < examples_per_class:
+      raise ConfigError(
+          f'examples_per_class={examples_per_class}, but class {label} has '
+          f'{len(members)} examples outside the hold-out'
+      )
+    chosen.append(members[:examples_per_class])
+  return np.sort(np.concatenate(chosen))

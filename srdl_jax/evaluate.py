@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics of a model, or of several models' mean, over exactly N examples.
+
+    python -m srdl_jax.evaluate --workdir=DIR \
+        [--checkpoint=final|best|stage_1|ensemble] [--split=test]
+
+prints one JSON object: accuracies as fractions, NLL and calibration error,
+each over the number of examples that stands beside them.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from srdl_jax import build, checkpoint, command, run_directory
+from srdl_jax.errors import CheckpointError, ConfigError
+from srdl_jax.metrics import Classification, log_softmax
+
+SPLITS = ('test', 'validation', 'train')
+
+
+def evaluate(
+    experiment: build.Experiment,
+    members: Sequence[Any],
+    split: str,
+) -> dict[str, float | int]:
+  """Returns metrics of the mean prediction of some models (Table 6).
+
+  Args:
+    experiment: holds the data and the compiled predict step.
+    members: parameters and statistics of each model; their probabilities at
+      temperature 1 are averaged.
+    split: 'test', 'validation' or 'train' (the rows that are trained on).
+
+  Returns:
+    See `metrics.Classification.result`.
+  """
+  source, _ = experiment.rows(split)
+  sums = Classification()
+  passes = [experiment.predict(member, split) for member in members]
+  for blocks in zip(*passes, strict=True):
+    rows = blocks[0][0]
+    log_probs = np.stack([log_softmax(logits) for _, logits in blocks])
+    mean = np.logaddexp.reduce(log_probs) - np.log(len(members))
+    sums.add(mean, source.labels[rows])
+  return sums.result()
+
+
+def variables(moment: checkpoint.Moment) -> dict[str, Any]:
+  """Returns a checkpoint's parameters and statistics."""
+  return {name: moment.state[name] for name in ('params', 'batch_stats')}
+
+
+def load_members(
+    workdir: pathlib.Path,
+    name: str,
+    experiment: build.Experiment,
+) -> list[Any]:
+  """Loads the model(s) that a checkpoint name stands for.
+
+  Args:
+    workdir: of the run.
+    name: 'final', 'best' (of the last stage), 'stage_N' (the end of a stage)
+      or 'ensemble' (the ends of all stages).
+    experiment: of the run.
+
+  Returns:
+    Parameters and statistics of each.
+
+  Raises:
+    ConfigError: the name is unknown.
+    CheckpointError: it isn't there yet, or is damaged.
+  """
+  stages = len(experiment.stages)
+  ends = {f'stage_{n}': [n] for n in range(1, stages + 1)}
+  ends |= {'final': [stages], 'ensemble': list(range(1, stages + 1))}
+  if name != 'best' and name not in ends:
+    raise ConfigError(
+        f'Unknown checkpoint {name!r}; known: best, {", ".join(ends)}.'
+    )
+  members = []
+  for number in ends.get(name, [stages]):
+    directory = run_directory.checkpoints(workdir, number)
+    with checkpoint.Checkpoints(directory, read_only=True) as checkpoints:
+      if name == 'best':
+        moment = checkpoints.load_best()
+      else:
+        moment = checkpoints.load(experiment.first_step(number + 1))
+      members.append(variables(moment))
+  return members
+
+
+def main(argv: Sequence[str]) -> None:
+  """Evaluates a run's checkpoints."""
+  del argv
+  args = flags.FLAGS
+  if not args.workdir:
+    raise ConfigError('--workdir=DIR is missing.')
+  workdir = pathlib.Path(args.workdir)
+  config, fingerprint = run_directory.load_config(workdir)
+  if args.data_dir is not None:
+    config.data.data_dir = args.data_dir
+  experiment = build.build(config)
+  if experiment.dataset.train.fingerprint != fingerprint:
+    raise CheckpointError(
+        f'{workdir} was trained on other data: its fingerprint is '
+        f"{fingerprint}, this {experiment.dataset.name}'s is "
+        f'{experiment.dataset.train.fingerprint}.'
+    )
+  if args.split == 'validation' and not len(experiment.validation_rows):
+    raise ConfigError('The run kept no validation set (data.holdout = 0).')
+  members = load_members(workdir, args.checkpoint, experiment)
+  result = evaluate(experiment, members, args.split)
+  print(json.dumps({
+      'checkpoint': args.checkpoint, 'split': args.split, **result
+  }))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'Run directory.')
+  flags.DEFINE_string(
+      'checkpoint', 'final', 'final, best, stage_1, stage_2, ... or ensemble.'
+  )
+  flags.DEFINE_enum('split', 'test', SPLITS, 'What to evaluate.')
+  flags.DEFINE_string(
+      'data_dir', None, "TFDS directory, if not the one that the run used."
+  )
+  command.run(main)

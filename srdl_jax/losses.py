@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The losses of the paper: Eq 2 (labels), Eq 5 and 6 (imitation), Eq 7."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cross_entropy(logits_BxK: jax.Array, labels_B: jax.Array) -> jax.Array:
+  """Returns the cross-entropy with the labels, in nats (Eq 2).
+
+  -log p(y|x) at temperature 1, averaged over the batch. The paper prints
+  Eq 2 without its minus sign.
+
+  Args:
+    logits_BxK: class scores z, [B, K].
+    labels_B: integer labels in [0, K), [B].
+
+  Returns:
+    A scalar. Uniform logits give log K:
+
+    >>> float(cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])))
+    1.3862943649291992
+  """
+  return jnp.mean(
+      optax.losses.softmax_cross_entropy_with_integer_labels(
+          logits_BxK, labels_B
+      )
+  )
+
+
+def imitation(
+    logits_BxK: jax.Array, soft_logits_BxK: jax.Array, temperature: float
+) -> jax.Array:
+  """Returns KL(stored || student) of softened probabilities (Eq 6).
+
+  sum_j p~(j|x, theta*) log(p~(j|x, theta*) / p~(j|x, theta)), where
+  p~ = softmax(z / T) (Eq 5), averaged over the batch, in nats. No gradient
+  reaches the stored side.
+
+  Args:
+    logits_BxK: the student's class scores z, not softened, [B, K].
+    soft_logits_BxK: the stored targets as logits that are softened already,
+      such as log p~(j|x, theta*), [B, K].
+    temperature: T, which softens the student.
+
+  Returns:
+    A scalar; zero where the student predicts its own targets.
+  """
+  stored_BxK = jax.nn.log_softmax(jax.lax.stop_gradient(soft_logits_BxK))
+  student_BxK = jax.nn.log_softmax(logits_BxK / temperature)
+  return jnp.mean(
+      optax.losses.kl_divergence_with_log_targets(student_BxK, stored_BxK)
+  )
+
+
+def srdl(
+    logits_BxK: jax.Array,
+    labels_B: jax.Array,
+    soft_logits_BxK: jax.Array | None,
+    *,
+    temperature: float,
+    label_weight: float = 1.0,
+    imitation_weight: float = 1.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Returns the stage's loss, L = L_ce + T^2 R_kl (Eq 7), and its parts.
+
+  Without soft targets this is Eq 2 alone, the loss of stage one and of
+  vanilla training. The gradient of T^2 R_kl with respect to the logits is
+  T (p~_student - p~_stored) / B.
+
+  Args:
+    logits_BxK: class scores, [B, K].
+    labels_B: integer labels, [B].
+    soft_logits_BxK: stored targets (see `imitation`), or None.
+    temperature: T of Eq 5.
+    label_weight: weight of the cross-entropy (1 in the paper) where there are
+      soft targets.
+    imitation_weight: weight of T^2 R_kl (1 in the paper).
+
+  Returns:
+    The loss, a scalar in nats, and {'cross_entropy': scalar} or, with soft
+    targets, {'cross_entropy': scalar, 'imitation': R_kl}.
+  """
+  ce = cross_entropy(logits_BxK, labels_B)
+  if soft_logits_BxK is None:
+    return ce, {'cross_entropy': ce}
+  kl = imitation(logits_BxK, soft_logits_BxK, temperature)
+  loss = label_weight * ce + imitation_weight * temperature**2 * kl
+  return loss, {'cross_entropy': ce, 'imitation': kl}

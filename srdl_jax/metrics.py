@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classification metrics of exactly the examples that are given (float64).
+
+Sums over blocks of a split, so that no block has to be full and no whole
+split has to be in memory. NumPy: they are reported numbers, not training.
+"""
+
+import dataclasses
+
+import numpy as np
+
+CALIBRATION_BINS = 15
+METRICS = (
+    'accuracy',
+    'top5_accuracy',
+    'nll',
+    'expected_calibration_error',
+    'entropy',
+    'examples',
+)
+
+
+def log_softmax(logits_BxK: np.ndarray) -> np.ndarray:
+  """Returns log-probabilities [B, K] in float64."""
+  logits = np.asarray(logits_BxK, np.float64)
+  logits = logits - logits.max(axis=-1, keepdims=True)
+  return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def rank_of_label(scores_BxK: np.ndarray, labels_B: np.ndarray) -> np.ndarray:
+  """Returns how many classes stand before the label, [B].
+
+  Equal scores stand in the order of their class, as argmax has it.
+  """
+  own_B = np.take_along_axis(scores_BxK, labels_B[:, None], axis=1)
+  before_BxK = np.arange(scores_BxK.shape[1]) < labels_B[:, None]
+  return ((scores_BxK > own_B) | ((scores_BxK == own_B) & before_BxK)).sum(1)
+
+
+@dataclasses.dataclass
+class Classification:
+  """Sums over examples; `result` divides them by the number of examples.
+
+  Attributes:
+    examples: how many examples have been added.
+    top1, top5: how many labels rank first, or among the first five.
+    nll: sum of -log p(y|x), nats.
+    entropy: sum of the predictions' entropies, nats.
+    bin_count, bin_correct, bin_confidence: sums over equal-width bins of the
+      largest probability, for the expected calibration error.
+  """
+
+  examples: int = 0
+  top1: int = 0
+  top5: int = 0
+  nll: float = 0.0
+  entropy: float = 0.0
+  bin_count: np.ndarray = dataclasses.field(
+      default_factory=lambda: np.zeros(CALIBRATION_BINS)
+  )
+  bin_correct: np.ndarray = dataclasses.field(
+      default_factory=lambda: np.zeros(CALIBRATION_BINS)
+  )
+  bin_confidence: np.ndarray = dataclasses.field(
+      default_factory=lambda: np.zeros(CALIBRATION_BINS)
+  )
+
+  def add(self, log_probs_BxK: np.ndarray, labels_B: np.ndarray) -> None:
+    """Adds examples by their log-probabilities [B, K] and labels [B]."""
+    labels_B = np.asarray(labels_B)
+    rank_B = rank_of_label(log_probs_BxK, labels_B)
+    probs_BxK = np.exp(log_probs_BxK)
+    # p log p is 0 where p is: a log-probability of -inf times 0 is not.
+    finite_BxK = np.where(probs_BxK > 0, log_probs_BxK, 0.0)
+    self.examples += len(labels_B)
+    self.top1 += int((rank_B == 0).sum())
+    self.top5 += int((rank_B < 5).sum())
+    self.nll -= float(
+        np.take_along_axis(log_probs_BxK, labels_B[:, None], axis=1).sum()
+    )
+    self.entropy -= float((probs_BxK * finite_BxK).sum())
+    confidence_B = probs_BxK.max(axis=1)
+    bins_B = np.clip(
+        np.ceil(confidence_B * CALIBRATION_BINS).astype(int) - 1,
+        0,
+        CALIBRATION_BINS - 1,
+    )
+    for total, values in (
+        (self.bin_count, None),
+        (self.bin_correct, rank_B == 0),
+        (self.bin_confidence, confidence_B),
+    ):
+      total += np.bincount(bins_B, values, minlength=CALIBRATION_BINS)
+
+  def result(self) -> dict[str, float | int]:
+    """Returns means: accuracies as fractions, and the denominator.
+
+    `expected_calibration_error` is sum_b |correct_b - confidence_b| / N over
+    15 bins of equal width (Guo et al. 2017).
+    """
+    n = self.examples
+    gap = np.abs(self.bin_correct - self.bin_confidence).sum()
+    return dict(
+        zip(
+            METRICS,
+            (
+                self.top1 / n,
+                self.top5 / n,
+                self.nll / n,
+                float(gap) / n,
+                self.entropy / n,
+                n,
+            ),
+            strict=True,
+        )
+    )

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks by name: one family in a file, each with its table MODELS."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+
+from srdl_jax.errors import ConfigError
+from srdl_jax.models import cifar_resnet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {**cifar_resnet.MODELS}
+
+
+def create(name: str, num_classes: int, **options: Any) -> nn.Module:
+  """Returns the network of that name.
+
+  Args:
+    name: a key of MODELS.
+    num_classes: K, the length of its logits.
+    **options: fields of the family, such as dtype, axis_name or shortcut.
+
+  Returns:
+    A module that is called with (images [B, H, W, C], train=bool) and returns
+    logits [B, K].
+
+  Raises:
+    ConfigError: the name or an option's value is unknown.
+  """
+  if name not in MODELS:
+    raise ConfigError(
+        f'Unknown model {name!r}; known: {", ".join(MODELS)}.'
+    )
+  return MODELS[name](num_classes=num_classes, **options)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a human sees of a run: a bar on a terminal, plain lines elsewhere."""
+
+import contextlib
+import math
+from typing import TextIO
+
+import tqdm
+
+_BAR = '{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs{postfix}'
+
+
+class Progress:
+  """Shows how far a run is; it never ends a run whose reader has gone."""
+
+  def __init__(self, stream: TextIO, total_epochs: int):
+    """Shows nothing yet.
+
+    Args:
+      stream: where the human reads; a bar is drawn if it is a terminal.
+      total_epochs: epochs of all stages together: the bar's length.
+    """
+    self._stream = stream
+    self._total = total_epochs
+    self._bar: _Bar | None = None
+    self._told: tuple[int, int] | None = None
+
+  def event(self, text: str) -> None:
+    """Says one line, above the bar where there is one.
+
+    Args:
+      text: the line.
+    """
+    with contextlib.suppress(OSError):
+      if self._bar is not None:
+        self._bar.write(text, file=self._stream)
+      else:
+        print(text, file=self._stream, flush=True)
+
+  def show(
+      self,
+      *,
+      stage: int,
+      stages: int,
+      epoch: float,
+      epochs: int,
+      images_per_second: float,
+      seconds_left: float,
+      **shown: float | str,
+  ) -> None:
+    """Moves the bar, or says a line where the epoch is another one.
+
+    Args:
+      stage: the stage, from 1.
+      stages: how many there are.
+      epoch: epochs done of this stage, a fraction within one.
+      epochs: epochs of this stage.
+      images_per_second: training images a second.
+      seconds_left: estimate for the whole run.
+      **shown: more to show, such as loss=0.53.
+    """
+    notes = [f'{images_per_second:,.0f} images/s', _left(seconds_left)]
+    notes += [f'{name} {_short(value)}' for name, value in shown.items()]
+    if self._stream.isatty():
+      done = _epochs_before(stage, stages, epochs, self._total) + epoch
+      self._move(f'stage {stage}/{stages}', done, ', '.join(notes))
+    elif self._told != (stage, int(epoch)):
+      self._told = (stage, int(epoch))
+      where = f'stage {stage}/{stages}, epoch {_short(epoch)}/{epochs}'
+      self.event(', '.join([where, *notes]))
+
+  def close(self) -> None:
+    """Leaves the bar where it is; may be called twice."""
+    if self._bar is not None:
+      self._bar.close()
+      self._bar = None
+
+  def _move(self, stage: str, done: float, notes: str) -> None:
+    if self._bar is None:
+      self._bar = _Bar(
+          desc=stage,
+          total=self._total,
+          initial=done,
+          postfix=notes,
+          file=self._stream,
+          bar_format=_BAR,
+          dynamic_ncols=True,
+          miniters=0,
+      )
+    self._bar.set_description_str(stage, refresh=False)
+    self._bar.set_postfix_str(notes, refresh=False)
+    self._bar.update(done - self._bar.n)
+
+
+class _Bar(tqdm.tqdm):
+  # The caller moves the bar often enough without a thread that watches it.
+  monitor_interval = 0
+
+
+def _epochs_before(stage: int, stages: int, epochs: int, total: int) -> float:
+  """Epochs before this stage: exact for one or two stages, or equal ones."""
+  return (total - epochs) * (stage - 1) / max(stages - 1, 1)
+
+
+def _left(seconds: float) -> str:
+  """A duration in the two units that matter."""
+  if not math.isfinite(seconds):
+    return 'time left unknown'
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours} h {minutes:02} min left'
+  return f'{minutes} min {seconds:02} s left'
+
+
+def _short(value: float | str) -> str:
+  return value if isinstance(value, str) else f'{value:.4g}'

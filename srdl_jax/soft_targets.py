@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bank: one network's softened predictions for a whole training set."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from srdl_jax import bank_files, errors
+from srdl_jax.bank_files import error as _error
+
+is_complete = bank_files.is_complete
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bank:
+  """Soft targets in memory; row i is example i of the full split.
+
+  Attributes:
+    log_probs_NxK: log p~, in the stored dtype; a row of NaN is an absent
+      example.
+    temperature: T of these log-probabilities.
+    provenance: what they were predicted from, and by which network.
+  """
+
+  log_probs_NxK: np.ndarray
+  temperature: float
+  provenance: dict[str, Any]
+
+  @property
+  def present_N(self) -> np.ndarray:
+    """Which examples have targets: bool [N]."""
+    return ~np.isnan(self.log_probs_NxK[:, 0])
+
+
+def soften(logits_BxK: np.ndarray, temperature: float) -> np.ndarray:
+  """Softened log-probabilities of logits.
+
+  Eq 5: log p~ = log softmax(z / T), computed in float64.
+
+  Args:
+    logits_BxK: finite logits z, of any float type.
+    temperature: T > 0.
+
+  Returns:
+    float32 [B, K]; exp of each row sums to one.
+
+  Raises:
+    ConfigError: the temperature is not a positive finite number.
+
+  Example:
+    >>> soften(np.zeros((1, 4)), 3.0)  # log(1 / 4) in every place
+  """
+  _check_temperature(temperature)
+  # What overflows comes out as not finite, which `save` refuses.
+  with np.errstate(over='ignore', invalid='ignore'):
+    scaled_BxK = np.asarray(logits_BxK).astype(np.float64) / temperature
+    scaled_BxK -= scaled_BxK.max(axis=-1, keepdims=True)
+    total_Bx1 = np.exp(scaled_BxK).sum(axis=-1, keepdims=True)
+    return (scaled_BxK - np.log(total_Bx1)).astype(np.float32)
+
+
+def at_temperature(
+    log_probs: Any, stored_temperature: float, temperature: float
+) -> Any:
+  """The same predictions at another temperature.
+
+  log softmax(z / T') = log softmax(log p~ T / T'): the constant of the first
+  softening drops out in the second.
+
+  Args:
+    log_probs: log p~ [..., K] at `stored_temperature`; a numpy or JAX array,
+      also a traced one.
+    stored_temperature: T.
+    temperature: T'.
+
+  Returns:
+    Log-probabilities [..., K] of the same kind of array, in float32 or wider.
+
+  Raises:
+    ConfigError: a temperature is not a positive finite number.
+  """
+  _check_temperature(stored_temperature)
+  _check_temperature(temperature)
+  xp = log_probs.__array_namespace__()
+  wide = log_probs.astype(xp.result_type(log_probs.dtype, xp.float32))
+  scaled = wide * (stored_temperature / temperature)
+  scaled = scaled - scaled.max(axis=-1, keepdims=True)
+  return scaled - xp.log(xp.exp(scaled).sum(axis=-1, keepdims=True))
+
+
+def save(
+    directory: str | os.PathLike[str],
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    num_examples: int,
+    num_classes: int,
+    temperature: float,
+    provenance: Mapping[str, Any],
+    expected_rows: np.ndarray,
+    dtype: str = 'float32',
+) -> None:
+  """Softens logits and writes them as a bank, all of it or nothing.
+
+  A sound bank of the same making stays, and `blocks` is not read; any other
+  bank in its place is replaced once the new one is whole.
+
+  Args:
+    directory: the bank's folder; its parents are created.
+    blocks: pairs of rows (int [b]) and their logits ([b, K], at T = 1).
+    num_examples: N, of the full split.
+    num_classes: K.
+    temperature: T > 0.
+    provenance: names and JSON values: data set, split, digests, model, …
+    expected_rows: the rows that `blocks` will bring, each exactly once; the
+      other rows are written as NaN.
+    dtype: 'float32' or 'float16', in memory and on disk.
+
+  Raises:
+    SoftTargetsError: `blocks` leaves a row out, repeats one or brings one that
+      is not expected; a logit is not finite or leaves the dtype's range; the
+      place holds other files or cannot be written. What was there stays.
+    ConfigError: the temperature or dtype is not one of those above.
+  """
+  path = pathlib.Path(directory).absolute()
+  _check_temperature(temperature)
+  if dtype not in ('float32', 'float16'):
+    raise errors.ConfigError(f"dtype {dtype!r}: give 'float32' or 'float16'")
+  attributes = {
+      'temperature': float(temperature),
+      'provenance': _as_json(path, provenance),
+  }
+  shape = num_examples, num_classes
+  expected_N = _row_mask(path, expected_rows, num_examples)
+  if _is_there(path, attributes, shape, dtype, expected_N):
+    return
+  bank_files.refuse_other_files(path)
+  values_NxK = np.full(shape, np.nan, dtype)
+  _fill(path, values_NxK, blocks, expected_N, temperature)
+  bank_files.write(path, values_NxK, attributes)
+
+
+def load(
+    directory: str | os.PathLike[str],
+    *,
+    provenance: Mapping[str, Any],
+    num_examples: int,
+    num_classes: int,
+) -> Bank:
+  """Reads a bank into memory and verifies every bit of it.
+
+  Args:
+    directory: the bank's folder.
+    provenance: what the bank must have been made of.
+    num_examples: N, of the full split.
+    num_classes: K.
+
+  Returns:
+    The bank; its array is read-only.
+
+  Raises:
+    SoftTargetsError: the bank is missing, unfinished, damaged, of another
+      provenance (each differing name is given with both values) or of another
+      shape.
+  """
+  path = pathlib.Path(directory).absolute()
+  wanted = _as_json(path, provenance)
+  made = bank_files.read_attributes(path)
+  _check_provenance(path, made['provenance'], wanted)
+  values_NxK = bank_files.read_values(path, (num_examples, num_classes))
+  return Bank(values_NxK, made['temperature'], made['provenance'])
+
+
+def _fill(path, values_NxK, blocks, expected_N, temperature) -> None:
+  """Softens the blocks into their rows, each expected row once."""
+  waiting_N = expected_N.copy()
+  for rows_B, logits_BxK in blocks:
+    rows_B, logits_BxK = np.asarray(rows_B), np.asarray(logits_BxK)
+    _check_logits(path, rows_B, logits_BxK, values_NxK.shape[1])
+    _check_rows(path, rows_B, waiting_N, expected_N)
+    with np.errstate(over='ignore'):
+      values_NxK[rows_B] = soften(logits_BxK, temperature)
+    what = f'a softened logit, as {values_NxK.dtype},'
+    _check_finite(path, rows_B, values_NxK[rows_B], what)
+    waiting_N[rows_B] = False
+  missing = np.flatnonzero(waiting_N)
+  if missing.size:
+    raise _error(
+        path,
+        f'{missing.size} of {expected_N.sum()} expected rows were not '
+        f'predicted, the first is row {missing[0]}',
+    )
+
+
+def _check_logits(path, rows_B, logits_BxK, num_classes: int) -> None:
+  """Refuses a block of the wrong shape or with a number that is none."""
+  if rows_B.ndim != 1 or not np.issubdtype(rows_B.dtype, np.integer):
+    raise _error(path, f'rows are {rows_B.dtype} {rows_B.shape}, not int [b]')
+  belongs = len(rows_B), num_classes
+  if logits_BxK.shape != belongs:
+    found = logits_BxK.shape
+    raise _error(path, f'logits have shape {found}, where {belongs} belongs')
+  _check_finite(path, rows_B, logits_BxK.astype(np.float64), 'a logit')
+
+
+def _check_rows(path, rows_B, waiting_N, expected_N) -> None:
+  """Refuses a row that is not expected or was there before."""
+  strange_B = (rows_B < 0) | (rows_B >= len(expected_N))
+  if not strange_B.any():
+    strange_B = ~expected_N[rows_B]
+  if strange_B.any():
+    raise _error(path, f'row {rows_B[strange_B][0]} is not an expected row')
+  rows, counts = np.unique(rows_B, return_counts=True)
+  again = rows[(counts > 1) | ~waiting_N[rows]]
+  if again.size:
+    raise _error(path, f'row {again[0]} was predicted more than once')
+
+
+def _check_finite(path, rows_B, values_BxK, what: str) -> None:
+  """Refuses values that are not finite, naming the first such row."""
+  bad_B = ~np.isfinite(values_BxK).all(axis=1)
+  if bad_B.any():
+    raise _error(path, f'row {rows_B[bad_B][0]}: {what} is not finite')
+
+
+def _check_temperature(temperature: float) -> None:
+  if not (0 < temperature < np.inf):
+    raise errors.ConfigError(f'temperature {temperature}: give one above 0')
+
+
+def _check_provenance(path, found, wanted) -> None:
+  """Names every key in which the bank was made of something else."""
+  differing = [
+      f'{key} is {json.dumps(found[key]) if key in found else "absent"}, '
+      f'not {json.dumps(wanted[key]) if key in wanted else "absent"}'
+      for key in sorted({*found, *wanted})
+      if (key in found, found.get(key)) != (key in wanted, wanted.get(key))
+  ]
+  if differing:
+    raise _error(path, 'made of something else: ' + '; '.join(differing))
+
+
+def _row_mask(path, rows, num_examples: int) -> np.ndarray:
+  """Marks the expected rows among N: bool [N]."""
+  rows, mask_N = np.asarray(rows), np.zeros(num_examples, bool)
+  if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+    raise _error(path, f'expected rows are {rows.dtype} {rows.shape}, not int')
+  if not rows.size or rows.min() < 0 or rows.max() >= num_examples:
+    raise _error(path, f'expected rows are not in 0 … {num_examples - 1}')
+  mask_N[rows] = True
+  if mask_N.sum() != rows.size:
+    raise _error(path, 'an expected row is given twice')
+  return mask_N
+
+
+def _as_json(path, provenance: Mapping[str, Any]) -> dict[str, Any]:
+  """The provenance as it reads back from a file."""
+  try:
+    return json.loads(json.dumps(dict(provenance), allow_nan=False))
+  except (TypeError, ValueError) as error:
+    raise _error(path, f'provenance is not JSON: {error}') from error
+
+
+def _is_there(path, attributes, shape, dtype, expected_N) -> bool:
+  """Whether a sound bank of the same making stands here already."""
+  try:
+    bank = load(
+        path,
+        provenance=attributes['provenance'],
+        num_examples=shape[0],
+        num_classes=shape[1],
+    )
+  except errors.SoftTargetsError:
+    return False
+  return (
+      bank.temperature == attributes['temperature']
+      and bank.log_probs_NxK.dtype == dtype
+      and np.array_equal(bank.present_N, expected_N)
+  )

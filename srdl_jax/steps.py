@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The train step and the predict step: pure functions, written per device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from srdl_jax import losses
+from srdl_jax.train_state import TrainState
+
+Batch = dict[str, jax.Array | None]
+Metrics = dict[str, jax.Array]
+# (index [b], augmented images, key) to soft logits [b, K], or None for labels
+# alone.
+TargetSource = Callable[[jax.Array, jax.Array, jax.Array], jax.Array | None]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    schedule: optax.Schedule,
+    temperature: float,
+    label_weight: float = 1.0,
+    imitation_weight: float = 1.0,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+  """One optimiser step on Eq 2 or, with soft targets, Eq 7.
+
+  Args:
+    state: to update; the rate is schedule(state.step).
+    batch: image [b, H, W, C] (augmented and normalised), label [b], index
+      [b], and soft_logits: None or softened targets [b, K].
+    schedule: rate by global step.
+    temperature, label_weight, imitation_weight: see `losses.srdl`.
+    axis_name: mapped axis to average gradients and metrics over.
+
+  Returns:
+    The next state, and scalars: loss, its parts, accuracy (a fraction) and
+    the applied learning_rate.
+  """
+
+  def loss_fn(params):
+    logits_BxK, updates = state.apply_fn(
+        {'params': params, 'batch_stats': state.batch_stats},
+        batch['image'],
+        train=True,
+        mutable=['batch_stats'],
+    )
+    loss, parts = losses.srdl(
+        logits_BxK,
+        batch['label'],
+        batch['soft_logits'],
+        temperature=temperature,
+        label_weight=label_weight,
+        imitation_weight=imitation_weight,
+    )
+    correct = jnp.mean(
+        jnp.argmax(logits_BxK, -1) == batch['label'], dtype=loss.dtype
+    )
+    metrics = {'loss': loss, **parts, 'accuracy': correct}
+    return loss, (updates['batch_stats'], metrics)
+
+  grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+  if axis_name is not None:
+    grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+  rate = jnp.asarray(schedule(state.step), metrics['loss'].dtype)
+  state = state.apply_gradients(
+      grads=grads, learning_rate=rate, batch_stats=batch_stats
+  )
+  return state, {**metrics, 'learning_rate': rate}
+
+
+def predict_step(
+    variables: Any,
+    images: jax.Array,
+    *,
+    model: nn.Module,
+    normalise: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+  """Returns logits [b, K] of clean uint8 images, in evaluation mode."""
+  return model.apply(variables, normalise(images), train=False)
+
+
+def bank_rows(soft_logits_NxK: jax.Array | None) -> TargetSource:
+  """The ordinary target source: looks rows up by example index."""
+
+  def source(index_B, images, key):
+    del images, key
+    return None if soft_logits_NxK is None else soft_logits_NxK[index_B]
+
+  return source
+
+
+def resident_step(
+    state: TrainState,
+    resident: dict[str, jax.Array | None],
+    rows_B: jax.Array,
+    key: jax.Array,
+    *,
+    augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    normalise: Callable[[jax.Array], jax.Array],
+    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    targets: Callable[[jax.Array | None], TargetSource] = bank_rows,
+) -> tuple[TrainState, Metrics]:
+  """Assembles a batch from arrays that live on the device, and steps.
+
+  Args:
+    state: to update.
+    resident: image uint8 [N, H, W, C], label [N], soft_logits None or [N, K].
+    rows_B: row numbers of the batch.
+    key: of the epoch; see `augment.flip_and_crop`.
+    augment: (key, images, index) to images.
+    normalise: uint8 images to what the model takes.
+    step: `train_step`, its options bound.
+    targets: makes the target source from the resident soft logits.
+  """
+  images = augment(key, resident['image'][rows_B], rows_B)
+  images = normalise(images)
+  source = targets(resident['soft_logits'])
+  batch = {
+      'image': images,
+      'label': resident['label'][rows_B],
+      'index': rows_B,
+      'soft_logits': source(rows_B, images, key),
+  }
+  return step(state, batch)
+
