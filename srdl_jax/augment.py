@@ -14,7 +14,7 @@ PADDINGS = {'reflect': 'reflect', 'zero': 'constant'}
 
 
 def normalise(
-    images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype=None
+  images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype=None
 ) -> jax.Array:
   """Returns (images / 255 - mean) / std.
 
@@ -24,8 +24,10 @@ def normalise(
     dtype: of the result, float32 by default.
   """
   dtype = dtype or jnp.float32
-  scale = 255.0 * jnp.asarray(std, dtype)
-  return (images.astype(dtype) - 255.0 * jnp.asarray(mean, dtype)) / scale
+  channels = (1,) * (images.ndim - 1) + (-1,)
+  shift = 255.0 * jnp.asarray(mean, dtype).reshape(channels)
+  scale = 255.0 * jnp.asarray(std, dtype).reshape(channels)
+  return (images.astype(dtype) - shift) / scale
 
 
 def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -35,7 +37,7 @@ def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def random_crop(
-    key: jax.Array, image: jax.Array, padding: int, mode: str = 'reflect'
+  key: jax.Array, image: jax.Array, padding: int, mode: str = 'reflect'
 ) -> jax.Array:
   """Returns a crop, of the image's size, from the padded image.
 
@@ -49,22 +51,20 @@ def random_crop(
   if padding == 0:
     return image
   padded = jnp.pad(
-      image, ((padding, padding), (padding, padding), (0, 0)), PADDINGS[mode]
+    image, ((padding, padding), (padding, padding), (0, 0)), PADDINGS[mode]
   )
-  top, left = jax.random.randint(
-      key, (2,), 0, 2 * padding + 1, jnp.int32
-  )
+  top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1, jnp.int32)
   return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
 def flip_and_crop(
-    key: jax.Array,
-    images: jax.Array,
-    index_B: jax.Array,
-    *,
-    flip: bool,
-    padding: int,
-    mode: str = 'reflect',
+  key: jax.Array,
+  images: jax.Array,
+  index_B: jax.Array,
+  *,
+  flip: bool,
+  padding: int,
+  mode: str = 'reflect',
 ) -> jax.Array:
   """Returns augmented images: each example's draws come from its own key.
 

@@ -14,9 +14,17 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from srdl_jax import augment
+from srdl_jax import (
+  augment,
+  data,
+  models,
+  optimiser,
+  parallel,
+  plan,
+  schedules,
+  steps,
+)
 from srdl_jax import config as config_lib
-from srdl_jax import data, models, optimiser, parallel, plan, schedules, steps
 from srdl_jax.data import sampling
 from srdl_jax.errors import ConfigError
 from srdl_jax.predict import predict
@@ -84,25 +92,25 @@ class Experiment:
     ways = len(self.devices)
     batch_size = -(-self.config.eval.batch_size // ways) * ways
     return predict(
-        self.predict_batch,
-        parallel.replicate(variables, self.devices),
-        source.images,
-        rows,
-        batch_size,
+      self.predict_batch,
+      parallel.replicate(variables, self.devices),
+      source.images,
+      rows,
+      batch_size,
     )
 
   def provenance(self, checkpoint_digest: str) -> dict[str, Any]:
     """Returns what soft targets of a stage must match to be used."""
     rows = self.train_rows.astype('<i4').tobytes()
     return {
-        'dataset': self.dataset.name,
-        'version': self.dataset.version,
-        'split': self.dataset.train.name,
-        'fingerprint': self.dataset.train.fingerprint,
-        'rows': hashlib.sha256(rows).hexdigest(),
-        'model': self.config.model.name,
-        'checkpoint': checkpoint_digest,
-        'temperature': self.config.distillation.temperature,
+      'dataset': self.dataset.name,
+      'version': self.dataset.version,
+      'split': self.dataset.train.name,
+      'fingerprint': self.dataset.train.fingerprint,
+      'rows': hashlib.sha256(rows).hexdigest(),
+      'model': self.config.model.name,
+      'checkpoint': checkpoint_digest,
+      'temperature': self.config.distillation.temperature,
     }
 
 
@@ -120,105 +128,103 @@ def build(config: ConfigDict) -> Experiment:
   devices = parallel.choose_devices(config.devices)
   if config.batch_size % len(devices):
     raise ConfigError(
-        f'batch_size = {config.batch_size} is not divisible by the '
-        f'{len(devices)} devices; set devices or batch_size.'
+      f'batch_size = {config.batch_size} is not divisible by the '
+      f'{len(devices)} devices; set devices or batch_size.'
     )
   # Names are checked before the data set is read.
   create = functools.partial(
-      models.create,
-      config.model.name,
-      shortcut=config.model.shortcut,
-      dtype=jnp.dtype(config.model.dtype),
-      axis_name=parallel.AXIS,
+    models.create,
+    config.model.name,
+    shortcut=config.model.shortcut,
+    dtype=jnp.dtype(config.model.dtype),
+    axis_name=parallel.AXIS,
   )
   create(num_classes=1)
   dataset = data.load(
-      config.data.name,
-      data_dir=config.data.data_dir,
-      manual_dir=config.data.manual_dir,
-      download=config.data.download,
+    config.data.name,
+    data_dir=config.data.data_dir,
+    manual_dir=config.data.manual_dir,
+    download=config.data.download,
   )
   return _assemble(config, stages, devices, create, dataset)
 
 
 def _assemble(config, stages, devices, create, dataset) -> Experiment:
   train_rows, validation_rows = sampling.choose_rows(
-      dataset.train.labels,
-      holdout=config.data.holdout,
-      examples_per_class=config.data.examples_per_class,
-      seed=config.seed,
+    dataset.train.labels,
+    holdout=config.data.holdout,
+    examples_per_class=config.data.examples_per_class,
+    seed=config.seed,
   )
   steps_per_epoch = len(train_rows) // config.batch_size
   if not steps_per_epoch:
     raise ConfigError(
-        f'batch_size = {config.batch_size} is larger than the '
-        f'{len(train_rows)} training examples.'
+      f'batch_size = {config.batch_size} is larger than the '
+      f'{len(train_rows)} training examples.'
     )
   height, width, _ = dataset.train.images.shape[1:]
   if config.augment.padding >= min(height, width):
     raise ConfigError(
-        f'augment.padding = {config.augment.padding} must be below the '
-        f"images' size, {height} x {width}."
+      f'augment.padding = {config.augment.padding} must be below the '
+      f"images' size, {height} x {width}."
     )
   schedule = schedules.over_stages(
-      config.optimiser.learning_rate,
-      [stage.epochs * steps_per_epoch for stage in stages],
-      [stage.complete for stage in stages],
-      decay_at=config.schedule.decay_at,
-      decay_factor=config.schedule.decay_factor,
+    config.optimiser.learning_rate,
+    [stage.epochs * steps_per_epoch for stage in stages],
+    [stage.complete for stage in stages],
+    decay_at=config.schedule.decay_at,
+    decay_factor=config.schedule.decay_factor,
   )
   model = create(num_classes=dataset.num_classes)
   normalise = functools.partial(
-      augment.normalise,
-      mean=dataset.mean,
-      std=dataset.std,
-      dtype=jnp.promote_types(config.model.dtype, jnp.float32),
+    augment.normalise,
+    mean=dataset.mean,
+    std=dataset.std,
+    dtype=jnp.promote_types(config.model.dtype, jnp.float32),
   )
   return Experiment(
-      config=config,
-      dataset=dataset,
-      train_rows=train_rows,
-      validation_rows=validation_rows,
-      stages=stages,
-      steps_per_epoch=steps_per_epoch,
-      schedule=schedule,
-      model=model,
-      optimiser=optimiser.sgd(
-          momentum=config.optimiser.momentum,
-          weight_decay=config.optimiser.weight_decay,
-      ),
-      devices=devices,
-      train_chunk=_train_chunk(config, schedule, normalise, devices),
-      predict_batch=parallel.map_predict(
-          functools.partial(
-              steps.predict_step, model=model, normalise=normalise
-          ),
-          devices,
-      ),
+    config=config,
+    dataset=dataset,
+    train_rows=train_rows,
+    validation_rows=validation_rows,
+    stages=stages,
+    steps_per_epoch=steps_per_epoch,
+    schedule=schedule,
+    model=model,
+    optimiser=optimiser.sgd(
+      momentum=config.optimiser.momentum,
+      weight_decay=config.optimiser.weight_decay,
+    ),
+    devices=devices,
+    train_chunk=_train_chunk(config, schedule, normalise, devices),
+    predict_batch=parallel.map_predict(
+      functools.partial(steps.predict_step, model=model, normalise=normalise),
+      devices,
+    ),
   )
 
 
 def _train_chunk(config, schedule, normalise, devices):
   step = functools.partial(
-      steps.train_step,
-      schedule=schedule,
-      temperature=config.distillation.temperature,
-      label_weight=config.distillation.label_weight,
-      imitation_weight=config.distillation.imitation_weight,
-      axis_name=parallel.AXIS,
+    steps.train_step,
+    schedule=schedule,
+    temperature=config.distillation.temperature,
+    label_weight=config.distillation.label_weight,
+    imitation_weight=config.distillation.imitation_weight,
+    axis_name=parallel.AXIS,
   )
   flip_and_crop = functools.partial(
-      augment.flip_and_crop,
-      flip=config.augment.flip,
-      padding=config.augment.padding,
-      mode=config.augment.mode,
+    augment.flip_and_crop,
+    flip=config.augment.flip,
+    padding=config.augment.padding,
+    mode=config.augment.mode,
   )
   return parallel.map_train(
-      functools.partial(
-          steps.resident_step,
-          augment=flip_and_crop,
-          normalise=normalise,
-          step=step,
-      ),
-      devices,
+    functools.partial(
+      steps.resident_step,
+      augment=flip_and_crop,
+      normalise=normalise,
+      step=step,
+    ),
+    devices,
   )

@@ -35,20 +35,21 @@ class Moment:
   progress: dict[str, Any]
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
   """The checkpoints of one directory: the two latest and the best.
 
-  Every process of a run makes the same calls in the same order. A save that
-  failed in the background is raised as CheckpointError by the next call.
+  Every process of a run makes the same calls in the same order. They raise
+  CheckpointError if the last save failed in the background, and for a
+  checkpoint that is missing or damaged.
   """
 
   def __init__(
       self, directory: epath.Path | str, *, read_only: bool = False
   ) -> None:
-    """Remembers the directory; before the first `save` it needn't exist.
+    """Remembers the directory, local or gs://; it needn't exist.
 
     Args:
-      directory: local or gs://; each checkpoint is a folder in it.
+      directory: each checkpoint is a folder in it.
       read_only: refuse `save`, so that nothing is ever written or deleted.
     """
     # Orbax wants it absolute; `resolve` would take gs:// for a folder here.
@@ -57,9 +58,6 @@ class Checkpoints:
     self._read_only = read_only
     self._writer: ocp.training.Checkpointer | None = None
     self._known = _Known()
-
-  def __enter__(self) -> 'Checkpoints':
-    return self
 
   def __exit__(self, *error: object) -> None:
     self.close()
@@ -74,18 +72,19 @@ class Checkpoints:
 
     Args:
       moment: what to save.
-      score: higher is better; None (in mid-epoch) never counts as best.
+      score: higher is better; None (in mid-epoch) or NaN is never the best.
       wait: return only when everything is on disk.
 
     Raises:
       CheckpointError: this save or the one before has failed.
-      TypeError: a leaf is no numpy array, or `progress` isn't JSON.
-      ValueError: the score is NaN, or the directory was opened read-only.
+      TypeError: the moment isn't what Moment describes.
+      ValueError: the directory was opened read-only.
     """
     if self._read_only:
       raise ValueError(f'{self._directory} was opened read-only')
     step, record = moment.step, _record(moment, score)
-    if self._suffices(step, score):
+    self.wait()
+    if self._suffices(step, record['score']):
       return
     for other in set(self.steps()) - self._known.scores.keys() - {step}:
       with contextlib.suppress(CheckpointError):
@@ -127,13 +126,9 @@ class Checkpoints:
     return sorted(int(n) for n in names if re.fullmatch('0|[1-9][0-9]*', n))
 
   def load(self, step: int) -> Moment:
-    """Returns the moment saved at one of `steps()`, the same to the bit.
-
-    Raises:
-      CheckpointError: the checkpoint is missing or damaged.
-    """
+    """Returns the moment saved at one of `steps()`, the same to the bit."""
     record = self._read(step)
-    with self._failing(f'checkpoint {step} is damaged', step):
+    with self._failing(f'checkpoint {step} is damaged: state', step):
       state = ocp.load(self._directory / str(step))
       stored, found = record['arrays'], _digests(state)
       paths = sorted(stored.keys() | found.keys())
@@ -169,25 +164,15 @@ class Checkpoints:
     )
 
   def load_best(self) -> Moment:
-    """Returns the moment of the highest score; of equals, the earliest.
-
-    Raises:
-      CheckpointError: none has a score, or a damaged one is or may be the best.
-    """
+    """Returns the moment of the highest score; of equals, the earliest."""
     scores = {step: self._read(step)['score'] for step in self.steps()}
     best = _best(scores)
     if best is None:
-      raise CheckpointError(
-          f'{self._directory}: no checkpoint of {list(scores)} has a score'
-      )
+      raise CheckpointError(f'{self._directory}: no score in {list(scores)}')
     return self.load(best)
 
   def digest(self, step: int) -> str:
-    """Returns `digest(state)` of a checkpoint, as it was when saved.
-
-    Raises:
-      CheckpointError: the checkpoint or its record is missing or damaged.
-    """
+    """Returns `digest(state)` of a checkpoint, as it was when saved."""
     return _sha256(self._read(step)['arrays'])
 
   def _open_writer(self) -> ocp.training.Checkpointer:
@@ -238,9 +223,8 @@ class Checkpoints:
 class _Known:
   """What is known of the checkpoints, and so which of them Orbax keeps.
 
-  The two latest and the best are kept, not counting damaged ones. A damaged
-  one stays until an intact one is later: the fault may be the storage's, and
-  pass.
+  The two latest and the best stay, not counting damaged ones. Damaged ones
+  stay until an intact one is later: the fault may be the storage's, and pass.
   """
 
   def __init__(self) -> None:
@@ -248,23 +232,19 @@ class _Known:
     self.damaged: set[int] = set()
 
   def should_preserve(
-      self, checkpoints: Sequence[ocp.training.CheckpointMetadata], *, context
+      self, checkpoints: Sequence[ocp.training.CheckpointMetadata], **unused
   ) -> list[bool]:
     steps = [checkpoint.step for checkpoint in checkpoints]
     intact = sorted(set(steps) - self.damaged)
-    best = _best({step: self.scores.get(step) for step in intact})
-    later = {step for step in self.damaged if step > intact[-1]}
-    return [step in {*intact[-2:], best, *later} for step in steps]
+    kept = {*intact[-2:], _best({s: self.scores.get(s) for s in intact})}
+    return [step in kept or step > intact[-1] for step in steps]
 
 
 def digest(state: dict[str, Any]) -> str:
   """Returns a SHA-256, in hex, over every array's path, dtype, shape, bytes.
 
-  Args:
-    state: as in Moment.
-
   Raises:
-    TypeError: a leaf is no numpy array, or a key is no string or holds '/'.
+    TypeError: the state isn't what Moment describes.
   """
   return _sha256(_digests(state))
 
@@ -292,11 +272,9 @@ def _leaf_digest(leaf: np.ndarray | dict | None, path: str) -> str:
 
 
 def _record(moment: Moment, score: float | None) -> dict[str, Any]:
-  if score != score:
-    raise ValueError(f'the score of checkpoint {moment.step} is NaN')
   record = {
       'step': moment.step,
-      'score': None if score is None else float(score),
+      'score': None if score is None or score != score else float(score),
       'progress': moment.progress,
       'arrays': _digests(moment.state),
   }
@@ -305,8 +283,7 @@ def _record(moment: Moment, score: float | None) -> dict[str, Any]:
 
 
 def _sha256(value: dict[str, Any]) -> str:
-  text = json.dumps(value, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _best(scores: Mapping[int, float | None]) -> int | None:
@@ -314,9 +291,7 @@ def _best(scores: Mapping[int, float | None]) -> int | None:
   return max(scored, key=lambda step: (scored[step], -step), default=None)
 
 
-def _cause(error: BaseException) -> str:
-  """The innermost cause in one line: the outer ones are misleading."""
-  while error.__cause__ is not None:
-    error = error.__cause__
-  lines = str(error).strip().splitlines() or ['']
-  return f'{type(error).__name__}: {lines[0][:300]}'
+def _cause(error: Exception) -> str:
+  # TensorStore appends its whole specification in brackets.
+  text = re.sub(r' \[\w+=.*', '', str(error).partition('\n')[0])
+  return f'{type(error).__name__}: {text}'

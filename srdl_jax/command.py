@@ -20,10 +20,13 @@ def _parse(arguments: Sequence[str]) -> list[str]:
       logging.set_verbosity(logging.WARNING)
     return rest
   except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:
-    text = str(error).strip().splitlines() or [type(error).__name__]
+    message = str(error.args[0]) if error.args else type(error).__name__
+    lines = message.strip().splitlines()
+    # The first line names the flag; the last one of a traceback the reason.
+    text = ' '.join(dict.fromkeys((lines[0].strip(), lines[-1].strip())))
     raise ConfigError(
-        f'Command line: {text[0]} (See --help, and srdl_jax/config.py for '
-        'the fields.)'
+      f'Command line: {text} (See --help, and srdl_jax/config.py for the '
+      'fields.)'
     ) from error
 
 

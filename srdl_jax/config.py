@@ -32,7 +32,7 @@ class Field:
 
 def _at_least(minimum: float, default: Any, meaning: str, **rest: Any) -> Field:
   return Field(
-      default, meaning, lambda v: v >= minimum, f'at least {minimum}', **rest
+    default, meaning, lambda v: v >= minimum, f'at least {minimum}', **rest
   )
 
 
@@ -42,7 +42,7 @@ def _above_zero(default: float, meaning: str) -> Field:
 
 def _one_of(values: tuple[str, ...], meaning: str) -> Field:
   return Field(
-      values[0], meaning, lambda v: v in values, 'one of ' + ', '.join(values)
+    values[0], meaning, lambda v: v in values, 'one of ' + ', '.join(values)
   )
 
 
@@ -59,77 +59,81 @@ def _local(default: Any, meaning: str, **rest: Any) -> Field:
 
 
 FIELDS: dict[str, Field] = {
-    'seed': _at_least(0, 0, 'every random number of the run follows from it'),
-    'method': Field('srdl', 'a key of plan.METHODS'),
-    'recipe': _one_of(('paper', 'strong'), 'name of the hyper-parameters'),
-    'epochs': _at_least(1, 200, 'M: passes over the data, all stages together'),
-    'batch_size': _at_least(1, 128, 'examples in a step, over all devices'),
-    'data.name': Field('cifar100', 'a key of data.DATASETS'),
-    'data.data_dir': _local('', "TFDS directory; '': TFDS's default"),
-    'data.manual_dir': _local('', 'where archives got by hand lie'),
-    'data.download': _local(True, 'fetch what is missing'),
-    'data.holdout': _at_least(
-        0, 0, 'training examples kept for validation, drawn by the seed'
-    ),
-    'data.examples_per_class': _at_least(
-        0, 0, 'train on the first so many of each class; 0: on all'
-    ),
-    'model.name': Field('resnet32', 'a key of models.MODELS'),
-    'model.shortcut': _one_of(
-        ('projection', 'identity'), 'what a change of shape goes through'
-    ),
-    'model.dtype': _one_of(
-        ('float32', 'bfloat16', 'float64'), 'of the computation'
-    ),
-    'augment.flip': Field(True, 'mirror half of the training images'),
-    'augment.padding': _at_least(0, 4, 'pixels around the image for the crop'),
-    'augment.mode': _one_of(('reflect', 'zero'), 'what the padding holds'),
-    'optimiser.learning_rate': _above_zero(0.1, 'initial rate'),
-    'optimiser.momentum': _fraction(0.9, 'Nesterov momentum'),
-    'optimiser.weight_decay': _at_least(
-        0, 2e-4, 'coupled, on all parameters'
-    ),
-    'schedule.decay_at': Field(
-        (0.5, 0.75),
-        "fractions of a decay's length at which the rate falls",
-        _boundaries,
-        'ascending fractions in (0, 1)',
-    ),
-    'schedule.decay_factor': _above_zero(0.1, 'what the rate falls by'),
-    'distillation.temperature': _above_zero(3.0, 'T of Eq 5'),
-    'distillation.label_weight': _at_least(
-        0, 1.0, 'of the cross-entropy where there are soft targets'
-    ),
-    'distillation.imitation_weight': _at_least(0, 1.0, 'of T^2 R_kl in Eq 7'),
-    'eval.every_epochs': _at_least(
-        1, 1, "epochs between evaluations; a stage's last is always evaluated",
-        identity=False,
-    ),
-    'eval.batch_size': _at_least(
-        1, 500, 'images in a call of the predict step', identity=False
-    ),
-    'checkpoint.every_epochs': _at_least(
-        1, 1, 'epochs between checkpoints', identity=False
-    ),
-    'checkpoint.every_steps': _at_least(
-        0, 0, 'steps between checkpoints within an epoch; 0: none',
-        identity=False,
-    ),
-    'log.every_steps': _at_least(
-        1, 1, 'steps between lines of metrics.jsonl', identity=False
-    ),
-    'log.tensorboard': _local(True, 'write TensorBoard files'),
-    'steps_per_dispatch': _at_least(
-        0, 0, 'steps in one call of the device; 0: 1 on CPU, else an epoch',
-        identity=False,
-    ),
-    'devices': _at_least(0, 0, 'devices to use; 0: all', identity=False),
-    'profile': _local(False, 'write a trace of a few steps'),
+  'seed': _at_least(0, 0, 'every random number of the run follows from it'),
+  'method': Field('srdl', 'a key of plan.METHODS'),
+  'recipe': _one_of(('paper', 'strong'), 'name of the hyper-parameters'),
+  'epochs': _at_least(1, 200, 'M: passes over the data, all stages together'),
+  'batch_size': _at_least(1, 128, 'examples in a step, over all devices'),
+  'data.name': Field('cifar100', 'a key of data.DATASETS'),
+  'data.data_dir': _local('', "TFDS directory; '': TFDS's default"),
+  'data.manual_dir': _local('', 'where archives got by hand lie'),
+  'data.download': _local(True, 'fetch what is missing'),
+  'data.holdout': _at_least(
+    0, 0, 'training examples kept for validation, drawn by the seed'
+  ),
+  'data.examples_per_class': _at_least(
+    0, 0, 'train on the first so many of each class; 0: on all'
+  ),
+  'model.name': Field('resnet32', 'a key of models.MODELS'),
+  'model.shortcut': _one_of(
+    ('projection', 'identity'), 'what a change of shape goes through'
+  ),
+  'model.dtype': _one_of(
+    ('float32', 'bfloat16', 'float64'), 'of the computation'
+  ),
+  'augment.flip': Field(True, 'mirror half of the training images'),
+  'augment.padding': _at_least(0, 4, 'pixels around the image for the crop'),
+  'augment.mode': _one_of(('reflect', 'zero'), 'what the padding holds'),
+  'optimiser.learning_rate': _above_zero(0.1, 'initial rate'),
+  'optimiser.momentum': _fraction(0.9, 'Nesterov momentum'),
+  'optimiser.weight_decay': _at_least(0, 2e-4, 'coupled, on all parameters'),
+  'schedule.decay_at': Field(
+    (0.5, 0.75),
+    "fractions of a decay's length at which the rate falls",
+    _boundaries,
+    'ascending fractions in (0, 1)',
+  ),
+  'schedule.decay_factor': _above_zero(0.1, 'what the rate falls by'),
+  'distillation.temperature': _above_zero(3.0, 'T of Eq 5'),
+  'distillation.label_weight': _at_least(
+    0, 1.0, 'of the cross-entropy where there are soft targets'
+  ),
+  'distillation.imitation_weight': _at_least(0, 1.0, 'of T^2 R_kl in Eq 7'),
+  'eval.every_epochs': _at_least(
+    1,
+    1,
+    "epochs between evaluations; a stage's last is always evaluated",
+    identity=False,
+  ),
+  'eval.batch_size': _at_least(
+    1, 500, 'images in a call of the predict step', identity=False
+  ),
+  'checkpoint.every_epochs': _at_least(
+    1, 1, 'epochs between checkpoints', identity=False
+  ),
+  'checkpoint.every_steps': _at_least(
+    0,
+    0,
+    'steps between checkpoints within an epoch; 0: none',
+    identity=False,
+  ),
+  'log.every_steps': _at_least(
+    1, 1, 'steps between lines of metrics.jsonl', identity=False
+  ),
+  'log.tensorboard': _local(True, 'write TensorBoard files'),
+  'steps_per_dispatch': _at_least(
+    0,
+    0,
+    'steps in one call of the device; 0: 1 on CPU, else an epoch',
+    identity=False,
+  ),
+  'devices': _at_least(0, 0, 'devices to use; 0: all', identity=False),
+  'profile': _local(False, 'write a trace of a few steps'),
 }
 
 RECIPES: dict[str, dict[str, Any]] = {
-    'paper': {'optimiser.weight_decay': 2e-4},
-    'strong': {'optimiser.weight_decay': 5e-4},
+  'paper': {'optimiser.weight_decay': 2e-4},
+  'strong': {'optimiser.weight_decay': 5e-4},
 }
 
 
@@ -162,9 +166,9 @@ def _argument_recipe(config: ConfigDict, value: str) -> None:
 
 
 ARGUMENTS: dict[str, Callable[[ConfigDict, str], None]] = {
-    'model': _argument_model,
-    'method': _argument_method,
-    'recipe': _argument_recipe,
+  'model': _argument_model,
+  'method': _argument_method,
+  'recipe': _argument_recipe,
 }
 
 
@@ -188,7 +192,7 @@ def apply_arguments(config: ConfigDict, text: str | None) -> ConfigDict:
       raise ConfigError(f'Config argument {item!r} is not of the form a=b.')
     if name not in ARGUMENTS:
       raise ConfigError(
-          f'Unknown config argument {name!r}; known: {", ".join(ARGUMENTS)}.'
+        f'Unknown config argument {name!r}; known: {", ".join(ARGUMENTS)}.'
       )
     if name in seen:
       raise ConfigError(f'Config argument {name!r} is given twice.')
@@ -201,8 +205,8 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
   """Returns field names to values, JSON's types only, in FIELDS' order."""
   flat = dict(_walk(config.to_dict(), ''))
   return {
-      name: list(flat[name]) if isinstance(flat[name], tuple) else flat[name]
-      for name in FIELDS
+    name: list(flat[name]) if isinstance(flat[name], tuple) else flat[name]
+    for name in FIELDS
   }
 
 
@@ -242,8 +246,8 @@ def validate(config: ConfigDict) -> None:
   for name, field in FIELDS.items():
     if flat[name] != flat[name] or not field.valid(flat[name]):
       raise ConfigError(
-          f'{name} = {flat[name]!r} is out of range: it must be {field.range}. '
-          f'({name}: {field.meaning}.)'
+        f'{name} = {flat[name]!r} is out of range: it must be {field.range}. '
+        f'({name}: {field.meaning}.)'
       )
 
 

@@ -23,7 +23,7 @@ def multiply_adds(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
   images = jnp.zeros((1, *image_shape))
   variables = _variables(model, image_shape)
   jaxpr = jax.make_jaxpr(lambda v: model.apply(v, images, train=False))(
-      variables
+    variables
   )
   return _count(jaxpr.jaxpr)
 
@@ -37,7 +37,7 @@ def parameters(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
 def _variables(model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
   images = jnp.zeros((1, *image_shape))
   return jax.eval_shape(
-      lambda: model.init(jax.random.key(0), images, train=False)
+    lambda: model.init(jax.random.key(0), images, train=False)
   )
 
 
@@ -67,7 +67,7 @@ def _of_equation(equation: Any) -> int:
 
 
 def training_cost(
-    forward: int, epochs: Iterable[int], passes: int, examples: int
+  forward: int, epochs: Iterable[int], passes: int, examples: int
 ) -> float:
   """Returns TrCost: forward multiply-adds x epochs x examples, in 1e16.
 

@@ -2,14 +2,14 @@
 """The known errors: each is one readable line and an exit code."""
 
 EXIT_CODES = {
-    0: 'finished',
-    1: 'a bug in this program (a traceback is printed)',
-    2: 'bad configuration or command line',
-    3: 'data set missing, damaged, or in a form that cannot be read',
-    4: 'workdir, checkpoint or soft targets foreign, damaged, locked '
-       'or unwritable',
-    5: 'training diverged: a loss was not finite',
-    75: 'interrupted; everything is saved: run the same command again',
+  0: 'finished',
+  1: 'a bug in this program (a traceback is printed)',
+  2: 'bad configuration or command line',
+  3: 'data set missing, damaged, or in a form that cannot be read',
+  4: 'workdir, checkpoint or soft targets foreign, damaged, locked '
+  'or unwritable',
+  5: 'training diverged: a loss was not finite',
+  75: 'interrupted; everything is saved: run the same command again',
 }
 
 

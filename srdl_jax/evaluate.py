@@ -24,9 +24,9 @@ SPLITS = ('test', 'validation', 'train')
 
 
 def evaluate(
-    experiment: build.Experiment,
-    members: Sequence[Any],
-    split: str,
+  experiment: build.Experiment,
+  members: Sequence[Any],
+  split: str,
 ) -> dict[str, float | int]:
   """Returns metrics of the mean prediction of some models (Table 6).
 
@@ -56,9 +56,9 @@ def variables(moment: checkpoint.Moment) -> dict[str, Any]:
 
 
 def load_members(
-    workdir: pathlib.Path,
-    name: str,
-    experiment: build.Experiment,
+  workdir: pathlib.Path,
+  name: str,
+  experiment: build.Experiment,
 ) -> list[Any]:
   """Loads the model(s) that a checkpoint name stands for.
 
@@ -80,7 +80,7 @@ def load_members(
   ends |= {'final': [stages], 'ensemble': list(range(1, stages + 1))}
   if name != 'best' and name not in ends:
     raise ConfigError(
-        f'Unknown checkpoint {name!r}; known: best, {", ".join(ends)}.'
+      f'Unknown checkpoint {name!r}; known: best, {", ".join(ends)}.'
     )
   members = []
   for number in ends.get(name, [stages]):
@@ -107,26 +107,26 @@ def main(argv: Sequence[str]) -> None:
   experiment = build.build(config)
   if experiment.dataset.train.fingerprint != fingerprint:
     raise CheckpointError(
-        f'{workdir} was trained on other data: its fingerprint is '
-        f"{fingerprint}, this {experiment.dataset.name}'s is "
-        f'{experiment.dataset.train.fingerprint}.'
+      f'{workdir} was trained on other data: its fingerprint is '
+      f"{fingerprint}, this {experiment.dataset.name}'s is "
+      f'{experiment.dataset.train.fingerprint}.'
     )
   if args.split == 'validation' and not len(experiment.validation_rows):
     raise ConfigError('The run kept no validation set (data.holdout = 0).')
   members = load_members(workdir, args.checkpoint, experiment)
   result = evaluate(experiment, members, args.split)
-  print(json.dumps({
-      'checkpoint': args.checkpoint, 'split': args.split, **result
-  }))
+  print(
+    json.dumps({'checkpoint': args.checkpoint, 'split': args.split, **result})
+  )
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'Run directory.')
   flags.DEFINE_string(
-      'checkpoint', 'final', 'final, best, stage_1, stage_2, ... or ensemble.'
+    'checkpoint', 'final', 'final, best, stage_1, stage_2, ... or ensemble.'
   )
   flags.DEFINE_enum('split', 'test', SPLITS, 'What to evaluate.')
   flags.DEFINE_string(
-      'data_dir', None, "TFDS directory, if not the one that the run used."
+    'data_dir', None, 'TFDS directory, if not the one that the run used.'
   )
   command.run(main)

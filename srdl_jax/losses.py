@@ -23,14 +23,12 @@ def cross_entropy(logits_BxK: jax.Array, labels_B: jax.Array) -> jax.Array:
     1.3862943649291992
   """
   return jnp.mean(
-      optax.losses.softmax_cross_entropy_with_integer_labels(
-          logits_BxK, labels_B
-      )
+    optax.losses.softmax_cross_entropy_with_integer_labels(logits_BxK, labels_B)
   )
 
 
 def imitation(
-    logits_BxK: jax.Array, soft_logits_BxK: jax.Array, temperature: float
+  logits_BxK: jax.Array, soft_logits_BxK: jax.Array, temperature: float
 ) -> jax.Array:
   """Returns KL(stored || student) of softened probabilities (Eq 6).
 
@@ -50,18 +48,18 @@ def imitation(
   stored_BxK = jax.nn.log_softmax(jax.lax.stop_gradient(soft_logits_BxK))
   student_BxK = jax.nn.log_softmax(logits_BxK / temperature)
   return jnp.mean(
-      optax.losses.kl_divergence_with_log_targets(student_BxK, stored_BxK)
+    optax.losses.kl_divergence_with_log_targets(student_BxK, stored_BxK)
   )
 
 
 def srdl(
-    logits_BxK: jax.Array,
-    labels_B: jax.Array,
-    soft_logits_BxK: jax.Array | None,
-    *,
-    temperature: float,
-    label_weight: float = 1.0,
-    imitation_weight: float = 1.0,
+  logits_BxK: jax.Array,
+  labels_B: jax.Array,
+  soft_logits_BxK: jax.Array | None,
+  *,
+  temperature: float,
+  label_weight: float = 1.0,
+  imitation_weight: float = 1.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the stage's loss, L = L_ce + T^2 R_kl (Eq 7), and its parts.
 

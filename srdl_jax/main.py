@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a configuration, or goes on where it was interrupted.
 
-    python -m srdl_jax.main --config=configs/digits.py --workdir=runs/digits
+python -m srdl_jax.main --config=configs/digits.py --workdir=runs/digits
 """
 
 import importlib.metadata
@@ -35,16 +35,16 @@ def summary(found: dict[str, Any]) -> str:
   """Returns one line about a finished run."""
   config = found['config']
   parts = [
-      f'stage {stage["stage"]} {stage["test"]["accuracy"]:.2%}'
-      for stage in found['stages'][:-1]
+    f'stage {stage["stage"]} {stage["test"]["accuracy"]:.2%}'
+    for stage in found['stages'][:-1]
   ]
   parts.append(f'final {found["final"]["test"]["accuracy"]:.2%}')
   if found['ensemble']:
     parts.append(f'ensemble {found["ensemble"]["test"]["accuracy"]:.2%}')
   return (
-      f'{config["data.name"]}, {config["model.name"]}, {config["method"]}, '
-      f'seed {config["seed"]}: test accuracy {", ".join(parts)} '
-      f'(last epoch, {found["final"]["test"]["examples"]} images)'
+    f'{config["data.name"]}, {config["model.name"]}, {config["method"]}, '
+    f'seed {config["seed"]}: test accuracy {", ".join(parts)} '
+    f'(last epoch, {found["final"]["test"]["examples"]} images)'
   )
 
 
@@ -53,6 +53,9 @@ def main(argv: Sequence[str]) -> None:
   del argv
   if not flags.FLAGS.workdir:
     raise ConfigError('--workdir=DIR is missing.')
+  path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config']))
+  if not path.is_file():
+    raise ConfigError(f'--config={path}: there is no such file.')
   use_compilation_cache()
   with stop_request.listen() as stop:
     found = srdl.run(flags.FLAGS.config, flags.FLAGS.workdir, stop)
@@ -61,8 +64,10 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   config_flags.DEFINE_config_file(
-      'config', None, 'Configuration file, and its arguments behind a colon.'
+    'config', None, 'Configuration file, and its arguments behind a colon.'
   )
-  flags.DEFINE_string('workdir', None, 'Run directory; resumed if it has a run.')
+  flags.DEFINE_string(
+    'workdir', None, 'Run directory; resumed if it has a run.'
+  )
   flags.mark_flag_as_required('config')
   command.run(main)

@@ -11,12 +11,12 @@ import numpy as np
 
 CALIBRATION_BINS = 15
 METRICS = (
-    'accuracy',
-    'top5_accuracy',
-    'nll',
-    'expected_calibration_error',
-    'entropy',
-    'examples',
+  'accuracy',
+  'top5_accuracy',
+  'nll',
+  'expected_calibration_error',
+  'entropy',
+  'examples',
 )
 
 
@@ -56,13 +56,13 @@ class Classification:
   nll: float = 0.0
   entropy: float = 0.0
   bin_count: np.ndarray = dataclasses.field(
-      default_factory=lambda: np.zeros(CALIBRATION_BINS)
+    default_factory=lambda: np.zeros(CALIBRATION_BINS)
   )
   bin_correct: np.ndarray = dataclasses.field(
-      default_factory=lambda: np.zeros(CALIBRATION_BINS)
+    default_factory=lambda: np.zeros(CALIBRATION_BINS)
   )
   bin_confidence: np.ndarray = dataclasses.field(
-      default_factory=lambda: np.zeros(CALIBRATION_BINS)
+    default_factory=lambda: np.zeros(CALIBRATION_BINS)
   )
 
   def add(self, log_probs_BxK: np.ndarray, labels_B: np.ndarray) -> None:
@@ -76,19 +76,19 @@ class Classification:
     self.top1 += int((rank_B == 0).sum())
     self.top5 += int((rank_B < 5).sum())
     self.nll -= float(
-        np.take_along_axis(log_probs_BxK, labels_B[:, None], axis=1).sum()
+      np.take_along_axis(log_probs_BxK, labels_B[:, None], axis=1).sum()
     )
     self.entropy -= float((probs_BxK * finite_BxK).sum())
     confidence_B = probs_BxK.max(axis=1)
     bins_B = np.clip(
-        np.ceil(confidence_B * CALIBRATION_BINS).astype(int) - 1,
-        0,
-        CALIBRATION_BINS - 1,
+      np.ceil(confidence_B * CALIBRATION_BINS).astype(int) - 1,
+      0,
+      CALIBRATION_BINS - 1,
     )
     for total, values in (
-        (self.bin_count, None),
-        (self.bin_correct, rank_B == 0),
-        (self.bin_confidence, confidence_B),
+      (self.bin_count, None),
+      (self.bin_correct, rank_B == 0),
+      (self.bin_confidence, confidence_B),
     ):
       total += np.bincount(bins_B, values, minlength=CALIBRATION_BINS)
 
@@ -101,16 +101,16 @@ class Classification:
     n = self.examples
     gap = np.abs(self.bin_correct - self.bin_confidence).sum()
     return dict(
-        zip(
-            METRICS,
-            (
-                self.top1 / n,
-                self.top5 / n,
-                self.nll / n,
-                float(gap) / n,
-                self.entropy / n,
-                n,
-            ),
-            strict=True,
-        )
+      zip(
+        METRICS,
+        (
+          self.top1 / n,
+          self.top5 / n,
+          self.nll / n,
+          float(gap) / n,
+          self.entropy / n,
+          n,
+        ),
+        strict=True,
+      )
     )

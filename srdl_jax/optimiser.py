@@ -16,13 +16,11 @@ def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
     del params, unused
     return jax.tree.map(lambda u: -learning_rate * u, updates), state
 
-  return optax.GradientTransformationExtraArgs(
-      optax.init_empty_state, update
-  )
+  return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def sgd(
-    *, momentum: float, weight_decay: float, nesterov: bool = True
+  *, momentum: float, weight_decay: float, nesterov: bool = True
 ) -> optax.GradientTransformationExtraArgs:
   """Returns SGD equal, step by step, to torch.optim.SGD.
 
@@ -39,7 +37,7 @@ def sgd(
     A transformation whose `update` takes the keyword `learning_rate`.
   """
   return optax.chain(
-      optax.add_decayed_weights(weight_decay),
-      optax.trace(decay=momentum, nesterov=nesterov),
-      scale_by_given_rate(),
+    optax.add_decayed_weights(weight_decay),
+    optax.trace(decay=momentum, nesterov=nesterov),
+    scale_by_given_rate(),
   )

@@ -27,8 +27,8 @@ def choose_devices(count: int = 0) -> list[jax.Device]:
   devices = jax.devices()
   if count > len(devices):
     raise ConfigError(
-        f'devices = {count}, but {len(devices)} {devices[0].platform} '
-        'device(s) are here.'
+      f'devices = {count}, but {len(devices)} {devices[0].platform} '
+      'device(s) are here.'
     )
   return devices[: count or None]
 
@@ -50,8 +50,8 @@ def split(rows: np.ndarray, devices: list[jax.Device]) -> np.ndarray:
 
 
 def map_predict(
-    predict_step: Callable[[Any, jax.Array], jax.Array],
-    devices: list[jax.Device],
+  predict_step: Callable[[Any, jax.Array], jax.Array],
+  devices: list[jax.Device],
 ) -> Callable[[Any, np.ndarray], jax.Array]:
   """Compiles predict_step(variables, images) for a batch over the devices.
 
@@ -65,14 +65,14 @@ def map_predict(
     return jax.lax.all_gather(outputs, AXIS, tiled=True)
 
   mapped = jax.pmap(
-      gathered, AXIS, in_axes=(None, 0), out_axes=None, devices=devices
+    gathered, AXIS, in_axes=(None, 0), out_axes=None, devices=devices
   )
   return lambda variables, images: mapped(variables, split(images, devices))
 
 
 def map_train(
-    train_step: Callable[..., tuple[Any, dict[str, jax.Array]]],
-    devices: list[jax.Device],
+  train_step: Callable[..., tuple[Any, dict[str, jax.Array]]],
+  devices: list[jax.Device],
 ) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
   """Compiles a chunk of train steps over the devices.
 
@@ -98,12 +98,12 @@ def map_train(
     return state, jax.tree.map(lambda x: x[None], metrics)
 
   mapped = jax.pmap(
-      chunk,
-      AXIS,
-      in_axes=(None, None, 0, None),
-      out_axes=None,
-      donate_argnums=0,
-      devices=devices,
+    chunk,
+    AXIS,
+    in_axes=(None, None, 0, None),
+    out_axes=None,
+    donate_argnums=0,
+    devices=devices,
   )
 
   def run(state, resident, rows_SxB, key):

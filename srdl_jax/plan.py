@@ -37,10 +37,10 @@ def vanilla(epochs: int) -> tuple[Stage, ...]:
 
 
 def srdl(
-    epochs: int,
-    *,
-    complete: tuple[bool, bool] = (True, True),
-    restart: str = 'fresh',
+  epochs: int,
+  *,
+  complete: tuple[bool, bool] = (True, True),
+  restart: str = 'fresh',
 ) -> tuple[Stage, ...]:
   """Two stages of half the budget, the second taught by the first (Alg 1).
 
@@ -51,8 +51,8 @@ def srdl(
   """
   half = epochs // 2
   return (
-      Stage(half, complete=complete[0]),
-      Stage(epochs - half, start=restart, teacher=1, complete=complete[1]),
+    Stage(half, complete=complete[0]),
+    Stage(epochs - half, start=restart, teacher=1, complete=complete[1]),
   )
 
 
@@ -87,17 +87,17 @@ def same_initialisation(epochs: int) -> tuple[Stage, ...]:
 
 
 METHODS: dict[str, Callable[[int], tuple[Stage, ...]]] = {
-    method.__name__: method
-    for method in (
-        vanilla,
-        srdl,
-        stage_incomplete,
-        stage_one_incomplete,
-        stage_two_incomplete,
-        no_restart,
-        stage_incomplete_no_restart,
-        same_initialisation,
-    )
+  method.__name__: method
+  for method in (
+    vanilla,
+    srdl,
+    stage_incomplete,
+    stage_one_incomplete,
+    stage_two_incomplete,
+    no_restart,
+    stage_incomplete_no_restart,
+    same_initialisation,
+  )
 }
 
 
@@ -109,14 +109,14 @@ def create(method: str, epochs: int) -> tuple[Stage, ...]:
   """
   if method not in METHODS:
     raise ConfigError(
-        f'Unknown method {method!r}; known: {", ".join(METHODS)}.'
+      f'Unknown method {method!r}; known: {", ".join(METHODS)}.'
     )
   stages = METHODS[method](epochs)
   for number, stage in enumerate(stages, start=1):
     if stage.epochs < 1:
       raise ConfigError(
-          f'epochs = {epochs} leaves stage {number} of {method!r} without an '
-          f'epoch; it needs at least {len(stages)}.'
+        f'epochs = {epochs} leaves stage {number} of {method!r} without an '
+        f'epoch; it needs at least {len(stages)}.'
       )
     if stage.start not in STARTS:
       raise ConfigError(f'Stage {number} has an unknown start {stage.start!r}.')

@@ -9,11 +9,11 @@ import numpy as np
 
 
 def predict(
-    step: Callable[[Any, np.ndarray], jax.Array],
-    variables: Any,
-    images: np.ndarray,
-    rows: np.ndarray,
-    batch_size: int,
+  step: Callable[[Any, np.ndarray], jax.Array],
+  variables: Any,
+  images: np.ndarray,
+  rows: np.ndarray,
+  batch_size: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields the step's outputs for the given rows, in their order.
 
@@ -44,6 +44,6 @@ def predict(
 
 
 def _unpad(
-    block: np.ndarray, outputs: jax.Array
+  block: np.ndarray, outputs: jax.Array
 ) -> tuple[np.ndarray, np.ndarray]:
   return block, np.asarray(outputs)[: len(block)]

@@ -12,7 +12,7 @@ FIRST, LAST = 3, 6
 
 @contextlib.contextmanager
 def a_few_steps(
-    directory: pathlib.Path | None,
+  directory: pathlib.Path | None,
 ) -> Iterator[Callable[[], None]]:
   """Traces some dispatches after the first ones, which compile.
 

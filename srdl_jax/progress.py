@@ -3,6 +3,7 @@
 
 import contextlib
 import math
+import os
 from typing import TextIO
 
 import tqdm
@@ -22,6 +23,7 @@ class Progress:
     """
     self._stream = stream
     self._total = total_epochs
+    self._draws = _can_draw(stream)
     self._bar: _Bar | None = None
     self._told: tuple[int, int] | None = None
 
@@ -53,20 +55,19 @@ class Progress:
     Args:
       stage: the stage, from 1.
       stages: how many there are.
-      epoch: epochs done of this stage, a fraction within one.
-      epochs: epochs of this stage.
+      epoch: epochs done of all stages together, a fraction within one.
+      epochs: epochs of all stages together.
       images_per_second: training images a second.
       seconds_left: estimate for the whole run.
       **shown: more to show, such as loss=0.53.
     """
     notes = [f'{images_per_second:,.0f} images/s', _left(seconds_left)]
     notes += [f'{name} {_short(value)}' for name, value in shown.items()]
-    if self._stream.isatty():
-      done = _epochs_before(stage, stages, epochs, self._total) + epoch
-      self._move(f'stage {stage}/{stages}', done, ', '.join(notes))
+    if self._draws:
+      self._move(f'stage {stage}/{stages}', epoch, ', '.join(notes))
     elif self._told != (stage, int(epoch)):
       self._told = (stage, int(epoch))
-      where = f'stage {stage}/{stages}, epoch {_short(epoch)}/{epochs}'
+      where = f'stage {stage}/{stages}, epoch {epoch:g}/{epochs}'
       self.event(', '.join([where, *notes]))
 
   def close(self) -> None:
@@ -97,9 +98,12 @@ class _Bar(tqdm.tqdm):
   monitor_interval = 0
 
 
-def _epochs_before(stage: int, stages: int, epochs: int, total: int) -> float:
-  """Epochs before this stage: exact for one or two stages, or equal ones."""
-  return (total - epochs) * (stage - 1) / max(stages - 1, 1)
+def _can_draw(stream: TextIO) -> bool:
+  """Whether it is a terminal with a size; without one no bar is visible."""
+  try:
+    return stream.isatty() and os.get_terminal_size(stream.fileno()).lines > 1
+  except OSError:
+    return False
 
 
 def _left(seconds: float) -> str:

@@ -18,16 +18,22 @@ from srdl_jax.evaluate import evaluate, variables
 from srdl_jax.metrics import METRICS, Classification
 
 PACKAGES = (
-    'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorstore',
-    'tensorflow-datasets', 'numpy',
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'tensorstore',
+  'tensorflow-datasets',
+  'numpy',
 )
 
 
 def assemble(
-    experiment: Experiment,
-    ends: list[Moment],
-    banks: dict[int, soft_targets.Bank],
-    extractions: dict[int, float | None],
+  experiment: Experiment,
+  ends: list[Moment],
+  banks: dict[int, soft_targets.Bank],
+  extractions: dict[int, float | None],
 ) -> dict[str, Any]:
   """Returns the content of result.json.
 
@@ -43,39 +49,39 @@ def assemble(
   """
   members = [variables(end) for end in ends]
   stages = [
-      {
-          'stage': number,
-          'epochs': stage.epochs,
-          'steps': stage.epochs * experiment.steps_per_epoch,
-          'test': _test(experiment, end),
-          'best': end.progress['best'],
-          'train_epoch': end.progress['train'],
-          'seconds': end.progress['seconds'],
-          'last_epoch_seconds': end.progress['epoch_seconds'],
-      }
-      for number, (stage, end) in enumerate(
-          zip(experiment.stages, ends, strict=True), start=1
-      )
+    {
+      'stage': number,
+      'epochs': stage.epochs,
+      'steps': stage.epochs * experiment.steps_per_epoch,
+      'test': _test(experiment, end),
+      'best': end.progress['best'],
+      'train_epoch': end.progress['train'],
+      'seconds': end.progress['seconds'],
+      'last_epoch_seconds': end.progress['epoch_seconds'],
+    }
+    for number, (stage, end) in enumerate(
+      zip(experiment.stages, ends, strict=True), start=1
+    )
   ]
   for number, bank in banks.items():
     stages[number - 1]['train'] = _train(experiment, bank)
     stages[number - 1]['extraction_seconds'] = extractions[number]
   found = {
-      'final': {'test': stages[-1]['test']},
-      'best': ends[-1].progress['best'],
-      'ensemble': None,
-      'stages': stages,
-      'cost': _cost(experiment, stages),
-      'peak_memory_bytes': peak_memory(experiment.devices),
-      'seed': experiment.config.seed,
-      'config': config_lib.flatten(experiment.config),
-      'data': {
-          'name': experiment.dataset.name,
-          'version': experiment.dataset.version,
-          'fingerprint': experiment.dataset.train.fingerprint,
-          'train_examples': len(experiment.train_rows),
-      },
-      **environment(experiment.devices),
+    'final': {'test': stages[-1]['test']},
+    'best': ends[-1].progress['best'],
+    'ensemble': None,
+    'stages': stages,
+    'cost': _cost(experiment, stages),
+    'peak_memory_bytes': peak_memory(experiment.devices),
+    'seed': experiment.config.seed,
+    'config': config_lib.flatten(experiment.config),
+    'data': {
+      'name': experiment.dataset.name,
+      'version': experiment.dataset.version,
+      'fingerprint': experiment.dataset.train.fingerprint,
+      'train_examples': len(experiment.train_rows),
+    },
+    **environment(experiment.devices),
   }
   if len(members) > 1:
     found['ensemble'] = {'test': evaluate(experiment, members, 'test')}
@@ -90,43 +96,45 @@ def _test(experiment: Experiment, end: Moment) -> dict[str, float | int]:
 
 
 def _train(
-    experiment: Experiment, bank: soft_targets.Bank
+  experiment: Experiment, bank: soft_targets.Bank
 ) -> dict[str, float | int]:
   """Returns metrics on clean training images, from the stored targets."""
   sums = Classification()
   rows = experiment.train_rows
   log_probs = soft_targets.at_temperature(
-      bank.log_probs_NxK[rows].astype(np.float64), bank.temperature, 1.0
+    bank.log_probs_NxK[rows].astype(np.float64), bank.temperature, 1.0
   )
   sums.add(log_probs, experiment.dataset.train.labels[rows])
   return sums.result()
 
 
 def _cost(
-    experiment: Experiment, stages: list[dict[str, Any]]
+  experiment: Experiment, stages: list[dict[str, Any]]
 ) -> dict[str, Any]:
   """Returns cost in the paper's unit and in seconds."""
   forward = cost.multiply_adds(experiment.model, experiment.image_shape)
   taught = [stage for stage in stages if 'extraction_seconds' in stage]
   seconds = {
-      'train': sum(s['seconds']['train'] for s in stages),
-      'evaluate': sum(s['seconds']['evaluate'] for s in stages),
-      'extract': sum(s['extraction_seconds'] for s in taught),
+    'train': sum(s['seconds']['train'] for s in stages),
+    'evaluate': sum(s['seconds']['evaluate'] for s in stages),
+    'extract': sum(s['extraction_seconds'] or 0.0 for s in taught),
   }
   return {
-      'forward_multiply_adds': forward,
-      'parameters': cost.parameters(experiment.model, experiment.image_shape),
-      'training_1e16': cost.training_cost(
-          forward,
-          [stage.epochs for stage in experiment.stages],
-          len(taught),
-          len(experiment.train_rows),
-      ),
-      'seconds': seconds,
-      'extraction_share': seconds['extract'] / sum(seconds.values()),
-      'extraction_epochs': [
-          s['extraction_seconds'] / s['last_epoch_seconds'] for s in taught
-      ],
+    'forward_multiply_adds': forward,
+    'parameters': cost.parameters(experiment.model, experiment.image_shape),
+    'training_1e16': cost.training_cost(
+      forward,
+      [stage.epochs for stage in experiment.stages],
+      len(taught),
+      len(experiment.train_rows),
+    ),
+    'seconds': seconds,
+    'extraction_share': seconds['extract'] / sum(seconds.values()),
+    'extraction_epochs': [
+      s['extraction_seconds'] / s['last_epoch_seconds']
+      for s in taught
+      if s['extraction_seconds'] is not None
+    ],
   }
 
 
@@ -143,13 +151,13 @@ def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
 def environment(devices: list[jax.Device]) -> dict[str, Any]:
   """Returns the devices, the versions and the commit that a run used."""
   return {
-      'device': {
-          'platform': devices[0].platform,
-          'kind': devices[0].device_kind,
-          'count': len(devices),
-      },
-      'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
-      'commit': _commit(),
+    'device': {
+      'platform': devices[0].platform,
+      'kind': devices[0].device_kind,
+      'count': len(devices),
+    },
+    'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
+    'commit': _commit(),
   }
 
 
@@ -157,11 +165,11 @@ def _commit() -> str | None:
   """Returns the source's git commit, marked where files differ from it."""
   try:
     return subprocess.run(
-        ['git', 'describe', '--always', '--dirty', '--abbrev=12'],
-        cwd=pathlib.Path(__file__).parent,
-        capture_output=True,
-        check=True,
-        text=True,
+      ['git', 'describe', '--always', '--dirty', '--abbrev=12'],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      check=True,
+      text=True,
     ).stdout.strip()
   except (OSError, subprocess.CalledProcessError):
     return None

@@ -37,7 +37,7 @@ def load_config(workdir: pathlib.Path) -> tuple[ConfigDict, str]:
 
 @contextlib.contextmanager
 def claim(
-    workdir: str, config: ConfigDict, fingerprint: str
+  workdir: str, config: ConfigDict, fingerprint: str
 ) -> Iterator[pathlib.Path]:
   """Holds a directory for a run: a new one, or the one it began in.
 
@@ -61,15 +61,15 @@ def claim(
     _refuse_another(directory, config, fingerprint)
     if not (directory / CONFIG).exists():
       record = {
-          'config': config_lib.flatten(config),
-          'fingerprint': fingerprint,
+        'config': config_lib.flatten(config),
+        'fingerprint': fingerprint,
       }
       workdir_lib.write_json(directory / CONFIG, record)
     yield directory
 
 
 def _refuse_another(
-    directory: pathlib.Path, config: ConfigDict, fingerprint: str
+  directory: pathlib.Path, config: ConfigDict, fingerprint: str
 ) -> None:
   if not (directory / CONFIG).exists():
     return
@@ -77,14 +77,16 @@ def _refuse_another(
   old = config_lib.identity(config_lib.flatten(there))
   new = config_lib.identity(config_lib.flatten(config))
   different = [
-      f'{name} ({old[name]!r} there, {new[name]!r} here)'
-      for name in new
-      if old[name] != new[name]
+    f'{name} ({old[name]!r} there, {new[name]!r} here)'
+    for name in new
+    if old[name] != new[name]
   ]
   if data_there != fingerprint:
-    different.append(f'data fingerprint ({data_there} there, {fingerprint} here)')
+    different.append(
+      f'the data ({data_there} there, {fingerprint} here)'
+    )
   if different:
     raise WorkdirError(
-        f'{directory} holds another run; it differs in {", ".join(different)}. '
-        'Give another --workdir.'
+      f'{directory} holds another run; it differs in {", ".join(different)}. '
+      'Give another --workdir.'
     )

@@ -7,11 +7,11 @@ import optax
 
 
 def step_decay(
-    rate: float,
-    steps: int,
-    *,
-    decay_at: Sequence[float] = (0.5, 0.75),
-    decay_factor: float = 0.1,
+  rate: float,
+  steps: int,
+  *,
+  decay_at: Sequence[float] = (0.5, 0.75),
+  decay_factor: float = 0.1,
 ) -> optax.Schedule:
   """Returns the step decay f_step(t, M) over one budget (Eq 3).
 
@@ -37,12 +37,12 @@ def step_decay(
 
 
 def over_stages(
-    rate: float,
-    stage_steps: Sequence[int],
-    complete: Sequence[bool],
-    *,
-    decay_at: Sequence[float] = (0.5, 0.75),
-    decay_factor: float = 0.1,
+  rate: float,
+  stage_steps: Sequence[int],
+  complete: Sequence[bool],
+  *,
+  decay_at: Sequence[float] = (0.5, 0.75),
+  decay_factor: float = 0.1,
 ) -> optax.Schedule:
   """Returns the rate over the global step of a run of several stages.
 
@@ -64,9 +64,9 @@ def over_stages(
   whole = step_decay(rate, sum(stage_steps), **decay)
   starts = [sum(stage_steps[:i]) for i in range(len(stage_steps))]
   pieces = [
-      step_decay(rate, steps, **decay)
-      if own
-      else (lambda step, start=start: whole(step + start))
-      for steps, own, start in zip(stage_steps, complete, starts, strict=True)
+    step_decay(rate, steps, **decay)
+    if own
+    else (lambda step, start=start: whole(step + start))
+    for steps, own, start in zip(stage_steps, complete, starts, strict=True)
   ]
   return optax.join_schedules(pieces, starts[1:])

@@ -23,7 +23,7 @@ from srdl_jax.train_state import TrainState
 
 
 def initial_state(
-    experiment: Experiment, number: int, previous: Moment | None
+  experiment: Experiment, number: int, previous: Moment | None
 ) -> TrainState:
   """Returns the state that a stage begins with (see `plan.Stage.start`).
 
@@ -36,26 +36,26 @@ def initial_state(
   step = experiment.first_step(number)
   if start == 'previous':
     return train_state.from_variables(
-        experiment.model, experiment.optimiser, variables(previous), step
+      experiment.model, experiment.optimiser, variables(previous), step
     )
   key = key_for(
-      experiment.config.seed, Purpose.INITIALISE, 1 if start == 'same' else number
+    experiment.config.seed, Purpose.INITIALISE, 1 if start == 'same' else number
   )
   return train_state.fresh(
-      experiment.model, experiment.optimiser, key, experiment.image_shape, step
+    experiment.model, experiment.optimiser, key, experiment.image_shape, step
   )
 
 
 def train(
-    experiment: Experiment,
-    number: int,
-    *,
-    previous: Moment | None,
-    soft_logits: np.ndarray | None,
-    checkpoints: Checkpoints,
-    log: RunLog,
-    stop: StopRequest,
-    profile_to: pathlib.Path | None = None,
+  experiment: Experiment,
+  number: int,
+  *,
+  previous: Moment | None,
+  soft_logits: np.ndarray | None,
+  checkpoints: Checkpoints,
+  log: RunLog,
+  stop: StopRequest,
+  profile_to: pathlib.Path | None = None,
 ) -> Moment:
   """Trains a stage, or what is left of it, and returns its end.
 
@@ -82,23 +82,23 @@ def train(
     state = flax.serialization.from_state_dict(state, moment.state)
     log.event(f'Stage {number} goes on from step {moment.step}.')
   loop = _Loop(
-      experiment=experiment,
-      number=number,
-      step=int(state.step),
-      state=parallel.replicate(state, experiment.devices),
-      resident=parallel.replicate(
-          {
-              'image': experiment.dataset.train.images,
-              'label': experiment.dataset.train.labels,
-              'soft_logits': soft_logits,
-          },
-          experiment.devices,
-      ),
-      progress=moment.progress if moment else new_progress(),
-      checkpoints=checkpoints,
-      log=log,
-      stop=stop,
-      profile_to=profile_to,
+    experiment=experiment,
+    number=number,
+    step=int(state.step),
+    state=parallel.replicate(state, experiment.devices),
+    resident=parallel.replicate(
+      {
+        'image': experiment.dataset.train.images,
+        'label': experiment.dataset.train.labels,
+        'soft_logits': soft_logits,
+      },
+      experiment.devices,
+    ),
+    progress=moment.progress if moment else new_progress(),
+    checkpoints=checkpoints,
+    log=log,
+    stop=stop,
+    profile_to=profile_to,
   )
   log.rewind(number, loop.step)
   return loop.run()
@@ -111,13 +111,13 @@ def new_progress() -> dict[str, Any]:
   the last evaluation, the best one, and seconds.
   """
   return {
-      'sums': {},
-      'sum_steps': 0,
-      'train': {},
-      'evaluation': {},
-      'best': {},
-      'seconds': {'train': 0.0, 'evaluate': 0.0},
-      'epoch_seconds': 0.0,
+    'sums': {},
+    'sum_steps': 0,
+    'train': {},
+    'evaluation': {},
+    'best': {},
+    'seconds': {'train': 0.0, 'evaluate': 0.0},
+    'epoch_seconds': 0.0,
   }
 
 
@@ -157,15 +157,15 @@ class _Loop:
     config = self.experiment.config
     steps = self.experiment.steps_per_epoch
     order = sampling.epoch_order(
-        config.seed, self.number, epoch, self.experiment.train_rows
+      config.seed, self.number, epoch, self.experiment.train_rows
     )
     rows = order[: steps * config.batch_size].reshape(steps, -1)
     key = parallel.replicate(
-        key_for(config.seed, Purpose.AUGMENT, self.number, epoch),
-        self.experiment.devices,
+      key_for(config.seed, Purpose.AUGMENT, self.number, epoch),
+      self.experiment.devices,
     )
     size = parallel.steps_per_dispatch(
-        config.steps_per_dispatch, self.experiment.devices
+      config.steps_per_dispatch, self.experiment.devices
     )
     begun = time.monotonic()
     pending = None
@@ -173,7 +173,7 @@ class _Loop:
       # The grid of dispatches is a function of the epoch, not of the resume.
       end = min(steps, (offset // size + 1) * size)
       self.state, metrics = self.experiment.train_chunk(
-          self.state, self.resident, rows[offset:end], key
+        self.state, self.resident, rows[offset:end], key
       )
       tick()
       # The device works on this chunk while the one before is read.
@@ -210,16 +210,16 @@ class _Loop:
     if len(bad):
       self.checkpoints.wait()
       raise NonFiniteLossError(
-          f'The loss became {metrics["loss"][bad[0]]} in stage {self.number}, '
-          f'epoch {epoch + 1}, step {before + bad[0] + 1}. The last good '
-          'checkpoint is kept. Lower optimiser.learning_rate, or check the '
-          'data.'
+        f'The loss became {metrics["loss"][bad[0]]} in stage {self.number}, '
+        f'epoch {epoch + 1}, step {before + bad[0] + 1}. The last good '
+        'checkpoint is kept. Lower optimiser.learning_rate, or check the '
+        'data.'
       )
     self.log.train_steps(
-        stage=self.number,
-        epoch=epoch + 1,
-        first_step=before + 1,
-        metrics=metrics,
+      stage=self.number,
+      epoch=epoch + 1,
+      first_step=before + 1,
+      metrics=metrics,
     )
     sums = self.progress['sums']
     for name, values in metrics.items():
@@ -234,9 +234,9 @@ class _Loop:
     last = epoch + 1 == self.experiment.stages[self.number - 1].epochs
     place = {'stage': self.number, 'epoch': epoch + 1, 'step': self.step}
     means = {
-        name: total / self.progress['sum_steps']
-        for name, total in self.progress['sums'].items()
-        if name != 'learning_rate'
+      name: total / self.progress['sum_steps']
+      for name, total in self.progress['sums'].items()
+      if name != 'learning_rate'
     }
     self.progress |= {'sums': {}, 'sum_steps': 0, 'train': means}
     self.log.evaluation(**place, split='train_epoch', metrics=means)
@@ -244,9 +244,9 @@ class _Loop:
     if last or (epoch + 1) % config.eval.every_epochs == 0:
       score = self._evaluate(place)
     if (
-        score is not None
-        or self.stop
-        or (epoch + 1) % config.checkpoint.every_epochs == 0
+      score is not None
+      or self.stop
+      or (epoch + 1) % config.checkpoint.every_epochs == 0
     ):
       moment = self._save(score)
       if not last:
@@ -276,8 +276,8 @@ class _Loop:
     if self.stop:
       self.checkpoints.wait()
       raise Interrupted(
-          f'{self.stop.signal_name} in stage {self.number}, step {self.step}: '
-          'everything is saved; run the same command again to go on.'
+        f'{self.stop.signal_name} in stage {self.number}, step {self.step}: '
+        'everything is saved; run the same command again to go on.'
       )
 
   def _show(self, epoch: int, seconds_per_epoch: float) -> None:
@@ -291,11 +291,11 @@ class _Loop:
     if evaluation:
       shown[f'{evaluation["split"]}_accuracy'] = evaluation['accuracy']
     self.log.progress(
-        stage=self.number,
-        stages=len(stages),
-        epoch=done,
-        epochs=total,
-        images_per_second=images / self.progress['epoch_seconds'],
-        seconds_left=(total - done) * seconds_per_epoch,
-        **shown,
+      stage=self.number,
+      stages=len(stages),
+      epoch=done,
+      epochs=total,
+      images_per_second=images / self.progress['epoch_seconds'],
+      seconds_left=(total - done) * seconds_per_epoch,
+      **shown,
     )

@@ -20,14 +20,14 @@ TargetSource = Callable[[jax.Array, jax.Array, jax.Array], jax.Array | None]
 
 
 def train_step(
-    state: TrainState,
-    batch: Batch,
-    *,
-    schedule: optax.Schedule,
-    temperature: float,
-    label_weight: float = 1.0,
-    imitation_weight: float = 1.0,
-    axis_name: str | None = None,
+  state: TrainState,
+  batch: Batch,
+  *,
+  schedule: optax.Schedule,
+  temperature: float,
+  label_weight: float = 1.0,
+  imitation_weight: float = 1.0,
+  axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
   """One optimiser step on Eq 2 or, with soft targets, Eq 7.
 
@@ -46,21 +46,21 @@ def train_step(
 
   def loss_fn(params):
     logits_BxK, updates = state.apply_fn(
-        {'params': params, 'batch_stats': state.batch_stats},
-        batch['image'],
-        train=True,
-        mutable=['batch_stats'],
+      {'params': params, 'batch_stats': state.batch_stats},
+      batch['image'],
+      train=True,
+      mutable=['batch_stats'],
     )
     loss, parts = losses.srdl(
-        logits_BxK,
-        batch['label'],
-        batch['soft_logits'],
-        temperature=temperature,
-        label_weight=label_weight,
-        imitation_weight=imitation_weight,
+      logits_BxK,
+      batch['label'],
+      batch['soft_logits'],
+      temperature=temperature,
+      label_weight=label_weight,
+      imitation_weight=imitation_weight,
     )
     correct = jnp.mean(
-        jnp.argmax(logits_BxK, -1) == batch['label'], dtype=loss.dtype
+      jnp.argmax(logits_BxK, -1) == batch['label'], dtype=loss.dtype
     )
     metrics = {'loss': loss, **parts, 'accuracy': correct}
     return loss, (updates['batch_stats'], metrics)
@@ -70,17 +70,17 @@ def train_step(
     grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
   rate = jnp.asarray(schedule(state.step), metrics['loss'].dtype)
   state = state.apply_gradients(
-      grads=grads, learning_rate=rate, batch_stats=batch_stats
+    grads=grads, learning_rate=rate, batch_stats=batch_stats
   )
   return state, {**metrics, 'learning_rate': rate}
 
 
 def predict_step(
-    variables: Any,
-    images: jax.Array,
-    *,
-    model: nn.Module,
-    normalise: Callable[[jax.Array], jax.Array],
+  variables: Any,
+  images: jax.Array,
+  *,
+  model: nn.Module,
+  normalise: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
   """Returns logits [b, K] of clean uint8 images, in evaluation mode."""
   return model.apply(variables, normalise(images), train=False)
@@ -97,15 +97,15 @@ def bank_rows(soft_logits_NxK: jax.Array | None) -> TargetSource:
 
 
 def resident_step(
-    state: TrainState,
-    resident: dict[str, jax.Array | None],
-    rows_B: jax.Array,
-    key: jax.Array,
-    *,
-    augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-    normalise: Callable[[jax.Array], jax.Array],
-    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-    targets: Callable[[jax.Array | None], TargetSource] = bank_rows,
+  state: TrainState,
+  resident: dict[str, jax.Array | None],
+  rows_B: jax.Array,
+  key: jax.Array,
+  *,
+  augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+  normalise: Callable[[jax.Array], jax.Array],
+  step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+  targets: Callable[[jax.Array | None], TargetSource] = bank_rows,
 ) -> tuple[TrainState, Metrics]:
   """Assembles a batch from arrays that live on the device, and steps.
 
@@ -123,10 +123,9 @@ def resident_step(
   images = normalise(images)
   source = targets(resident['soft_logits'])
   batch = {
-      'image': images,
-      'label': resident['label'][rows_B],
-      'index': rows_B,
-      'soft_logits': source(rows_B, images, key),
+    'image': images,
+    'label': resident['label'][rows_B],
+    'index': rows_B,
+    'soft_logits': source(rows_B, images, key),
   }
   return step(state, batch)
-

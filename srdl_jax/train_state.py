@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of training, and the random restart that makes a fresh one."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,21 +22,21 @@ class TrainState(train_state.TrainState):
   batch_stats: Mapping[str, Any]
 
   def apply_gradients(
-      self,
-      *,
-      grads: Any,
-      learning_rate: jax.Array,
-      batch_stats: Mapping[str, Any],
+    self,
+    *,
+    grads: Any,
+    learning_rate: jax.Array,
+    batch_stats: Mapping[str, Any],
   ) -> 'TrainState':
     """Returns the state after one update at the given rate."""
     updates, opt_state = self.tx.update(
-        grads, self.opt_state, self.params, learning_rate=learning_rate
+      grads, self.opt_state, self.params, learning_rate=learning_rate
     )
     return self.replace(
-        step=self.step + 1,
-        params=optax.apply_updates(self.params, updates),
-        opt_state=opt_state,
-        batch_stats=batch_stats,
+      step=self.step + 1,
+      params=optax.apply_updates(self.params, updates),
+      opt_state=opt_state,
+      batch_stats=batch_stats,
     )
 
   @property
@@ -45,11 +46,11 @@ class TrainState(train_state.TrainState):
 
 
 def fresh(
-    model: nn.Module,
-    optimiser: optax.GradientTransformation,
-    key: jax.Array,
-    image_shape: tuple[int, int, int],
-    step: int = 0,
+  model: nn.Module,
+  optimiser: optax.GradientTransformation,
+  key: jax.Array,
+  image_shape: tuple[int, int, int],
+  step: int = 0,
 ) -> TrainState:
   """Returns a randomly initialised state: the random restart of Algorithm 1.
 
@@ -60,23 +61,29 @@ def fresh(
     image_shape: (H, W, C) of one example.
     step: the global step at which the stage begins.
   """
-  variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+  variables = _initialise(model, key, image_shape)
   return from_variables(model, optimiser, variables, step)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _initialise(model, key, image_shape):
+  # Jitted: else each layer's operations are compiled one by one.
+  return model.init(key, jnp.zeros((1, *image_shape)), train=False)
+
+
 def from_variables(
-    model: nn.Module,
-    optimiser: optax.GradientTransformation,
-    variables: Mapping[str, Any],
-    step: int,
+  model: nn.Module,
+  optimiser: optax.GradientTransformation,
+  variables: Mapping[str, Any],
+  step: int,
 ) -> TrainState:
   """Returns a state with the given parameters and a fresh optimiser."""
   params = variables['params']
   return TrainState(
-      step=jnp.int32(step),
-      apply_fn=model.apply,
-      params=params,
-      tx=optimiser,
-      opt_state=optimiser.init(params),
-      batch_stats=variables['batch_stats'],
+    step=jnp.int32(step),
+    apply_fn=model.apply,
+    params=params,
+    tx=optimiser,
+    opt_state=optimiser.init(params),
+    batch_stats=variables['batch_stats'],
   )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 from google.protobuf.message import DecodeError
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
@@ -16,12 +17,13 @@ from srdl_jax import data
 from srdl_jax.errors import DataError
 
 _CHUNK = 1024
-# What array_record, the example parser and the image decoder raise when the
-# bytes are not what they should be.
+# What array_record, the parsers and the image decoder raise when the bytes are
+# not what they should be.
 _DAMAGE = (
     DecodeError,
     IndexError,
     OSError,
+    ParseError,
     RuntimeError,
     ValueError,
 )
@@ -71,9 +73,10 @@ def open_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
     builder = tfds.builder_from_directory(directory)
     formats = builder.info.available_file_formats()
   except _DAMAGE as error:
-    raise DataError(f'cannot read the metadata in {directory}: {error}') from (
-        error
-    )
+    raise DataError(
+        f'cannot read the metadata in {directory}: {error}; remove the '
+        'directory to have it prepared again'
+    ) from error
   wanted = tfds.core.FileFormat.ARRAY_RECORD
   if wanted not in formats:
     found = ', '.join(sorted(f.value for f in formats)) or 'unknown'
@@ -83,7 +86,10 @@ def open_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
         'there it is prepared in array_record form'
     )
   if builder.info.file_format != wanted:
-    builder = tfds.builder_from_directory(directory, file_format=wanted)
+    # What as_data_source does later; the paths are looked at before.
+    builder.info.set_file_format(
+        wanted, override=True, override_if_initialized=True
+    )
   _check_shards(builder, directory)
   return builder
 

@@ -28,7 +28,5 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
     ConfigError: the name or an option's value is unknown.
   """
   if name not in MODELS:
-    raise ConfigError(
-        f'Unknown model {name!r}; known: {", ".join(MODELS)}.'
-    )
+    raise ConfigError(f'Unknown model {name!r}; known: {", ".join(MODELS)}.')
   return MODELS[name](num_classes=num_classes, **options)

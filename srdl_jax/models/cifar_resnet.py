@@ -14,7 +14,7 @@ from srdl_jax.errors import ConfigError
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 # PyTorch's linear layer: weights and biases uniform in +-1 / sqrt(fan-in).
 linear_uniform = nn.initializers.variance_scaling(
-    1.0 / 3.0, 'fan_in', 'uniform'
+  1.0 / 3.0, 'fan_in', 'uniform'
 )
 
 SHORTCUTS = ('projection', 'identity')
@@ -62,11 +62,13 @@ class BasicBlock(nn.Module):
       return x
     if self.shortcut == 'projection':
       x = self.conv(
-          self.width, (1, 1), self.stride, padding='VALID', name='shortcut'
+        self.width, (1, 1), self.stride, padding='VALID', name='shortcut'
       )(x)
       return self.norm(name='shortcut_bn')(x)
     x = x[:, :: self.stride, :: self.stride]
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
+    return jnp.pad(
+      x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2))
+    )
 
 
 class CifarResNet(nn.Module):
@@ -91,11 +93,11 @@ class CifarResNet(nn.Module):
   def __post_init__(self):
     if self.depth < 8 or (self.depth - 2) % 6:
       raise ConfigError(
-          f'A CIFAR ResNet has depth 6n + 2 (8, 20, 32, ...), not {self.depth}.'
+        f'A CIFAR ResNet has depth 6n + 2 (8, 20, 32, ...), not {self.depth}.'
       )
     if self.shortcut not in SHORTCUTS:
       raise ConfigError(
-          f'Unknown shortcut {self.shortcut!r}; known: {", ".join(SHORTCUTS)}.'
+        f'Unknown shortcut {self.shortcut!r}; known: {", ".join(SHORTCUTS)}.'
       )
     super().__post_init__()
 
@@ -104,22 +106,22 @@ class CifarResNet(nn.Module):
     """Returns logits [B, K] of normalised images [B, H, W, C]."""
     param_dtype = jnp.promote_types(self.dtype, jnp.float32)
     conv = functools.partial(
-        nn.Conv,
-        use_bias=False,
-        padding=1,
-        kernel_init=he_normal,
-        dtype=self.dtype,
-        param_dtype=param_dtype,
+      nn.Conv,
+      use_bias=False,
+      padding=1,
+      kernel_init=he_normal,
+      dtype=self.dtype,
+      param_dtype=param_dtype,
     )
     norm = functools.partial(
-        nn.BatchNorm,
-        use_running_average=not train,
-        # PyTorch's momentum 0.1.
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=self.dtype,
-        param_dtype=param_dtype,
-        axis_name=self.axis_name,
+      nn.BatchNorm,
+      use_running_average=not train,
+      # PyTorch's momentum 0.1.
+      momentum=0.9,
+      epsilon=1e-5,
+      dtype=self.dtype,
+      param_dtype=param_dtype,
+      axis_name=self.axis_name,
     )
     x = conv(16, (3, 3), name='conv1')(images.astype(self.dtype))
     x = nn.relu(norm(name='bn1')(x))
@@ -130,16 +132,16 @@ class CifarResNet(nn.Module):
         x = BasicBlock(width, stride, self.shortcut, conv, norm, name=name)(x)
     feature_BxD = jnp.mean(x, axis=(1, 2), dtype=param_dtype)
     return nn.Dense(
-        self.num_classes,
-        kernel_init=linear_uniform,
-        bias_init=linear_bias(feature_BxD.shape[-1]),
-        dtype=param_dtype,
-        param_dtype=param_dtype,
-        name='classifier',
+      self.num_classes,
+      kernel_init=linear_uniform,
+      bias_init=linear_bias(feature_BxD.shape[-1]),
+      dtype=param_dtype,
+      param_dtype=param_dtype,
+      name='classifier',
     )(feature_BxD)
 
 
 MODELS = {
-    f'resnet{depth}': functools.partial(CifarResNet, depth)
-    for depth in (8, 20, 32, 44, 56, 110)
+  f'resnet{depth}': functools.partial(CifarResNet, depth)
+  for depth in (8, 20, 32, 44, 56, 110)
 }

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metadata and requirements of srdl_jax."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+setup(
+  name='srdl_jax',
+  version='0.1.0',
+  description='Self-Referenced Deep Learning (ACCV 2018) in JAX',
+  long_description=pathlib.Path(__file__).with_name('README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  packages=find_packages(include=['srdl_jax', 'srdl_jax.*']),
+  python_requires='>=3.11',
+  install_requires=[
+    'absl-py>=2.1',
+    # TFDS reads its files through it, and declares it on Linux only.
+    'array_record>=0.8',
+    'etils[epath]>=1.9.1',
+    'flax>=0.12',
+    # TFDS imports it and declares it for old Pythons only.
+    'importlib_resources>=6.0',
+    'jax>=0.10',
+    'jaxlib>=0.10',
+    'ml-collections>=1.0',
+    'numpy>=2.0',
+    'optax>=0.2.5',
+    'orbax-checkpoint>=0.12',
+    'pillow>=10.0',
+    # The embedded data set.
+    'scikit-learn>=1.5',
+    'tensorboardX>=2.6.2',
+    'tensorflow-datasets>=4.9.9',
+    'tensorstore>=0.1.76',
+    'tqdm>=4.66',
+  ],
+  extras_require={
+    'cuda': ['jax[cuda12]>=0.10'],
+    'tpu': ['jax[tpu]>=0.10'],
+    'test': ['pytest>=8.0', 'ruff>=0.9'],
+  },
+)

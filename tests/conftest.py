@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Four CPU devices, no silent broadcasting, no warnings; tiny real data."""
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+import pytest
+from absl import flags
+
+from srdl_jax import data
+
+# Read when jax is first used, which is after pytest_configure; processes that
+# a test starts inherit it. Compiling is most of the tests' time, and level 0
+# halves it.
+ENVIRONMENT = {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_NUMPY_RANK_PROMOTION': 'raise',
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=4 '
+    '--xla_backend_optimization_level=0',
+}
+
+
+def pytest_configure(config):
+  os.environ.update(ENVIRONMENT)
+  config.addinivalue_line('filterwarnings', 'error')
+  flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def x64():
+  """Runs a test in double precision, where identities hold to 1e-12."""
+  import jax
+
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture(scope='session')
+def tiny_digits() -> data.Dataset:
+  """The first 48 training and 20 test images of the digits."""
+  digits = data.load('digits')
+
+  def first(split: data.Split, count: int) -> data.Split:
+    return dataclasses.replace(
+        split, images=split.images[:count], labels=split.labels[:count]
+    )
+
+  return dataclasses.replace(
+      digits, train=first(digits.train, 48), test=first(digits.test, 20)
+  )
+
+
+@pytest.fixture(scope='session')
+def drawn_variables():
+  """A function of a model and images that returns variables, uncompiled.
+
+  Kernels are He normal, as in a new network; norms and their statistics are
+  not at their initial values, so that none can be mistaken for another.
+  """
+  import jax
+
+  def draw(model, images):
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+      draws = rng.standard_normal(leaf.shape)
+      value = {
+          'kernel': draws * np.sqrt(2 * leaf.shape[-1] / leaf.size),
+          'scale': 1 + 0.1 * draws,
+          'bias': 0.1 * draws,
+          'mean': 0.1 * draws,
+          'var': 2 + np.abs(draws),
+      }[path[-1].key]
+      return value.astype(leaf.dtype)
+
+    init = functools.partial(model.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), images)
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+  return draw

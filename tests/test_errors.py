@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input: one readable message, an exit code, and nothing lost."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from srdl_jax import build, evaluate, run_directory, srdl, stop_request, workdir
+from srdl_jax.errors import EXIT_CODES, SrdlError
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run(directory, **fields):
+  return srdl.run(
+    tiny.config(**fields), str(directory), stop_request.StopRequest()
+  )
+
+
+def snapshot(directory):
+  return {
+    path.relative_to(directory): path.read_bytes()
+    for path in sorted(directory.rglob('*'))
+    if path.is_file() and path.name != '.lock'
+  }
+
+
+def assert_known(error: SrdlError, code: int, pattern: str):
+  assert error.exit_code == code and code in EXIT_CODES
+  assert re.search(pattern, str(error)), str(error)
+  assert '\n' not in str(error) and len(str(error)) < 700
+
+
+@pytest.mark.parametrize(
+  ('fields', 'code', 'pattern'),
+  [
+    ({'model.name': 'resnet9'}, 2, "'resnet9'; known: .*resnet32"),
+    ({'method': 'srld'}, 2, "'srld'; known: .*vanilla.*srdl"),
+    ({'data.name': 'cifar'}, 2, "'cifar'.*cifar100"),
+    ({'epochs': 1}, 2, 'epochs = 1 leaves stage 1'),
+    ({'batch_size': 42, 'devices': 4}, 2, '42 is not divisible by the 4'),
+    ({'devices': 64}, 2, 'devices = 64, but 4 cpu'),
+    ({'batch_size': 240}, 2, '240 is larger than the 200'),
+    ({'epochs': 0}, 2, 'epochs = 0 is out of range.*at least 1'),
+    ({'optimiser.momentum': 1.0}, 2, r'momentum = 1.0 .*\[0, 1\)'),
+    ({'augment.mode': 'wrap'}, 2, "'wrap'.*reflect, zero"),
+    ({'augment.padding': 8}, 2, 'padding = 8 must be below.*8 x 8'),
+    ({'schedule.decay_at': (0.75, 0.5)}, 2, 'decay_at.*ascending'),
+    ({'data.holdout': 1437}, 2, 'holdout'),
+    ({'data.examples_per_class': 5000}, 2, '5000|examples'),
+    ({'distillation.temperature': 0.0}, 2, 'temperature = 0.0.*above 0'),
+    ({'distillation.temperature': float('nan')}, 2, 'temperature = nan'),
+    (
+      {'data.name': 'cifar100', 'data.download': False},
+      3,
+      'cifar-100-binary.tar.gz',
+    ),
+  ],
+)
+def test_bad_configuration(tmp_path, fields, code, pattern):
+  if fields.get('data.name') == 'cifar100':
+    fields = {**fields, 'data.data_dir': str(tmp_path / 'absent')}
+  with pytest.raises(SrdlError) as caught:
+    run(tmp_path / 'run', **fields)
+  assert_known(caught.value, code, pattern)
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('finished') / 'run'
+  run(directory)
+  return directory
+
+
+@pytest.fixture
+def stage_two_to_do(finished, tmp_path):
+  """A run that was killed between its bank and stage two."""
+  directory = tmp_path / 'run'
+  shutil.copytree(finished, directory)
+  shutil.rmtree(directory / 'stage_2')
+  (directory / 'result.json').unlink()
+  return directory
+
+
+@pytest.mark.parametrize(
+  ('fields', 'pattern'),
+  [
+    ({'seed': 1}, r'seed \(0 there, 1 here\)'),
+    ({'method': 'vanilla'}, r"method \('srdl' there, 'vanilla' here\)"),
+    ({'epochs': 6, 'batch_size': 20}, r'epochs \(4.*batch_size \(40'),
+  ],
+)
+def test_workdir_of_another_run(finished, fields, pattern):
+  before = snapshot(finished)
+  with pytest.raises(SrdlError) as caught:
+    run(finished, **fields)
+  assert_known(caught.value, 4, pattern)
+  assert snapshot(finished) == before
+
+
+def test_workdir_of_another_data_set(stage_two_to_do):
+  path = stage_two_to_do / 'config.json'
+  record = workdir.read_json(path)
+  workdir.write_json(path, {**record, 'fingerprint': 'abc'})
+  before = snapshot(stage_two_to_do)
+  with pytest.raises(SrdlError) as caught:
+    run(stage_two_to_do)
+  assert_known(caught.value, 4, r'the data \(abc there')
+  assert snapshot(stage_two_to_do) == before
+
+
+def test_fields_that_change_no_number_may_change(finished):
+  assert run(finished, **{'eval.batch_size': 60, 'log.tensorboard': False})
+
+
+def test_workdir_that_is_a_file(tmp_path):
+  (tmp_path / 'run').write_text('mine')
+  with pytest.raises(SrdlError) as caught:
+    run(tmp_path / 'run')
+  assert_known(caught.value, 4, 'is a file|Not a directory|cannot be')
+  assert (tmp_path / 'run').read_text() == 'mine'
+
+
+def test_workdir_in_use(tmp_path, finished):
+  with workdir.lock(finished), pytest.raises(SrdlError) as caught:
+    run(finished)
+  assert_known(caught.value, 4, f'in use by pid {os.getpid()}')
+
+
+def largest(directory, pattern):
+  files = [p for p in directory.glob(pattern) if p.is_file()]
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 4
+  path.write_bytes(content)
+
+
+def truncate(path):
+  os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize('damage', [flip, truncate, pathlib.Path.unlink])
+def test_damaged_bank_is_refused(stage_two_to_do, damage):
+  bank = run_directory.soft_targets(stage_two_to_do, 1)
+  damage(largest(bank, '**/*'))
+  before = snapshot(stage_two_to_do)
+  with pytest.raises(SrdlError) as caught:
+    run(stage_two_to_do)
+  assert_known(caught.value, 4, 'soft_targets.*remove it and run again')
+  after = snapshot(stage_two_to_do)
+  assert {name: after[name] for name in before} == before
+
+
+def test_half_written_bank_is_written_again(stage_two_to_do, finished):
+  bank = run_directory.soft_targets(stage_two_to_do, 1)
+  shutil.rmtree(bank)
+  shutil.copytree(run_directory.soft_targets(finished, 1), f'{bank}.partial')
+  truncate(largest(pathlib.Path(f'{bank}.partial'), '**/*'))
+  found = run(stage_two_to_do)
+  assert found['final'] == workdir.read_json(finished / 'result.json')['final']
+
+
+def test_bank_of_another_run_is_refused(stage_two_to_do, tmp_path):
+  run(tmp_path / 'other', seed=3)
+  bank = run_directory.soft_targets(stage_two_to_do, 1)
+  shutil.rmtree(bank)
+  shutil.copytree(run_directory.soft_targets(tmp_path / 'other', 1), bank)
+  with pytest.raises(SrdlError) as caught:
+    run(stage_two_to_do)
+  assert_known(caught.value, 4, 'checkpoint')
+  assert bank.exists()
+
+
+def test_all_checkpoints_damaged(stage_two_to_do):
+  folder = run_directory.checkpoints(stage_two_to_do, 1)
+  for step in folder.iterdir():
+    flip(largest(step, '**/d/*'))
+  before = snapshot(stage_two_to_do)
+  with pytest.raises(SrdlError) as caught:
+    run(stage_two_to_do)
+  assert_known(caught.value, 4, 'damaged')
+  assert snapshot(stage_two_to_do) == before
+
+
+def test_loss_that_is_not_finite(tmp_path):
+  # One huge step makes the weights so large that the next loss overflows.
+  with pytest.raises(SrdlError) as caught:
+    run(
+      tmp_path,
+      **{
+        'optimiser.learning_rate': 1e38,
+        'checkpoint.every_steps': 1,
+      },
+    )
+  assert_known(caught.value, 5, 'stage 1, epoch 1, step [2-9]')
+  assert not (tmp_path / 'result.json').exists()
+
+
+@pytest.mark.parametrize(
+  ('checkpoint', 'code', 'pattern'),
+  [
+    ('stage_3', 2, "'stage_3'; known: best, stage_1, stage_2, final"),
+    ('final', 4, 'stage_2'),
+  ],
+)
+def test_evaluation_of_a_checkpoint_that_is_not_there(
+  stage_two_to_do, checkpoint, code, pattern
+):
+  experiment = build.build(tiny.config())
+  with pytest.raises(SrdlError) as caught:
+    evaluate.load_members(stage_two_to_do, checkpoint, experiment)
+  assert_known(caught.value, code, pattern)
+
+
+@pytest.mark.parametrize(
+  ('command', 'code', 'pattern'),
+  [
+    (['main', '--config=configs/digits.py'], 2, '--workdir=DIR is missing'),
+    (['main', '--workdir=x'], 2, 'config'),
+    (['main', '--config=configs/none.py', '--workdir=x'], 2, 'none.py'),
+    (
+      ['main', '--config=configs/digits.py:model=a,modle=b'],
+      2,
+      "'modle'; known: model, method, recipe",
+    ),
+    (
+      ['main', '--config=configs/digits.py', '--config.sed=3'],
+      2,
+      'sed.*seed',
+    ),
+    (
+      ['main', '--config=configs/digits.py', '--config.epochs=many'],
+      2,
+      'epochs.*many|many',
+    ),
+    (['main', '--config=configs/digits.py', 'surplus'], 2, 'surplus'),
+    (['evaluate'], 2, '--workdir=DIR is missing'),
+    (['evaluate', '--workdir=no_such_run'], 4, 'no_such_run/config.json'),
+  ],
+)
+def test_command_line(command, code, pattern):
+  module, *arguments = command
+  done = subprocess.run(
+    [sys.executable, '-m', f'srdl_jax.{module}', *arguments],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    timeout=60,
+  )
+  assert done.returncode == code, done.stderr
+  assert re.search(f'error: .*({pattern})', done.stderr), done.stderr
+  assert 'Traceback' not in done.stderr and done.stderr.count('\n') <= 2
+  assert not (ROOT / 'x').exists() and not (ROOT / 'no_such_run').exists()

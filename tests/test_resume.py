@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interrupted anywhere, a run goes on and ends in the same bits."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from srdl_jax import checkpoint, run_directory
+
+TINY = pathlib.Path(__file__).with_name('tiny.py')
+
+# Steps 1 to 10 are stage one, 11 to 20 stage two; an epoch has 5, and
+# checkpoints fall on steps 2, 4, 5, 7, 9, 10, ...
+EVENTS = {
+  'kill:1': -signal.SIGKILL,
+  'term:4': 75,
+  'in_save:5': -signal.SIGKILL,
+  'kill:9': -signal.SIGKILL,
+  'half_bank': -signal.SIGKILL,
+  'after_bank': -signal.SIGKILL,
+  'kill:13': -signal.SIGKILL,
+  'term:15': 75,
+  'in_save:20': -signal.SIGKILL,
+  'before_result': -signal.SIGKILL,
+  'none': 0,
+}
+
+
+def tiny_run(directory, event='none', *fields):
+  return subprocess.run(
+    [sys.executable, str(TINY), str(directory), event, *fields],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    cwd=TINY.parent.parent,
+    env={**__import__('os').environ, 'PYTHONPATH': str(TINY.parent.parent)},
+  )
+
+
+def lines(directory):
+  text = (directory / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def digests(directory):
+  return [
+    checkpoint.Checkpoints(
+      run_directory.checkpoints(directory, stage), read_only=True
+    ).digest(step)
+    for stage, step in ((1, 10), (2, 20))
+  ]
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('uninterrupted')
+  run = tiny_run(directory)
+  assert run.returncode == 0, run.stderr
+  return directory
+
+
+@pytest.fixture(scope='module')
+def interrupted(tmp_path_factory):
+  """One run that meets every event in turn, and is started again each time."""
+  directory = tmp_path_factory.mktemp('interrupted')
+  for event, code in EVENTS.items():
+    run = tiny_run(directory, event)
+    assert run.returncode == code, (event, run.returncode, run.stderr)
+  return directory
+
+
+def test_interrupted_run_ends_in_the_same_bits(uninterrupted, interrupted):
+  assert digests(interrupted) == digests(uninterrupted)
+
+
+def test_interrupted_log_holds_every_step_once(uninterrupted, interrupted):
+  there = lines(interrupted)
+  assert there == lines(uninterrupted)
+  steps = [line['step'] for line in there if line['split'] == 'train']
+  assert steps == list(range(1, 21))
+
+
+def test_interrupted_result_is_the_same(uninterrupted, interrupted):
+  found, expected = (
+    json.loads((directory / 'result.json').read_text())
+    for directory in (interrupted, uninterrupted)
+  )
+  for name in ('final', 'best', 'ensemble', 'config', 'data'):
+    assert found[name] == expected[name]
+
+
+def test_finished_run_is_not_trained_again(uninterrupted):
+  before = {
+    path: path.stat().st_mtime_ns for path in uninterrupted.glob('stage_*/**/*')
+  }
+  run = tiny_run(uninterrupted, 'kill:1')
+  assert run.returncode == 0, run.stderr
+  for path, modified in before.items():
+    assert path.stat().st_mtime_ns == modified
+
+
+def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
+  tmp_path, uninterrupted
+):
+  directory = tmp_path / 'run'
+  assert tiny_run(directory, 'kill:18').returncode == -signal.SIGKILL
+  folder = run_directory.checkpoints(directory, 2)
+  newest = max(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+  data = max(
+    (p for p in (folder / str(newest)).rglob('*') if p.is_file()),
+    key=lambda p: p.stat().st_size,
+  )
+  content = bytearray(data.read_bytes())
+  content[len(content) // 2] ^= 1
+  data.write_bytes(content)
+  run = tiny_run(directory)
+  assert run.returncode == 0, run.stderr
+  assert str(newest) in run.stderr and 'damaged' in run.stderr
+  assert digests(directory) == digests(uninterrupted)
+  assert lines(directory) == lines(uninterrupted)

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Algorithm 1 as a whole, on real images."""
+
+import json
+import logging
+import re
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from srdl_jax import (
+  build,
+  checkpoint,
+  evaluate,
+  extraction,
+  run_directory,
+  schedules,
+  soft_targets,
+  srdl,
+  stage,
+  stop_request,
+  train_state,
+)
+
+
+def run(directory, **fields):
+  return srdl.run(
+    tiny.config(**fields), str(directory), stop_request.StopRequest()
+  )
+
+
+def end_of(directory, number, step):
+  folder = run_directory.checkpoints(directory, number)
+  return checkpoint.Checkpoints(folder, read_only=True).load(step)
+
+
+def lines(directory, split):
+  text = (directory / 'metrics.jsonl').read_text()
+  records = [json.loads(line) for line in text.splitlines()]
+  return [record for record in records if record['split'] == split]
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A whole SRDL run: 10 + 10 steps, and what it returned."""
+  directory = tmp_path_factory.mktemp('finished')
+  return directory, run(directory)
+
+
+def test_alg1_call_sequence(tmp_path, monkeypatch):
+  calls = []
+
+  def record(owner, name, label):
+    original = getattr(owner, name)
+
+    def wrapped(*args, **kwargs):
+      calls.append(label(kwargs))
+      return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+  record(
+    stage,
+    'train',
+    lambda k: 'train' if k['soft_logits'] is None else 'train with targets',
+  )
+  record(train_state, 'fresh', lambda _: 'fresh')
+  record(soft_targets, 'save', lambda _: 'save')
+  record(
+    build,
+    'predict',
+    lambda _: 'predict',
+  )
+  run(
+    tmp_path,
+    **{'eval.every_epochs': 2, 'data.examples_per_class': 4, 'epochs': 2},
+  )
+  # A prediction closes each stage as its evaluation; the two before 'save'
+  # are the warm-up and the extraction, the last two the ensemble.
+  assert calls == [
+    'train',
+    'fresh',
+    'predict',
+    'predict',
+    'predict',
+    'save',
+    'train with targets',
+    'fresh',
+    'predict',
+    'predict',
+    'predict',
+  ]
+
+
+def test_stage_two_starts_from_new_parameters(finished):
+  directory, _ = finished
+  experiment = build.build(tiny.config())
+  first = stage.initial_state(experiment, 1, None)
+  second = stage.initial_state(experiment, 2, end_of(directory, 1, 10))
+  for one, two in zip(
+    jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True
+  ):
+    if one.ndim > 1:
+      assert not np.allclose(one, two)
+  assert int(second.step) == 10
+  assert not any(np.any(x) for x in jax.tree.leaves(second.opt_state))
+  for mean in jax.tree.leaves(second.batch_stats)[:1]:
+    assert not np.any(mean)
+
+
+@pytest.mark.parametrize(
+  ('method', 'same_as'),
+  [('same_initialisation', 'stage one'), ('no_restart', 'end of stage one')],
+)
+def test_table5_starts_of_stage_two(finished, method, same_as):
+  directory, _ = finished
+  experiment = build.build(tiny.config(method=method))
+  end = end_of(directory, 1, 10)
+  begun = stage.initial_state(experiment, 2, end)
+  expected = {
+    'stage one': stage.initial_state(experiment, 1, None).params,
+    'end of stage one': end.state['params'],
+  }[same_as]
+  jax.tree.map(np.testing.assert_array_equal, begun.params, expected)
+  if method == 'no_restart':
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      begun.batch_stats,
+      end.state['batch_stats'],
+    )
+  assert not any(np.any(x) for x in jax.tree.leaves(begun.opt_state))
+
+
+@pytest.mark.parametrize(
+  ('method', 'expected'),
+  [
+    # 10 + 10 steps; an own decay falls at its steps 5 and 7, the single
+    # one of 20 at 10 and 15.
+    ('srdl', 2 * (5 * [0.1] + 2 * [0.01] + 3 * [0.001])),
+    ('no_restart', 2 * (5 * [0.1] + 2 * [0.01] + 3 * [0.001])),
+    ('stage_incomplete', 10 * [0.1] + 5 * [0.01] + 5 * [0.001]),
+    ('vanilla', 10 * [0.1] + 5 * [0.01] + 5 * [0.001]),
+  ],
+)
+def test_eq4_rates_that_were_applied(tmp_path, method, expected):
+  run(tmp_path, **{'method': method, 'eval.every_epochs': 4})
+  applied = [line['learning_rate'] for line in lines(tmp_path, 'train')]
+  np.testing.assert_allclose(applied, expected, rtol=1e-6)
+
+
+def test_eq3_schedule_reads_the_clock_of_the_run():
+  schedule = schedules.over_stages(0.1, [10, 10], [True, True])
+  experiment = build.build(tiny.config())
+  for step in (0, 5, 7, 9, 10, 15, 19):
+    assert float(experiment.schedule(step)) == float(schedule(step))
+
+
+def test_eq5_bank_holds_every_training_example_and_no_other(finished):
+  directory, found = finished
+  experiment = build.build(tiny.config())
+  end = end_of(directory, 1, 10)
+  bank, _ = extraction.extract(
+    experiment, end, run_directory.soft_targets(directory, 1)
+  )
+  present = np.flatnonzero(bank.present_N)
+  np.testing.assert_array_equal(present, experiment.train_rows)
+  labels = experiment.dataset.train.labels
+  assert np.bincount(labels[present]).tolist() == 10 * [20]
+  direct = evaluate.evaluate(experiment, [evaluate.variables(end)], 'train')
+  assert found['stages'][0]['train']['accuracy'] == direct['accuracy']
+  assert found['stages'][0]['train']['nll'] == pytest.approx(
+    direct['nll'], rel=1e-5
+  )
+
+
+def test_table6_ensemble_is_the_mean_of_probabilities(finished):
+  directory, found = finished
+  experiment = build.build(tiny.config())
+  probabilities = 0.0
+  for number, step in ((1, 10), (2, 20)):
+    member = evaluate.variables(end_of(directory, number, step))
+    logits = np.concatenate(
+      [logits for _, logits in experiment.predict(member, 'test')]
+    ).astype(np.float64)
+    exps = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = probabilities + exps / exps.sum(1, keepdims=True) / 2
+  labels = experiment.dataset.test.labels
+  assert found['ensemble']['test']['examples'] == len(labels) == 360
+  assert found['ensemble']['test']['accuracy'] == np.mean(
+    probabilities.argmax(1) == labels
+  )
+  own = probabilities[np.arange(len(labels)), labels]
+  assert found['ensemble']['test']['nll'] == pytest.approx(-np.log(own).mean())
+
+
+def test_last_epoch_is_the_result_and_best_stands_beside(finished):
+  directory, found = finished
+  evaluations = lines(directory, 'test')
+  assert found['final']['test']['accuracy'] == evaluations[-1]['accuracy']
+  assert found['best']['accuracy'] == max(
+    line['accuracy'] for line in evaluations if line['stage'] == 2
+  )
+
+
+def test_holdout_is_never_trained_on_and_selects_the_best(tmp_path):
+  experiment = build.build(tiny.config(**{'data.holdout': 100}))
+  assert len(experiment.validation_rows) == 100
+  assert not set(experiment.validation_rows) & set(experiment.train_rows)
+  found = run(tmp_path, **{'data.holdout': 100, 'method': 'vanilla'})
+  assert found['best']['split'] == 'validation'
+  assert found['best']['examples'] == 100
+  assert found['final']['test']['examples'] == 360
+  assert lines(tmp_path, 'validation') and not lines(tmp_path, 'test')
+
+
+def test_each_program_is_compiled_once(tmp_path, caplog):
+  with jax.log_compiles(), caplog.at_level(logging.WARNING, logger='jax'):
+    run(tmp_path, **{'data.holdout': 100, 'eval.batch_size': 60})
+  compiled = [
+    record.getMessage()
+    for record in caplog.records
+    if record.getMessage().startswith('Finished XLA compilation')
+  ]
+  mapped = [
+    text for text in compiled if re.search('_fun|gathered|chunk', text)
+  ]
+  # One forward pass serves both stages, every evaluation and the extraction;
+  # a train step is compiled without and with soft targets.
+  assert len(mapped) == 3
+  assert sum('_initialise' in text for text in compiled) <= 1
+
+
+def test_device_count_does_not_change_a_run_in_double_precision(tmp_path):
+  ends = {}
+  try:
+    for devices in (1, 2, 4):
+      directory = tmp_path / str(devices)
+      run(directory, **{'devices': devices, 'model.dtype': 'float64'})
+      ends[devices] = end_of(directory, 2, 20).state['params']
+  finally:
+    jax.config.update('jax_enable_x64', False)
+  for devices in (2, 4):
+    for one, many in zip(
+      jax.tree.leaves(ends[1]), jax.tree.leaves(ends[devices]), strict=True
+    ):
+      assert one.dtype == np.float64
+      np.testing.assert_allclose(many, one, rtol=0, atol=1e-12)

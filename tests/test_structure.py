@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ladder of the package: a file imports only from lower rungs."""
+
+import ast
+import pathlib
+import re
+
+PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
+
+RUNGS = (
+  ('errors',),
+  (
+    'config',
+    'losses',
+    'schedules',
+    'metrics',
+    'augment',
+    'models',
+    'plan',
+    'randomness',
+    'stop_request',
+    'profiling',
+    'command',
+    'cost',
+    'data',
+    'train_state',
+    'optimiser',
+    'workdir',
+    'parallel',
+    'predict',
+    'progress',
+    'checkpoint',
+  ),
+  ('tensorboard', 'bank_files', 'steps', 'run_directory'),
+  ('log', 'soft_targets', 'build'),
+  ('evaluate',),
+  ('extraction', 'stage', 'result'),
+  ('srdl',),
+  ('main',),
+)
+RUNG_OF = {name: rung for rung, names in enumerate(RUNGS) for name in names}
+
+
+def modules():
+  for path in sorted(PACKAGE.rglob('*.py')):
+    name = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+    if name != '__init__':
+      yield name, path
+
+
+def imported(path):
+  """Yields the package's own modules that a file imports, by first name."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module == 'srdl_jax':
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      package, _, rest = node.module.partition('.')
+      if package == 'srdl_jax':
+        yield rest.split('.')[0]
+    elif isinstance(node, ast.Import):
+      for alias in node.names:
+        if alias.name.startswith('srdl_jax.'):
+          yield alias.name.split('.')[1]
+
+
+def test_every_module_stands_on_a_rung():
+  assert {name for name, _ in modules()} == set(RUNG_OF)
+
+
+def test_imports_go_down_the_ladder():
+  wrong = [
+    f'{path.name} [{RUNG_OF[name]}] imports {other} [{RUNG_OF[other]}]'
+    for name, path in modules()
+    for other in imported(path)
+    if other != name and RUNG_OF[other] >= RUNG_OF[name]
+  ]
+  assert not wrong, wrong
+
+
+def test_package_imports_nothing_at_its_top():
+  tree = ast.parse((PACKAGE / '__init__.py').read_text())
+  assert not [
+    n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)
+  ]
+
+
+def test_config_stops_at_the_upper_rungs():
+  users = {
+    name
+    for name, path in modules()
+    if re.search(r'\bConfigDict\b', path.read_text())
+  }
+  assert users <= {'config', 'run_directory', 'build', 'stage', 'srdl'}
+
+
+def test_algorithm_1_fits_on_a_screen():
+  assert len((PACKAGE / 'srdl.py').read_text().splitlines()) <= 80
