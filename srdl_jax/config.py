@@ -2,6 +2,7 @@
 """Every field of a run: default, meaning, unit, range; no field elsewhere."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -59,9 +60,13 @@ def _local(default: Any, meaning: str, **rest: Any) -> Field:
 
 
 FIELDS: dict[str, Field] = {
-  'seed': _at_least(0, 0, 'every random number of the run follows from it'),
+  'seed': Field(
+    0,
+    'every random number of the run follows from it',
+    lambda v: 0 <= v < 2**32,
+    'from 0 to 2**32 - 1',
+  ),
   'method': Field('srdl', 'a key of plan.METHODS'),
-  'recipe': _one_of(('paper', 'strong'), 'name of the hyper-parameters'),
   'epochs': _at_least(1, 200, 'M: passes over the data, all stages together'),
   'batch_size': _at_least(1, 128, 'examples in a step, over all devices'),
   'data.name': Field('cifar100', 'a key of data.DATASETS'),
@@ -160,7 +165,6 @@ def _argument_method(config: ConfigDict, value: str) -> None:
 def _argument_recipe(config: ConfigDict, value: str) -> None:
   if value not in RECIPES:
     raise ConfigError(f'Unknown recipe {value!r}; known: {", ".join(RECIPES)}.')
-  config.recipe = value
   for name, setting in RECIPES[value].items():
     config.update_from_flattened_dict({name: setting})
 
@@ -224,7 +228,7 @@ def from_flat(flat: Mapping[str, Any]) -> ConfigDict:
   A field that the record lacks has its default: the record is older.
 
   Raises:
-    ConfigError: a field is unknown.
+    ConfigError: a field is unknown, or its value of another type.
   """
   unknown = sorted(set(flat) - set(FIELDS))
   if unknown:
@@ -232,7 +236,10 @@ def from_flat(flat: Mapping[str, Any]) -> ConfigDict:
   config = defaults()
   for name, value in flat.items():
     value = tuple(value) if isinstance(value, list) else value
-    config.update_from_flattened_dict({name: value})
+    try:
+      config.update_from_flattened_dict({name: value})
+    except (TypeError, ValueError) as error:
+      raise ConfigError(f'{name} = {value!r}: {error}') from error
   return config
 
 
@@ -244,10 +251,12 @@ def validate(config: ConfigDict) -> None:
   """
   flat = dict(_walk(config.to_dict(), ''))
   for name, field in FIELDS.items():
-    if flat[name] != flat[name] or not field.valid(flat[name]):
+    value = flat[name]
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if not finite or not field.valid(value):
       raise ConfigError(
-        f'{name} = {flat[name]!r} is out of range: it must be {field.range}. '
-        f'({name}: {field.meaning}.)'
+        f'{name} = {value!r} is out of range: it must be '
+        f'{field.range or "finite"}. ({name}: {field.meaning}.)'
       )
 
 

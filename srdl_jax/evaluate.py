@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from srdl_jax import build, checkpoint, command, run_directory
-from srdl_jax.errors import CheckpointError, ConfigError
+from srdl_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from srdl_jax.metrics import Classification, log_softmax
 
 SPLITS = ('test', 'validation', 'train')
@@ -38,6 +38,9 @@ def evaluate(
 
   Returns:
     See `metrics.Classification.result`.
+
+  Raises:
+    NonFiniteLossError: a prediction is not finite.
   """
   source, _ = experiment.rows(split)
   sums = Classification()
@@ -47,6 +50,11 @@ def evaluate(
     log_probs = np.stack([log_softmax(logits) for _, logits in blocks])
     mean = np.logaddexp.reduce(log_probs) - np.log(len(members))
     sums.add(mean, source.labels[rows])
+  if not np.isfinite(sums.nll):
+    raise NonFiniteLossError(
+      f'The predictions of the {split} split are not finite: training '
+      'diverged. Lower optimiser.learning_rate.'
+    )
   return sums.result()
 
 

@@ -30,11 +30,13 @@ def log_softmax(logits_BxK: np.ndarray) -> np.ndarray:
 def rank_of_label(scores_BxK: np.ndarray, labels_B: np.ndarray) -> np.ndarray:
   """Returns how many classes stand before the label, [B].
 
-  Equal scores stand in the order of their class, as argmax has it.
+  Equal scores stand in the order of their class, as argmax has it. A score
+  that is not a number stands last.
   """
   own_B = np.take_along_axis(scores_BxK, labels_B[:, None], axis=1)
   before_BxK = np.arange(scores_BxK.shape[1]) < labels_B[:, None]
-  return ((scores_BxK > own_B) | ((scores_BxK == own_B) & before_BxK)).sum(1)
+  tie_BxK = (scores_BxK == own_B) & before_BxK
+  return ((scores_BxK > own_B) | tie_BxK | np.isnan(own_B)).sum(1)
 
 
 @dataclasses.dataclass

@@ -31,7 +31,8 @@ def step_decay(
   scales: dict[int, float] = {}
   for fraction in decay_at:
     # Boundaries of a very short schedule may coincide.
-    boundary = int(fraction * steps)
+    # Rounded first: 0.29 x 100 is a little below 29 in floating point.
+    boundary = int(round(fraction * steps, 9))
     scales[boundary] = scales.get(boundary, 1.0) * decay_factor
   return optax.piecewise_constant_schedule(rate, scales)
 

@@ -68,7 +68,11 @@ def fresh(
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def _initialise(model, key, image_shape):
   # Jitted: else each layer's operations are compiled one by one.
-  return model.init(key, jnp.zeros((1, *image_shape)), train=False)
+  variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+  # Flax's statistics begin as float32 whatever the parameters are.
+  dtype = jax.tree.leaves(variables['params'])[0].dtype
+  stats = jax.tree.map(lambda x: x.astype(dtype), variables['batch_stats'])
+  return {'params': variables['params'], 'batch_stats': stats}
 
 
 def from_variables(

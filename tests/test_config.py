@@ -100,7 +100,6 @@ def test_defaults_are_the_papers():
       'augment.padding': 4,
       'augment.mode': 'reflect',
       'method': 'srdl',
-      'recipe': 'paper',
   }
   assert {name: flat[name] for name in papers} == papers
 
@@ -163,7 +162,6 @@ def test_arguments_set_model_method_and_recipe():
   assert changed == {
       'model.name': 'resnet110',
       'method': 'vanilla',
-      'recipe': 'strong',
       'optimiser.weight_decay': 5e-4,
   }
 
@@ -193,8 +191,7 @@ def test_wrong_arguments_are_named(text, message):
 # Ranges: the values around each boundary.
 
 RANGES = {
-    'seed': ([0, 1], [-1]),
-    'recipe': (['paper', 'strong'], ['', 'weak']),
+    'seed': ([0, 2**32 - 1], [-1, 2**32]),
     'epochs': ([1, 300], [0, -1]),
     'batch_size': ([1, 4096], [0]),
     'data.holdout': ([0, 5000], [-1]),
@@ -203,17 +200,17 @@ RANGES = {
     'model.dtype': (['float32', 'bfloat16', 'float64'], ['float16', 'int8']),
     'augment.padding': ([0, 4], [-1]),
     'augment.mode': (['reflect', 'zero'], ['constant', '']),
-    'optimiser.learning_rate': ([1e-12, 10.0], [0.0, -0.1, math.nan]),
+    'optimiser.learning_rate': ([1e-12, 10.0], [0.0, -0.1, math.nan, math.inf]),
     'optimiser.momentum': ([0.0, 0.999], [1.0, -1e-9, math.nan]),
-    'optimiser.weight_decay': ([0.0, 5e-4], [-1e-9, math.nan]),
+    'optimiser.weight_decay': ([0.0, 5e-4], [-1e-9, math.nan, math.inf]),
     'schedule.decay_at': (
         [(), (0.5,), (0.001, 0.999)],
         [(0.0,), (1.0,), (0.75, 0.5), (-0.1, 0.5), (math.nan,)],
     ),
-    'schedule.decay_factor': ([1e-3, 1.0], [0.0, -0.1, math.nan]),
-    'distillation.temperature': ([0.1, 20.0], [0.0, -3.0, math.nan]),
-    'distillation.label_weight': ([0.0, 1.0], [-0.1, math.nan]),
-    'distillation.imitation_weight': ([0.0, 1.0], [-0.1, math.nan]),
+    'schedule.decay_factor': ([1e-3, 1.0], [0.0, -0.1, math.nan, math.inf]),
+    'distillation.temperature': ([0.1, 20.0], [0.0, -3.0, math.nan, math.inf]),
+    'distillation.label_weight': ([0.0, 1.0], [-0.1, math.nan, math.inf]),
+    'distillation.imitation_weight': ([0.0, 1.0], [-0.1, math.nan, math.inf]),
     'eval.every_epochs': ([1, 5], [0]),
     'eval.batch_size': ([1, 500], [0]),
     'checkpoint.every_epochs': ([1, 5], [0]),

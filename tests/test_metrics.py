@@ -175,3 +175,9 @@ def test_padding_of_the_last_batch_counts_for_nothing():
   whole = _result(metrics.log_softmax(logits), labels)
   assert sums.result() == pytest.approx(whole, rel=1e-13)
   assert sums.result()['examples'] == 10
+
+
+def test_a_prediction_that_is_not_a_number_is_never_right():
+  sums = metrics.Classification()
+  sums.add(np.full((4, 10), np.nan), np.array([0, 1, 2, 9]))
+  assert sums.top1 == sums.top5 == 0 and np.isnan(sums.nll)

@@ -161,3 +161,10 @@ def test_fractions_and_factor_reach_every_stage():
 def test_stages_and_their_completeness_must_match():
   with pytest.raises(ValueError, match='shorter'):
     schedules.over_stages(0.1, [4, 4], [True])
+
+
+def test_boundaries_are_exact_where_floating_point_is_not():
+  # 0.29 x 100 and 0.57 x 100 are a little below 29 and 57 in binary.
+  schedule = schedules.step_decay(1.0, 100, decay_at=(0.29, 0.57))
+  rates = [float(schedule(step)) for step in (28, 29, 56, 57)]
+  np.testing.assert_allclose(rates, [1.0, 0.1, 0.1, 0.01], rtol=1e-6)
