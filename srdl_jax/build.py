@@ -4,7 +4,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -23,11 +23,13 @@ from srdl_jax import (
   plan,
   schedules,
   steps,
+  train_state,
 )
 from srdl_jax import config as config_lib
 from srdl_jax.data import sampling
 from srdl_jax.errors import ConfigError
 from srdl_jax.predict import predict
+from srdl_jax.randomness import Purpose, key_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +99,28 @@ class Experiment:
       source.images,
       rows,
       batch_size,
+    )
+
+  def initial_state(
+    self, number: int, previous: Mapping[str, Any] | None
+  ) -> train_state.TrainState:
+    """Returns the state that a stage begins with (see `plan.Stage.start`).
+
+    Args:
+      number: of the stage, from 1.
+      previous: parameters and statistics at the end of the stage before; read
+        only where the stage goes on from them.
+    """
+    start = self.stages[number - 1].start
+    step = self.first_step(number)
+    if start == 'previous':
+      return train_state.from_variables(
+        self.model, self.optimiser, previous, step
+      )
+    origin = 1 if start == 'same' else number
+    key = key_for(self.config.seed, Purpose.INITIALISE, origin)
+    return train_state.fresh(
+      self.model, self.optimiser, key, self.image_shape, step
     )
 
   def provenance(self, checkpoint_digest: str) -> dict[str, Any]:

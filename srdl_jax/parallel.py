@@ -40,8 +40,11 @@ def replicate(tree: Any, devices: list[jax.Device]) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-  """Returns a tree of replicated arrays as NumPy arrays."""
-  return jax.device_get(tree)
+  """Returns a tree of replicated arrays as NumPy arrays of their own.
+
+  On CPU jax.device_get returns views of buffers that are donated next.
+  """
+  return jax.tree.map(np.array, jax.device_get(tree))
 
 
 def split(rows: np.ndarray, devices: list[jax.Device]) -> np.ndarray:

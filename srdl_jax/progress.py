@@ -50,7 +50,7 @@ class Progress:
       seconds_left: float,
       **shown: float | str,
   ) -> None:
-    """Moves the bar, or says a line where the epoch is another one.
+    """Moves the bar, or says a line at the end of an epoch.
 
     Args:
       stage: the stage, from 1.
@@ -65,8 +65,8 @@ class Progress:
     notes += [f'{name} {_short(value)}' for name, value in shown.items()]
     if self._draws:
       self._move(f'stage {stage}/{stages}', epoch, ', '.join(notes))
-    elif self._told != (stage, int(epoch)):
-      self._told = (stage, int(epoch))
+    elif epoch == int(epoch) and self._told != (stage, epoch):
+      self._told = (stage, epoch)
       where = f'stage {stage}/{stages}, epoch {epoch:g}/{epochs}'
       self.event(', '.join([where, *notes]))
 

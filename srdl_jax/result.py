@@ -57,7 +57,8 @@ def assemble(
       'best': end.progress['best'],
       'train_epoch': end.progress['train'],
       'seconds': end.progress['seconds'],
-      'last_epoch_seconds': end.progress['epoch_seconds'],
+      'last_epoch_seconds': end.progress['step_seconds']
+      * experiment.steps_per_epoch,
     }
     for number, (stage, end) in enumerate(
       zip(experiment.stages, ends, strict=True), start=1

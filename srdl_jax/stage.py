@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One stage of a run, from its initial (or restored) state to its final."""
 
+import copy
 import dataclasses
 import pathlib
 import time
@@ -10,7 +11,7 @@ import flax
 import jax
 import numpy as np
 
-from srdl_jax import parallel, profiling, train_state
+from srdl_jax import parallel, profiling
 from srdl_jax.build import Experiment
 from srdl_jax.checkpoint import Checkpoints, Moment
 from srdl_jax.data import sampling
@@ -21,29 +22,7 @@ from srdl_jax.randomness import Purpose, key_for
 from srdl_jax.stop_request import StopRequest
 from srdl_jax.train_state import TrainState
 
-
-def initial_state(
-  experiment: Experiment, number: int, previous: Moment | None
-) -> TrainState:
-  """Returns the state that a stage begins with (see `plan.Stage.start`).
-
-  Args:
-    experiment: of the run.
-    number: of the stage, from 1.
-    previous: the end of the stage before; read only for start = 'previous'.
-  """
-  start = experiment.stages[number - 1].start
-  step = experiment.first_step(number)
-  if start == 'previous':
-    return train_state.from_variables(
-      experiment.model, experiment.optimiser, variables(previous), step
-    )
-  key = key_for(
-    experiment.config.seed, Purpose.INITIALISE, 1 if start == 'same' else number
-  )
-  return train_state.fresh(
-    experiment.model, experiment.optimiser, key, experiment.image_shape, step
-  )
+SECONDS_BETWEEN_SHOWS = 1.0
 
 
 def train(
@@ -77,7 +56,9 @@ def train(
   moment = checkpoints.load_latest(on_damaged=lambda e: log.event(f'{e}'))
   if moment is not None and moment.step == experiment.first_step(number + 1):
     return moment
-  state = initial_state(experiment, number, previous)
+  state = experiment.initial_state(
+    number, variables(previous) if previous else None
+  )
   if moment is not None:
     state = flax.serialization.from_state_dict(state, moment.state)
     log.event(f'Stage {number} goes on from step {moment.step}.')
@@ -108,7 +89,7 @@ def new_progress() -> dict[str, Any]:
   """Returns what a checkpoint remembers beside the state.
 
   Sums over the steps of the epoch so far, the train means of the last epoch,
-  the last evaluation, the best one, and seconds.
+  the last evaluation, the best one, seconds, and how long a step took last.
   """
   return {
     'sums': {},
@@ -117,7 +98,7 @@ def new_progress() -> dict[str, Any]:
     'evaluation': {},
     'best': {},
     'seconds': {'train': 0.0, 'evaluate': 0.0},
-    'epoch_seconds': 0.0,
+    'step_seconds': 0.0,
   }
 
 
@@ -135,20 +116,25 @@ class _Loop:
   log: RunLog
   stop: StopRequest
   profile_to: pathlib.Path | None
+  # Of this process: when it began, last showed where it is, and with which
+  # step; and when, and with which step, the clock of training was started.
+  begun: float = 0.0
+  shown: float = 0.0
+  first_step: int = 0
+  clock: tuple[float, int] | None = None
 
   def run(self) -> Moment:
     experiment = self.experiment
     done = self.step - experiment.first_step(self.number)
     first, offset = divmod(done, experiment.steps_per_epoch)
-    epochs = experiment.stages[self.number - 1].epochs
-    begun = time.monotonic()
+    self.begun = self.shown = time.monotonic()
+    self.first_step = self.step
     with profiling.a_few_steps(self.profile_to) as tick:
-      for epoch in range(first, epochs):
+      for epoch in range(first, experiment.stages[self.number - 1].epochs):
         self._epoch(epoch, offset, tick)
         offset = 0
         moment = self._finish_epoch(epoch)
-        elapsed = time.monotonic() - begun
-        self._show(epoch, elapsed / (epoch + 1 - first))
+        self._show()
     self.checkpoints.wait()
     return moment
 
@@ -167,8 +153,8 @@ class _Loop:
     size = parallel.steps_per_dispatch(
       config.steps_per_dispatch, self.experiment.devices
     )
-    begun = time.monotonic()
     pending = None
+    self._start_clock()
     while offset < steps:
       # The grid of dispatches is a function of the epoch, not of the resume.
       end = min(steps, (offset // size + 1) * size)
@@ -183,22 +169,38 @@ class _Loop:
       if end < steps and (self.stop or self._due_within_epoch(offset, end)):
         self._read(epoch, pending)
         pending = None
-        self._count_seconds('train', begun)
-        begun = time.monotonic()
+        self._stop_clock()
         self._save(score=None)
         self._end_if_asked()
+        self._start_clock()
       offset = end
+      if end < steps and time.monotonic() - self.shown > SECONDS_BETWEEN_SHOWS:
+        self._show()
     self._read(epoch, pending)
-    self.progress['epoch_seconds'] = self._count_seconds('train', begun)
+    self._stop_clock()
+
+  def _start_clock(self) -> None:
+    self.clock = (time.monotonic(), self.step)
+
+  def _stop_clock(self) -> None:
+    """Counts the time of the steps since the clock was started."""
+    begun, step = self.clock
+    seconds = time.monotonic() - begun
+    self.progress['seconds']['train'] += seconds
+    self.progress['step_seconds'] = seconds / (self.step - step)
+    self.clock = None
+
+  def _images_per_second(self) -> float:
+    if self.clock is None:
+      seconds = self.progress['step_seconds']
+    else:
+      begun, step = self.clock
+      seconds = (time.monotonic() - begun) / (self.step - step)
+    return self.experiment.config.batch_size / seconds
 
   def _due_within_epoch(self, begin: int, end: int) -> bool:
     every = self.experiment.config.checkpoint.every_steps
     return every > 0 and begin // every < end // every
-
-  def _count_seconds(self, what: str, begun: float) -> float:
-    seconds = time.monotonic() - begun
-    self.progress['seconds'][what] += seconds
-    return seconds
 
   def _read(self, epoch: int, pending) -> None:
     """Waits for a chunk's metrics, checks and records them."""
@@ -249,7 +251,7 @@ class _Loop:
       or (epoch + 1) % config.checkpoint.every_epochs == 0
     ):
       moment = self._save(score)
-      if not last:
+      if not (last and self.number == len(self.experiment.stages)):
         self._end_if_asked()
       return moment
     return None
@@ -258,7 +260,7 @@ class _Loop:
     begun = time.monotonic()
     split = self.experiment.selection_split
     metrics = evaluate(self.experiment, [self.state.variables], split)
-    self._count_seconds('evaluate', begun)
+    self.progress['seconds']['evaluate'] += time.monotonic() - begun
     self.log.evaluation(**place, split=split, metrics=metrics)
     record = {'split': split, **place, **metrics}
     self.progress['evaluation'] = record
@@ -268,7 +270,8 @@ class _Loop:
 
   def _save(self, score: float | None) -> Moment:
     state = flax.serialization.to_state_dict(parallel.to_host(self.state))
-    moment = Moment(step=self.step, state=state, progress=self.progress)
+    progress = copy.deepcopy(self.progress)
+    moment = Moment(step=self.step, state=state, progress=progress)
     self.checkpoints.save(moment, score=score)
     return moment
 
@@ -280,22 +283,27 @@ class _Loop:
         'everything is saved; run the same command again to go on.'
       )
 
-  def _show(self, epoch: int, seconds_per_epoch: float) -> None:
+  def _show(self) -> None:
+    """Tells how far the run is, its speed, and what is left."""
     experiment = self.experiment
-    stages = experiment.stages
-    done = sum(stage.epochs for stage in stages[: self.number - 1]) + epoch + 1
-    total = sum(stage.epochs for stage in stages)
-    images = experiment.steps_per_epoch * experiment.config.batch_size
+    total = experiment.first_step(len(experiment.stages) + 1)
+    now = self.shown = time.monotonic()
+    step_seconds = (now - self.begun) / (self.step - self.first_step)
+    shown = {}
+    if self.progress['sum_steps']:
+      total_loss = self.progress['sums']['loss']
+      shown['loss'] = total_loss / self.progress['sum_steps']
+    elif self.progress['train']:
+      shown['loss'] = self.progress['train']['loss']
     evaluation = self.progress['evaluation']
-    shown = {'loss': self.progress['train']['loss']}
     if evaluation:
       shown[f'{evaluation["split"]}_accuracy'] = evaluation['accuracy']
     self.log.progress(
       stage=self.number,
-      stages=len(stages),
-      epoch=done,
-      epochs=total,
-      images_per_second=images / self.progress['epoch_seconds'],
-      seconds_left=(total - done) * seconds_per_epoch,
+      stages=len(experiment.stages),
+      epoch=self.step / experiment.steps_per_epoch,
+      epochs=total // experiment.steps_per_epoch,
+      images_per_second=self._images_per_second(),
+      seconds_left=(total - self.step) * step_seconds,
       **shown,
     )

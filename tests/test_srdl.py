@@ -97,8 +97,8 @@ def test_alg1_call_sequence(tmp_path, monkeypatch):
 def test_stage_two_starts_from_new_parameters(finished):
   directory, _ = finished
   experiment = build.build(tiny.config())
-  first = stage.initial_state(experiment, 1, None)
-  second = stage.initial_state(experiment, 2, end_of(directory, 1, 10))
+  first = experiment.initial_state(1, None)
+  second = experiment.initial_state(2, None)
   for one, two in zip(
     jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True
   ):
@@ -118,9 +118,9 @@ def test_table5_starts_of_stage_two(finished, method, same_as):
   directory, _ = finished
   experiment = build.build(tiny.config(method=method))
   end = end_of(directory, 1, 10)
-  begun = stage.initial_state(experiment, 2, end)
+  begun = experiment.initial_state(2, evaluate.variables(end))
   expected = {
-    'stage one': stage.initial_state(experiment, 1, None).params,
+    'stage one': experiment.initial_state(1, None).params,
     'end of stage one': end.state['params'],
   }[same_as]
   jax.tree.map(np.testing.assert_array_equal, begun.params, expected)
@@ -193,6 +193,30 @@ def test_table6_ensemble_is_the_mean_of_probabilities(finished):
   )
   own = probabilities[np.arange(len(labels)), labels]
   assert found['ensemble']['test']['nll'] == pytest.approx(-np.log(own).mean())
+
+
+@pytest.mark.parametrize('name', ['stage_1', 'stage_2', 'final', 'ensemble'])
+def test_checkpoints_evaluate_to_what_the_result_says(finished, name):
+  directory, found = finished
+  experiment = build.build(tiny.config(devices=2))
+  members = evaluate.load_members(directory, name, experiment)
+  expected = {
+    'stage_1': found['stages'][0],
+    'stage_2': found['final'],
+    'final': found['final'],
+    'ensemble': found['ensemble'],
+  }[name]['test']
+  again = evaluate.evaluate(experiment, members, 'test')
+  assert again['accuracy'] == expected['accuracy']
+  assert again['nll'] == pytest.approx(expected['nll'], rel=1e-5)
+
+
+def test_best_checkpoint_is_the_best_epoch(finished):
+  directory, found = finished
+  experiment = build.build(tiny.config())
+  (best,) = evaluate.load_members(directory, 'best', experiment)
+  again = evaluate.evaluate(experiment, [best], 'test')
+  assert again['accuracy'] == found['best']['accuracy']
 
 
 def test_last_epoch_is_the_result_and_best_stands_beside(finished):
