@@ -108,12 +108,13 @@ def torch_round() -> Round | None:
     import torch_resnet
   except ImportError:
     return None
-  model = torch_resnet.cifar_resnet(int(MODEL.value[6:]), CLASSES)
+  device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+  model = torch_resnet.cifar_resnet(int(MODEL.value[6:]), CLASSES).to(device)
   sgd = torch.optim.SGD(
     model.parameters(), 0.1, 0.9, weight_decay=2e-4, nesterov=True
   )
-  images = torch.randn(BATCH.value, 3, 32, 32)
-  labels = torch.arange(BATCH.value) % CLASSES
+  images = torch.randn(BATCH.value, 3, 32, 32, device=device)
+  labels = torch.arange(BATCH.value, device=device) % CLASSES
 
   def run() -> float:
     begun = time.monotonic()
@@ -121,6 +122,8 @@ def torch_round() -> Round | None:
       sgd.zero_grad()
       torch.nn.functional.cross_entropy(model(images), labels).backward()
       sgd.step()
+    if device == 'cuda':
+      torch.cuda.synchronize()
     return STEPS.value * BATCH.value / (time.monotonic() - begun)
 
   return run

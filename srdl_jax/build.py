@@ -4,6 +4,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 from srdl_jax import (
   augment,
   data,
+  environment,
   models,
   optimiser,
   parallel,
@@ -123,6 +125,42 @@ class Experiment:
       self.model, self.optimiser, key, self.image_shape, step
     )
 
+  @property
+  def steps_per_dispatch(self) -> int:
+    """Steps in one call of `train_chunk`."""
+    requested = self.config.steps_per_dispatch
+    if self.config.profile and not requested:
+      # A trace is of whole dispatches.
+      requested = parallel.steps_per_dispatch(0, 5, self.devices)
+    return parallel.steps_per_dispatch(
+      requested, self.steps_per_epoch, self.devices
+    )
+
+  @property
+  def environment(self) -> dict[str, Any]:
+    """What isn't part of the run's identity, but may change its bits."""
+    return {
+      **environment.environment(self.devices),
+      'steps_per_dispatch': self.steps_per_dispatch,
+      'eval_batch_size': self.config.eval.batch_size,
+    }
+
+  def lineage(self, number: int, teacher: str | None) -> dict[str, Any]:
+    """Returns what the checkpoints of a stage must match to be used.
+
+    Args:
+      number: of the stage, from 1.
+      teacher: digest of the checkpoint that its soft targets come from.
+    """
+    identity = config_lib.identity(config_lib.flatten(self.config))
+    text = json.dumps(identity, sort_keys=True)
+    return {
+      'run': hashlib.sha256(text.encode()).hexdigest(),
+      'data': self.dataset.train.fingerprint,
+      'stage': number,
+      'teacher': teacher,
+    }
+
   def provenance(self, checkpoint_digest: str) -> dict[str, Any]:
     """Returns what soft targets of a stage must match to be used."""
     rows = self.train_rows.astype('<i4').tobytes()
@@ -149,6 +187,7 @@ def build(config: ConfigDict) -> Experiment:
   stages = plan.create(config.method, config.epochs)
   if config.model.dtype == 'float64':
     jax.config.update('jax_enable_x64', True)
+  parallel.use_compilation_cache()
   devices = parallel.choose_devices(config.devices)
   if config.batch_size % len(devices):
     raise ConfigError(
@@ -156,10 +195,11 @@ def build(config: ConfigDict) -> Experiment:
       f'{len(devices)} devices; set devices or batch_size.'
     )
   # Names are checked before the data set is read.
+  shortcut = config.model.shortcut
   create = functools.partial(
     models.create,
     config.model.name,
-    shortcut=config.model.shortcut,
+    **({'shortcut': shortcut} if shortcut else {}),
     dtype=jnp.dtype(config.model.dtype),
     axis_name=parallel.AXIS,
   )

@@ -261,10 +261,12 @@ def _digests(tree: Any, path: str = '') -> dict[str, str]:
 
 
 def _leaf_digest(leaf: np.ndarray | dict | None, path: str) -> str:
-  if leaf is None or isinstance(leaf, dict):
+  if path and (leaf is None or isinstance(leaf, dict)):
     return repr(leaf)
-  if not isinstance(leaf, np.ndarray):
-    raise TypeError(f'{path} is {type(leaf).__name__}, not a numpy array')
+  # Without arrays or with an empty one, Orbax fails so that the process hangs
+  # at its end; it would give foreign byte order back as native.
+  if not (isinstance(leaf, np.ndarray) and leaf.size and leaf.dtype.isnative):
+    raise TypeError(f'{path or "the state"} cannot be saved: {leaf!r:.60}')
   sha = hashlib.sha256(f'{leaf.dtype.name}{leaf.shape}'.encode())
   # bfloat16 exports no buffer, its bytes do.
   sha.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))

@@ -43,7 +43,10 @@ def _above_zero(default: float, meaning: str) -> Field:
 
 def _one_of(values: tuple[str, ...], meaning: str) -> Field:
   return Field(
-    values[0], meaning, lambda v: v in values, 'one of ' + ', '.join(values)
+    values[0],
+    meaning,
+    lambda v: v in values,
+    'one of ' + ', '.join(value or "''" for value in values),
   )
 
 
@@ -52,7 +55,12 @@ def _fraction(default: float, meaning: str) -> Field:
 
 
 def _boundaries(values: tuple[float, ...]) -> bool:
-  return all(0 < v < 1 for v in values) and list(values) == sorted(values)
+  numbers = all(isinstance(v, int | float) for v in values)
+  return (
+    numbers
+    and all(0 < v < 1 for v in values)
+    and list(values) == sorted(values)
+  )
 
 
 def _local(default: Any, meaning: str, **rest: Any) -> Field:
@@ -81,7 +89,8 @@ FIELDS: dict[str, Field] = {
   ),
   'model.name': Field('resnet32', 'a key of models.MODELS'),
   'model.shortcut': _one_of(
-    ('projection', 'identity'), 'what a change of shape goes through'
+    ('', 'projection', 'identity'),
+    "what a change of shape goes through; '': the family's usual",
   ),
   'model.dtype': _one_of(
     ('float32', 'bfloat16', 'float64'), 'of the computation'
@@ -250,6 +259,9 @@ def validate(config: ConfigDict) -> None:
     ConfigError: names the first field that is out of range, and its range.
   """
   flat = dict(_walk(config.to_dict(), ''))
+  if set(flat) != set(FIELDS):
+    wrong = sorted(set(flat) ^ set(FIELDS))
+    raise ConfigError(f'Missing or unknown fields: {", ".join(wrong)}.')
   for name, field in FIELDS.items():
     value = flat[name]
     finite = not isinstance(value, float) or math.isfinite(value)

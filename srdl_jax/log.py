@@ -68,8 +68,9 @@ class RunLog:
     """Forgets what was recorded after the checkpoint that a run resumes from.
 
     Args:
-      stage: the restored stage; lines of later ones go.
-      step: the restored step's number, 0 to start over; later lines go.
+      stage: the restored stage; the lines of others stay, as their
+        checkpoints do.
+      step: the restored step's number; later lines of the stage go.
 
     Raises:
       WorkdirError: metrics.jsonl is damaged or cannot be rewritten; it stays.
@@ -194,9 +195,9 @@ class _Record:
     with failures(self._path):
       old = self._path.read_bytes() if self._path.exists() else b''
       for text, key in self._parse(old):
-        if key[0] <= stage and key[1] <= step:
+        if key[0] != stage or key[1] <= step:
           kept.append(text + b'\n')
-          if key[2] == 'train':
+          if key[2] == 'train' and key[0] <= stage:
             self._last_step = max(self._last_step, key[1])
           else:
             self._evaluations.add(key)

@@ -4,13 +4,10 @@
 python -m srdl_jax.main --config=configs/digits.py --workdir=runs/digits
 """
 
-import importlib.metadata
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -18,21 +15,8 @@ from srdl_jax import command, srdl, stop_request
 from srdl_jax.errors import ConfigError
 
 
-def use_compilation_cache() -> None:
-  """Keeps compiled programs between runs, by versions.
-
-  Not on CPU, where JAX's cache has been seen to hold entries that crash.
-  """
-  if jax.default_backend() == 'cpu' or jax.config.jax_compilation_cache_dir:
-    return
-  versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib')]
-  cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME', '~/.cache'))
-  folder = cache.expanduser() / 'srdl_jax' / '-'.join(versions)
-  jax.config.update('jax_compilation_cache_dir', str(folder))
-
-
 def summary(found: dict[str, Any]) -> str:
-  """Returns one line about a finished run."""
+  """Returns what to say about a finished run."""
   config = found['config']
   parts = [
     f'stage {stage["stage"]} {stage["test"]["accuracy"]:.2%}'
@@ -41,11 +25,15 @@ def summary(found: dict[str, Any]) -> str:
   parts.append(f'final {found["final"]["test"]["accuracy"]:.2%}')
   if found['ensemble']:
     parts.append(f'ensemble {found["ensemble"]["test"]["accuracy"]:.2%}')
-  return (
+  lines = [
     f'{config["data.name"]}, {config["model.name"]}, {config["method"]}, '
     f'seed {config["seed"]}: test accuracy {", ".join(parts)} '
     f'(last epoch, {found["final"]["test"]["examples"]} images)'
-  )
+  ]
+  if found['cost']['extraction_share']:
+    share = found['cost']['extraction_share']
+    lines.append(f'extraction of the soft targets: {share:.2%} of the time')
+  return '\n'.join(lines)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -53,10 +41,9 @@ def main(argv: Sequence[str]) -> None:
   del argv
   if not flags.FLAGS.workdir:
     raise ConfigError('--workdir=DIR is missing.')
-  path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config']))
-  if not path.is_file():
+  path = config_flags.get_config_filename(flags.FLAGS['config']).split(':')[0]
+  if not pathlib.Path(path).is_file():
     raise ConfigError(f'--config={path}: there is no such file.')
-  use_compilation_cache()
   with stop_request.listen() as stop:
     found = srdl.run(flags.FLAGS.config, flags.FLAGS.workdir, stop)
   print(summary(found))

@@ -6,6 +6,9 @@ functions average over the axis AXIS themselves: the number of devices doesn't
 change what is computed.
 """
 
+import importlib.metadata
+import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from srdl_jax.errors import ConfigError
 
 AXIS = 'devices'
+MOST_STEPS = 500
 
 
 def choose_devices(count: int = 0) -> list[jax.Device]:
@@ -31,6 +35,19 @@ def choose_devices(count: int = 0) -> list[jax.Device]:
       'device(s) are here.'
     )
   return devices[: count or None]
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs between runs, by versions.
+
+  Not on CPU, where JAX's cache has been seen to hold entries that crash.
+  """
+  if jax.default_backend() == 'cpu' or jax.config.jax_compilation_cache_dir:
+    return
+  versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib')]
+  cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME', '~/.cache'))
+  folder = cache.expanduser() / 'srdl_jax' / '-'.join(versions)
+  jax.config.update('jax_compilation_cache_dir', str(folder))
 
 
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:
@@ -118,8 +135,27 @@ def map_train(
   return run
 
 
-def steps_per_dispatch(requested: int, devices: list[jax.Device]) -> int:
-  """Returns how many steps one call runs; 0 asks for the device's best."""
+def steps_per_dispatch(
+  requested: int, epoch_steps: int, devices: list[jax.Device]
+) -> int:
+  """Returns how many steps one call runs.
+
+  Args:
+    requested: that many, or 0 for the device's best: 1 on CPU; elsewhere a
+      part of an epoch that leaves no remainder, which would be a second
+      program to compile, unless there is no good one.
+    epoch_steps: steps in an epoch.
+    devices: to run on.
+  """
   if requested:
     return requested
-  return 1 if devices[0].platform == 'cpu' else 500
+  if devices[0].platform == 'cpu':
+    return 1
+  longest = min(epoch_steps, MOST_STEPS)
+  shortest = max(1, longest // 4)
+  without_remainder = (
+    steps
+    for steps in range(longest, shortest - 1, -1)
+    if epoch_steps % steps == 0
+  )
+  return next(without_remainder, longest)

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run found, what it cost, and on what: result.json."""
 
-import importlib.metadata
-import pathlib
 import resource
-import subprocess
 from typing import Any
 
 import jax
@@ -16,17 +13,6 @@ from srdl_jax.build import Experiment
 from srdl_jax.checkpoint import Moment
 from srdl_jax.evaluate import evaluate, variables
 from srdl_jax.metrics import METRICS, Classification
-
-PACKAGES = (
-  'jax',
-  'jaxlib',
-  'flax',
-  'optax',
-  'orbax-checkpoint',
-  'tensorstore',
-  'tensorflow-datasets',
-  'numpy',
-)
 
 
 def assemble(
@@ -57,8 +43,8 @@ def assemble(
       'best': end.progress['best'],
       'train_epoch': end.progress['train'],
       'seconds': end.progress['seconds'],
-      'last_epoch_seconds': end.progress['step_seconds']
-      * experiment.steps_per_epoch,
+      'last_epoch_seconds': end.progress['epoch'][0],
+      'sessions': end.progress['sessions'],
     }
     for number, (stage, end) in enumerate(
       zip(experiment.stages, ends, strict=True), start=1
@@ -82,7 +68,7 @@ def assemble(
       'fingerprint': experiment.dataset.train.fingerprint,
       'train_examples': len(experiment.train_rows),
     },
-    **environment(experiment.devices),
+    **experiment.environment,
   }
   if len(members) > 1:
     found['ensemble'] = {'test': evaluate(experiment, members, 'test')}
@@ -147,30 +133,3 @@ def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
   if statistics and 'peak_bytes_in_use' in statistics:
     peaks['device'] = statistics['peak_bytes_in_use']
   return peaks
-
-
-def environment(devices: list[jax.Device]) -> dict[str, Any]:
-  """Returns the devices, the versions and the commit that a run used."""
-  return {
-    'device': {
-      'platform': devices[0].platform,
-      'kind': devices[0].device_kind,
-      'count': len(devices),
-    },
-    'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
-    'commit': _commit(),
-  }
-
-
-def _commit() -> str | None:
-  """Returns the source's git commit, marked where files differ from it."""
-  try:
-    return subprocess.run(
-      ['git', 'describe', '--always', '--dirty', '--abbrev=12'],
-      cwd=pathlib.Path(__file__).parent,
-      capture_output=True,
-      check=True,
-      text=True,
-    ).stdout.strip()
-  except (OSError, subprocess.CalledProcessError):
-    return None

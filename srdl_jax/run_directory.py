@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from srdl_jax import config as config_lib
 from srdl_jax import workdir as workdir_lib
-from srdl_jax.errors import WorkdirError
+from srdl_jax.errors import ConfigError, WorkdirError
 
 CONFIG = 'config.json'
 RESULT = 'result.json'
@@ -29,51 +29,52 @@ def load_config(workdir: pathlib.Path) -> tuple[ConfigDict, str]:
   """Returns a run's configuration and its data set's fingerprint.
 
   Raises:
-    WorkdirError: the directory holds no run.
+    WorkdirError: the directory holds no run, or its record is not ours.
   """
-  record = workdir_lib.read_json(workdir / CONFIG)
-  return config_lib.from_flat(record['config']), record['fingerprint']
+  path = workdir / CONFIG
+  record = workdir_lib.read_json(path)
+  try:
+    config = config_lib.from_flat(record['config'])
+    config_lib.validate(config)
+    return config, str(record['fingerprint'])
+  except (KeyError, TypeError, AttributeError, ConfigError) as error:
+    raise WorkdirError(
+      f'{path} is not the record of a run of this program ({error}).'
+    ) from error
 
 
-@contextlib.contextmanager
-def claim(
-  workdir: str, config: ConfigDict, fingerprint: str
-) -> Iterator[pathlib.Path]:
-  """Holds a directory for a run: a new one, or the one it began in.
-
-  Args:
-    workdir: created where it is missing.
-    config: of the run.
-    fingerprint: of its training split.
-
-  Yields:
-    The directory.
+def resolve(workdir: str) -> pathlib.Path:
+  """Returns the directory that --workdir names.
 
   Raises:
-    WorkdirError: another run's directory (what differs is named, and nothing
-      is written), one that a process holds, or one that can't be written.
+    WorkdirError: it is a URL.
   """
-  directory = pathlib.Path(workdir)
-  # Before the lock, so that a foreign directory isn't touched; and after it,
-  # for the case of two that come at once.
-  _refuse_another(directory, config, fingerprint)
-  with workdir_lib.lock(directory):
-    _refuse_another(directory, config, fingerprint)
-    if not (directory / CONFIG).exists():
-      record = {
-        'config': config_lib.flatten(config),
-        'fingerprint': fingerprint,
-      }
-      workdir_lib.write_json(directory / CONFIG, record)
-    yield directory
+  if '://' in workdir:
+    raise WorkdirError(f'workdir {workdir}: give a local directory, no URL.')
+  return pathlib.Path(workdir).expanduser()
 
 
-def _refuse_another(
-  directory: pathlib.Path, config: ConfigDict, fingerprint: str
+def refuse_another(
+  workdir: pathlib.Path, config: ConfigDict, fingerprint: str | None = None
 ) -> None:
-  if not (directory / CONFIG).exists():
+  """Checks that a directory has no other run in it; writes nothing.
+
+  Args:
+    workdir: may be missing.
+    config: of the run.
+    fingerprint: of its training split, if it is known yet.
+
+  Raises:
+    WorkdirError: names what differs.
+  """
+  if not (workdir / CONFIG).exists():
+    if any(workdir.glob('stage_*')):
+      raise WorkdirError(
+        f'{workdir} has stages of a run whose {CONFIG} is missing: restore it, '
+        'or give another --workdir.'
+      )
     return
-  there, data_there = load_config(directory)
+  there, data_there = load_config(workdir)
   old = config_lib.identity(config_lib.flatten(there))
   new = config_lib.identity(config_lib.flatten(config))
   different = [
@@ -81,12 +82,39 @@ def _refuse_another(
     for name in new
     if old[name] != new[name]
   ]
-  if data_there != fingerprint:
-    different.append(
-      f'the data ({data_there} there, {fingerprint} here)'
-    )
+  if fingerprint not in (None, data_there):
+    different.append(f'the data ({data_there} there, {fingerprint} here)')
   if different:
     raise WorkdirError(
-      f'{directory} holds another run; it differs in {", ".join(different)}. '
+      f'{workdir} holds another run; it differs in {", ".join(different)}. '
       'Give another --workdir.'
     )
+
+
+@contextlib.contextmanager
+def claim(
+  workdir: pathlib.Path, config: ConfigDict, fingerprint: str
+) -> Iterator[None]:
+  """Holds a directory for a run: a new one, or the one it began in.
+
+  Args:
+    workdir: created where it is missing.
+    config: of the run; its record is renewed, as fields without influence on
+      the numbers, such as paths, may have changed.
+    fingerprint: of its training split.
+
+  Raises:
+    WorkdirError: another run's directory (what differs is named, and nothing
+      is written), one that a process holds, or one that can't be written.
+  """
+  # Before the lock, so that a foreign directory isn't touched; and after it,
+  # for the case of two that come at once.
+  refuse_another(workdir, config, fingerprint)
+  with workdir_lib.lock(workdir):
+    refuse_another(workdir, config, fingerprint)
+    record = {
+      'config': config_lib.flatten(config),
+      'fingerprint': fingerprint,
+    }
+    workdir_lib.write_json(workdir / CONFIG, record)
+    yield

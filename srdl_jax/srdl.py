@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Self-Referenced Deep Learning: Algorithm 1, for any list of stages."""
 
+import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from srdl_jax import result, run_directory, stage, workdir
-from srdl_jax.build import build
+from srdl_jax.build import Experiment, build
 from srdl_jax.checkpoint import Checkpoints
 from srdl_jax.extraction import extract
 from srdl_jax.log import RunLog
@@ -26,35 +27,50 @@ def run(
   Returns:
     What result.json holds.
   """
+  path = run_directory.resolve(directory)
+  # Known before the data set is read, which may mean to fetch it.
+  run_directory.refuse_another(path, config)
   experiment = build(config)
   fingerprint = experiment.dataset.train.fingerprint
-  with run_directory.claim(directory, config, fingerprint) as path:
-    with RunLog(
-      path,
-      total_epochs=sum(s.epochs for s in experiment.stages),
-      tensorboard=config.log.tensorboard,
-      every_steps=config.log.every_steps,
-    ) as log:
-      ends, banks, seconds = [], {}, {}
-      for number, plan in enumerate(experiment.stages, start=1):
-        teacher = banks.get(plan.teacher)
-        with Checkpoints(
-          run_directory.checkpoints(path, number)
-        ) as checkpoints:
-          end = stage.train(
-            experiment,
-            number,
-            previous=ends[-1] if ends else None,
-            soft_logits=teacher.log_probs_NxK if teacher else None,
-            checkpoints=checkpoints,
-            log=log,
-            stop=stop,
-            profile_to=path / 'profile' if config.profile else None,
-          )
-        ends.append(end)
-        if any(later.teacher == number for later in experiment.stages):
-          target = run_directory.soft_targets(path, number)
-          banks[number], seconds[number] = extract(experiment, end, target)
-    found = result.assemble(experiment, ends, banks, seconds)
-    workdir.write_json(path / run_directory.RESULT, found)
-    return found
+  with run_directory.claim(path, config, fingerprint):
+    if not (path / run_directory.RESULT).exists():
+      found = train(experiment, path, stop)
+      workdir.write_json(path / run_directory.RESULT, found)
+    return workdir.read_json(path / run_directory.RESULT)
+
+
+def train(
+  experiment: Experiment, path: pathlib.Path, stop: StopRequest
+) -> dict[str, Any]:
+  """Algorithm 1: trains stage by stage; some teach later ones."""
+  config = experiment.config
+  ends, banks, seconds = [], {}, {}
+  with RunLog(
+    path,
+    total_epochs=sum(s.epochs for s in experiment.stages),
+    tensorboard=config.log.tensorboard,
+    every_steps=config.log.every_steps,
+  ) as log:
+    for number, plan in enumerate(experiment.stages, start=1):
+      bank = banks.get(plan.teacher)
+      folder = run_directory.checkpoints(path, number)
+      with Checkpoints(folder) as checkpoints:
+        end = stage.train(
+          experiment,
+          number,
+          previous=ends[-1] if ends else None,
+          soft_logits=bank.log_probs_NxK if bank else None,
+          lineage=experiment.lineage(
+            number, bank.provenance['checkpoint'] if bank else None
+          ),
+          checkpoints=checkpoints,
+          log=log,
+          stop=stop,
+          profile_to=path / 'profile' if config.profile else None,
+        )
+      ends.append(end)
+      if any(later.teacher == number for later in experiment.stages):
+        target = run_directory.soft_targets(path, number)
+        banks[number], seconds[number] = extract(experiment, end, target)
+        stop.end_if_asked(f'after stage {number}')
+  return result.assemble(experiment, ends, banks, seconds)

@@ -11,18 +11,23 @@ import flax
 import jax
 import numpy as np
 
-from srdl_jax import parallel, profiling
+from srdl_jax import parallel, profiling, stage_record
 from srdl_jax.build import Experiment
 from srdl_jax.checkpoint import Checkpoints, Moment
 from srdl_jax.data import sampling
-from srdl_jax.errors import Interrupted, NonFiniteLossError
+from srdl_jax.errors import NonFiniteLossError
 from srdl_jax.evaluate import evaluate, variables
 from srdl_jax.log import RunLog
+from srdl_jax.pace import Pace
 from srdl_jax.randomness import Purpose, key_for
 from srdl_jax.stop_request import StopRequest
 from srdl_jax.train_state import TrainState
 
 SECONDS_BETWEEN_SHOWS = 1.0
+REMEDY = (
+  'The last good checkpoint is kept. Lower optimiser.learning_rate, in '
+  'another workdir, or look at the data.'
+)
 
 
 def train(
@@ -31,6 +36,7 @@ def train(
   *,
   previous: Moment | None,
   soft_logits: np.ndarray | None,
+  lineage: dict[str, Any],
   checkpoints: Checkpoints,
   log: RunLog,
   stop: StopRequest,
@@ -44,62 +50,59 @@ def train(
     previous: the end of the stage before, if any.
     soft_logits: softened targets [N, K] by row of the full training split
       (NaN where absent), or None for labels alone.
+    lineage: see `Experiment.lineage`; checkpoints of another are refused.
     checkpoints: of the stage; the latest intact one is gone on from.
     log: of the run.
     stop: whether to save and end early.
     profile_to: directory for a trace of a few steps, or None.
 
   Raises:
-    NonFiniteLossError: a loss isn't finite; the last checkpoint is good.
+    CheckpointError: the checkpoints there are all damaged, or another run's.
+    NonFiniteLossError: a loss or a parameter isn't finite; the last
+      checkpoint is good.
     Interrupted: `stop` asked for it; all is saved.
   """
   moment = checkpoints.load_latest(on_damaged=lambda e: log.event(f'{e}'))
-  if moment is not None and moment.step == experiment.first_step(number + 1):
-    return moment
+  if moment is not None:
+    stage_record.refuse_foreign(moment, lineage, number)
+    if moment.step == experiment.first_step(number + 1):
+      return moment
   state = experiment.initial_state(
     number, variables(previous) if previous else None
   )
+  progress = stage_record.new(lineage)
   if moment is not None:
     state = flax.serialization.from_state_dict(state, moment.state)
+    progress = moment.progress
     log.event(f'Stage {number} goes on from step {moment.step}.')
+  changed = stage_record.note_session(
+    progress, experiment.environment, int(state.step)
+  )
+  if changed:
+    log.event(
+      f'Changed since the last session: {", ".join(changed)}. The bits of an '
+      'uninterrupted run are not promised.'
+    )
+  resident = {
+    'image': experiment.dataset.train.images,
+    'label': experiment.dataset.train.labels,
+    'soft_logits': soft_logits,
+  }
   loop = _Loop(
     experiment=experiment,
     number=number,
     step=int(state.step),
     state=parallel.replicate(state, experiment.devices),
-    resident=parallel.replicate(
-      {
-        'image': experiment.dataset.train.images,
-        'label': experiment.dataset.train.labels,
-        'soft_logits': soft_logits,
-      },
-      experiment.devices,
-    ),
-    progress=moment.progress if moment else new_progress(),
+    resident=parallel.replicate(resident, experiment.devices),
+    progress=progress,
     checkpoints=checkpoints,
     log=log,
     stop=stop,
     profile_to=profile_to,
+    pace=Pace(*progress['epoch']),
   )
   log.rewind(number, loop.step)
   return loop.run()
-
-
-def new_progress() -> dict[str, Any]:
-  """Returns what a checkpoint remembers beside the state.
-
-  Sums over the steps of the epoch so far, the train means of the last epoch,
-  the last evaluation, the best one, seconds, and how long a step took last.
-  """
-  return {
-    'sums': {},
-    'sum_steps': 0,
-    'train': {},
-    'evaluation': {},
-    'best': {},
-    'seconds': {'train': 0.0, 'evaluate': 0.0},
-    'step_seconds': 0.0,
-  }
 
 
 @dataclasses.dataclass
@@ -116,21 +119,18 @@ class _Loop:
   log: RunLog
   stop: StopRequest
   profile_to: pathlib.Path | None
-  # Of this process: when it began, last showed where it is, and with which
-  # step; and when, and with which step, the clock of training was started.
-  begun: float = 0.0
-  shown: float = 0.0
-  first_step: int = 0
-  clock: tuple[float, int] | None = None
+  pace: Pace
+
+  @property
+  def epochs(self) -> int:
+    """Epochs of the stage."""
+    return self.experiment.stages[self.number - 1].epochs
 
   def run(self) -> Moment:
-    experiment = self.experiment
-    done = self.step - experiment.first_step(self.number)
-    first, offset = divmod(done, experiment.steps_per_epoch)
-    self.begun = self.shown = time.monotonic()
-    self.first_step = self.step
+    done = self.step - self.experiment.first_step(self.number)
+    first, offset = divmod(done, self.experiment.steps_per_epoch)
     with profiling.a_few_steps(self.profile_to) as tick:
-      for epoch in range(first, experiment.stages[self.number - 1].epochs):
+      for epoch in range(first, self.epochs):
         self._epoch(epoch, offset, tick)
         offset = 0
         moment = self._finish_epoch(epoch)
@@ -150,11 +150,11 @@ class _Loop:
       key_for(config.seed, Purpose.AUGMENT, self.number, epoch),
       self.experiment.devices,
     )
-    size = parallel.steps_per_dispatch(
-      config.steps_per_dispatch, self.experiment.devices
-    )
+    size = self.experiment.steps_per_dispatch
     pending = None
-    self._start_clock()
+    if offset == 0:
+      self.pace.new_epoch()
+    self.pace.start()
     while offset < steps:
       # The grid of dispatches is a function of the epoch, not of the resume.
       end = min(steps, (offset // size + 1) * size)
@@ -169,38 +169,23 @@ class _Loop:
       if end < steps and (self.stop or self._due_within_epoch(offset, end)):
         self._read(epoch, pending)
         pending = None
-        self._stop_clock()
+        self._pause()
         self._save(score=None)
         self._end_if_asked()
-        self._start_clock()
-      offset = end
-      if end < steps and time.monotonic() - self.shown > SECONDS_BETWEEN_SHOWS:
+        self.pace.start()
+      elif end < steps and self.pace.due(SECONDS_BETWEEN_SHOWS):
         self._show()
+      offset = end
     self._read(epoch, pending)
-    self._stop_clock()
-
-  def _start_clock(self) -> None:
-    self.clock = (time.monotonic(), self.step)
-
-  def _stop_clock(self) -> None:
-    """Counts the time of the steps since the clock was started."""
-    begun, step = self.clock
-    seconds = time.monotonic() - begun
-    self.progress['seconds']['train'] += seconds
-    self.progress['step_seconds'] = seconds / (self.step - step)
-    self.clock = None
-
-  def _images_per_second(self) -> float:
-    if self.clock is None:
-      seconds = self.progress['step_seconds']
-    else:
-      begun, step = self.clock
-      seconds = (time.monotonic() - begun) / (self.step - step)
-    return self.experiment.config.batch_size / seconds
+    self._pause()
 
   def _due_within_epoch(self, begin: int, end: int) -> bool:
     every = self.experiment.config.checkpoint.every_steps
     return every > 0 and begin // every < end // every
+
+  def _pause(self) -> None:
+    self.progress['seconds']['train'] += self.pace.stop()
+    self.progress['epoch'] = [self.pace.seconds, self.pace.steps]
 
   def _read(self, epoch: int, pending) -> None:
     """Waits for a chunk's metrics, checks and records them."""
@@ -210,12 +195,8 @@ class _Loop:
     metrics = parallel.to_host(metrics)
     bad = np.flatnonzero(~np.isfinite(metrics['loss']))
     if len(bad):
-      self.checkpoints.wait()
-      raise NonFiniteLossError(
-        f'The loss became {metrics["loss"][bad[0]]} in stage {self.number}, '
-        f'epoch {epoch + 1}, step {before + bad[0] + 1}. The last good '
-        'checkpoint is kept. Lower optimiser.learning_rate, or check the '
-        'data.'
+      self._diverged(
+        f'the loss became {metrics["loss"][bad[0]]}', before + bad[0] + 1
       )
     self.log.train_steps(
       stage=self.number,
@@ -229,38 +210,48 @@ class _Loop:
       for value in values:
         sums[name] = sums.get(name, 0.0) + float(value)
     self.progress['sum_steps'] += len(metrics['loss'])
+    self.pace.count(len(metrics['loss']))
+
+  def _diverged(self, what: str, step: int) -> None:
+    self.checkpoints.wait()
+    epoch = (step - 1) // self.experiment.steps_per_epoch + 1
+    raise NonFiniteLossError(
+      f'Training diverged: {what} in stage {self.number}, epoch {epoch} of the '
+      f'run, step {step}. {REMEDY}'
+    )
 
   def _finish_epoch(self, epoch: int) -> Moment | None:
     """Records the epoch's means, evaluates and saves where it is due."""
     config = self.experiment.config
-    last = epoch + 1 == self.experiment.stages[self.number - 1].epochs
+    last = epoch + 1 == self.epochs
     place = {'stage': self.number, 'epoch': epoch + 1, 'step': self.step}
+    steps = self.progress['sum_steps']
     means = {
-      name: total / self.progress['sum_steps']
+      name: total / steps
       for name, total in self.progress['sums'].items()
       if name != 'learning_rate'
     }
+    means['examples'] = steps * config.batch_size
     self.progress |= {'sums': {}, 'sum_steps': 0, 'train': means}
     self.log.evaluation(**place, split='train_epoch', metrics=means)
-    score = None
+    best, score = self.progress['best'], None
     if last or (epoch + 1) % config.eval.every_epochs == 0:
       score = self._evaluate(place)
-    if (
-      score is not None
-      or self.stop
-      or (epoch + 1) % config.checkpoint.every_epochs == 0
-    ):
-      moment = self._save(score)
-      if not (last and self.number == len(self.experiment.stages)):
-        self._end_if_asked()
-      return moment
-    return None
+    due = (epoch + 1) % config.checkpoint.every_epochs == 0
+    if not (last or due or self.stop or self.progress['best'] is not best):
+      return None
+    moment = self._save(score)
+    if not (last and self.number == len(self.experiment.stages)):
+      self._end_if_asked()
+    return moment
 
   def _evaluate(self, place: dict[str, int]) -> float:
     begun = time.monotonic()
     split = self.experiment.selection_split
     metrics = evaluate(self.experiment, [self.state.variables], split)
     self.progress['seconds']['evaluate'] += time.monotonic() - begun
+    if not np.isfinite(metrics['nll']):
+      self._diverged(f'predictions of the {split} split', self.step)
     self.log.evaluation(**place, split=split, metrics=metrics)
     record = {'split': split, **place, **metrics}
     self.progress['evaluation'] = record
@@ -269,41 +260,41 @@ class _Loop:
     return metrics['accuracy']
 
   def _save(self, score: float | None) -> Moment:
-    state = flax.serialization.to_state_dict(parallel.to_host(self.state))
-    progress = copy.deepcopy(self.progress)
-    moment = Moment(step=self.step, state=state, progress=progress)
+    state = parallel.to_host(self.state)
+    # A gradient can overflow where the loss did not.
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves(state)):
+      self._diverged('a parameter is not finite', self.step)
+    moment = Moment(
+      step=self.step,
+      state=flax.serialization.to_state_dict(state),
+      progress=copy.deepcopy(self.progress),
+    )
     self.checkpoints.save(moment, score=score)
     return moment
 
   def _end_if_asked(self) -> None:
     if self.stop:
       self.checkpoints.wait()
-      raise Interrupted(
-        f'{self.stop.signal_name} in stage {self.number}, step {self.step}: '
-        'everything is saved; run the same command again to go on.'
-      )
+      self.stop.end_if_asked(f'in stage {self.number}, step {self.step}')
 
   def _show(self) -> None:
     """Tells how far the run is, its speed, and what is left."""
-    experiment = self.experiment
+    experiment, progress = self.experiment, self.progress
     total = experiment.first_step(len(experiment.stages) + 1)
-    now = self.shown = time.monotonic()
-    step_seconds = (now - self.begun) / (self.step - self.first_step)
+    speed = self.pace.steps_per_second() * experiment.config.batch_size
     shown = {}
-    if self.progress['sum_steps']:
-      total_loss = self.progress['sums']['loss']
-      shown['loss'] = total_loss / self.progress['sum_steps']
-    elif self.progress['train']:
-      shown['loss'] = self.progress['train']['loss']
-    evaluation = self.progress['evaluation']
-    if evaluation:
+    if progress['sum_steps']:
+      shown['loss'] = progress['sums']['loss'] / progress['sum_steps']
+    elif progress['train']:
+      shown['loss'] = progress['train']['loss']
+    if evaluation := progress['evaluation']:
       shown[f'{evaluation["split"]}_accuracy'] = evaluation['accuracy']
     self.log.progress(
       stage=self.number,
       stages=len(experiment.stages),
       epoch=self.step / experiment.steps_per_epoch,
       epochs=total // experiment.steps_per_epoch,
-      images_per_second=self._images_per_second(),
-      seconds_left=(total - self.step) * step_seconds,
+      images_per_second=speed,
+      seconds_left=self.pace.seconds_left(total - self.step),
       **shown,
     )

@@ -63,7 +63,7 @@ def train_step(
       jnp.argmax(logits_BxK, -1) == batch['label'], dtype=loss.dtype
     )
     metrics = {'loss': loss, **parts, 'accuracy': correct}
-    return loss, (updates['batch_stats'], metrics)
+    return loss, (updates.get('batch_stats', {}), metrics)
 
   grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
   if axis_name is not None:

@@ -2,8 +2,11 @@
 """Notices SIGTERM and Ctrl-C, so that a run can save before it ends."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
+
+from srdl_jax.errors import Interrupted
 
 
 class StopRequest:
@@ -19,17 +22,37 @@ class StopRequest:
   def __bool__(self) -> bool:
     return bool(self.signal_name)
 
+  def end_if_asked(self, where: str) -> None:
+    """Ends the run, once all is saved.
+
+    Args:
+      where: the place that the run has reached, for the message.
+
+    Raises:
+      Interrupted: a signal asked for it.
+    """
+    if self:
+      raise Interrupted(
+        f'{self.signal_name} {where}: everything is saved; run the same '
+        'command again to go on.'
+      )
+
 
 @contextlib.contextmanager
 def listen() -> Iterator[StopRequest]:
   """Notes the first signal instead of dying of it; the second one kills."""
   request = StopRequest()
-  before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+  before = {
+    number: signal.getsignal(number) or signal.SIG_DFL
+    for number in (signal.SIGINT, signal.SIGTERM)
+  }
 
   def note(number, frame):
     del frame
     request.signal_name = signal.Signals(number).name
     restore()
+    # Written at once: print is not safe within a handler.
+    os.write(2, b'\nEnding at the next checkpoint; once more to end now.\n')
 
   def restore():
     for number, handler in before.items():

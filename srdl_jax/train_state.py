@@ -71,7 +71,9 @@ def _initialise(model, key, image_shape):
   variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
   # Flax's statistics begin as float32 whatever the parameters are.
   dtype = jax.tree.leaves(variables['params'])[0].dtype
-  stats = jax.tree.map(lambda x: x.astype(dtype), variables['batch_stats'])
+  stats = jax.tree.map(
+    lambda x: x.astype(dtype), variables.get('batch_stats', {})
+  )
   return {'params': variables['params'], 'batch_stats': stats}
 
 

@@ -196,7 +196,7 @@ RANGES = {
     'batch_size': ([1, 4096], [0]),
     'data.holdout': ([0, 5000], [-1]),
     'data.examples_per_class': ([0, 1], [-1]),
-    'model.shortcut': (['projection', 'identity'], ['', 'none']),
+    'model.shortcut': (['', 'projection', 'identity'], ['none']),
     'model.dtype': (['float32', 'bfloat16', 'float64'], ['float16', 'int8']),
     'augment.padding': ([0, 4], [-1]),
     'augment.mode': (['reflect', 'zero'], ['constant', '']),

@@ -12,6 +12,7 @@ import pytest
 
 from srdl_jax import cost, models
 from srdl_jax.errors import ConfigError
+from srdl_jax.models import cifar_resnet
 
 CIFAR = (32, 32, 3)
 
@@ -70,7 +71,7 @@ def test_the_identity_shortcut_has_no_parameters():
 
 
 def test_every_registered_model_is_of_its_depth():
-  for name in models.MODELS:
+  for name in cifar_resnet.MODELS:
     model = models.create(name, 10)
     shapes = jax.eval_shape(
         functools.partial(model.init, train=False),

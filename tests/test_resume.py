@@ -2,6 +2,7 @@
 """Interrupted anywhere, a run goes on and ends in the same bits."""
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -37,7 +38,7 @@ def tiny_run(directory, event='none', *fields):
     text=True,
     timeout=120,
     cwd=TINY.parent.parent,
-    env={**__import__('os').environ, 'PYTHONPATH': str(TINY.parent.parent)},
+    env={**os.environ, 'PYTHONPATH': str(TINY.parent.parent)},
   )
 
 
@@ -103,6 +104,49 @@ def test_finished_run_is_not_trained_again(uninterrupted):
     assert path.stat().st_mtime_ns == modified
 
 
+def test_damaged_end_of_stage_one_leaves_the_log_of_stage_two(
+  tmp_path, uninterrupted
+):
+  directory = tmp_path / 'run'
+  assert tiny_run(directory, 'kill:18').returncode == -signal.SIGKILL
+  flip_a_bit(run_directory.checkpoints(directory, 1) / '10')
+  run = tiny_run(directory)
+  assert run.returncode == 0, run.stderr
+  assert digests(directory) == digests(uninterrupted)
+  # Step 10 is trained again, and so stands behind stage two's lines.
+  by_step = sorted(lines(directory), key=lambda line: line['step'])
+  assert by_step == sorted(lines(uninterrupted), key=lambda line: line['step'])
+
+
+def test_run_in_chunks_resumes_on_the_same_grid(tmp_path):
+  # Chunks of 3 and 2 steps; a checkpoint stands between them.
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  assert tiny_run(whole, 'none', 'steps_per_dispatch=3').returncode == 0
+  run = tiny_run(killed, 'term:6', 'steps_per_dispatch=3')
+  assert run.returncode == 75, run.stderr
+  run = tiny_run(killed, 'none', 'steps_per_dispatch=3')
+  assert run.returncode == 0, run.stderr
+  assert digests(killed) == digests(whole)
+  assert lines(killed) == lines(whole)
+
+
+def test_resume_under_another_environment_says_so(tmp_path):
+  directory = tmp_path / 'run'
+  assert tiny_run(directory, 'term:4').returncode == 75
+  run = tiny_run(directory, 'none', 'steps_per_dispatch=3')
+  assert run.returncode == 0, run.stderr
+  assert 'Changed since the last session: steps_per_dispatch.' in run.stderr
+
+
+def flip_a_bit(step):
+  data = max(
+    (p for p in step.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size
+  )
+  content = bytearray(data.read_bytes())
+  content[len(content) // 2] ^= 1
+  data.write_bytes(content)
+
+
 def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
   tmp_path, uninterrupted
 ):
@@ -110,13 +154,7 @@ def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
   assert tiny_run(directory, 'kill:18').returncode == -signal.SIGKILL
   folder = run_directory.checkpoints(directory, 2)
   newest = max(int(p.name) for p in folder.iterdir() if p.name.isdigit())
-  data = max(
-    (p for p in (folder / str(newest)).rglob('*') if p.is_file()),
-    key=lambda p: p.stat().st_size,
-  )
-  content = bytearray(data.read_bytes())
-  content[len(content) // 2] ^= 1
-  data.write_bytes(content)
+  flip_a_bit(folder / str(newest))
   run = tiny_run(directory)
   assert run.returncode == 0, run.stderr
   assert str(newest) in run.stderr and 'damaged' in run.stderr

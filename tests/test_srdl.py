@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Algorithm 1 as a whole, on real images."""
 
+import dataclasses
 import json
 import logging
 import re
@@ -15,6 +16,7 @@ from srdl_jax import (
   checkpoint,
   evaluate,
   extraction,
+  log,
   run_directory,
   schedules,
   soft_targets,
@@ -254,6 +256,53 @@ def test_each_program_is_compiled_once(tmp_path, caplog):
   # a train step is compiled without and with soft targets.
   assert len(mapped) == 3
   assert sum('_initialise' in text for text in compiled) <= 1
+
+
+def test_permuted_bank_changes_stage_two(finished, tmp_path, monkeypatch):
+  directory, _ = finished
+  original = srdl.extract
+
+  def permuted(experiment, *rest):
+    bank, seconds = original(experiment, *rest)
+    rows = experiment.train_rows
+    log_probs = bank.log_probs_NxK.copy()
+    log_probs[rows] = log_probs[np.roll(rows, 1)]
+    return dataclasses.replace(bank, log_probs_NxK=log_probs), seconds
+
+  monkeypatch.setattr(srdl, 'extract', permuted)
+  run(tmp_path)
+  right, wrong = lines(directory, 'train'), lines(tmp_path, 'train')
+  assert right[:10] == wrong[:10]
+  # The first step of stage two: the same network, other targets.
+  assert right[10]['cross_entropy'] == wrong[10]['cross_entropy']
+  assert right[10]['imitation'] != wrong[10]['imitation']
+
+
+def test_chunks_of_steps_agree_with_single_steps(finished, tmp_path):
+  directory, _ = finished
+  # 5 steps an epoch: a dispatch of 3 and one of 2.
+  run(tmp_path, **{'steps_per_dispatch': 3})
+  single, chunks = lines(directory, 'train'), lines(tmp_path, 'train')
+  assert [line['step'] for line in chunks] == [line['step'] for line in single]
+  for one, other in zip(single[:5], chunks[:5], strict=True):
+    assert one['learning_rate'] == other['learning_rate']
+    assert other['loss'] == pytest.approx(one['loss'], rel=1e-5)
+
+
+def test_progress_is_shown_within_an_epoch(tmp_path, monkeypatch, capfd):
+  monkeypatch.setattr(stage, 'SECONDS_BETWEEN_SHOWS', 0.0)
+  shown = []
+  monkeypatch.setattr(log.RunLog, 'progress', lambda _, **w: shown.append(w))
+  run(tmp_path, **{'method': 'vanilla', 'checkpoint.every_steps': 2})
+  assert [w['epoch'] for w in shown if w['epoch'] % 1][:2] == [0.2, 0.6]
+  assert all(0 < w['images_per_second'] < 1e7 for w in shown)
+  assert shown[-1]['seconds_left'] == 0
+
+
+def test_profile_writes_a_trace(tmp_path):
+  run(tmp_path, **{'method': 'vanilla', 'profile': True, 'epochs': 2})
+  traces = list((tmp_path / 'profile').rglob('*.xplane.pb'))
+  assert len(traces) == 1 and traces[0].stat().st_size
 
 
 def test_device_count_does_not_change_a_run_in_double_precision(tmp_path):

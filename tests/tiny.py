@@ -27,7 +27,6 @@ class Tiny(nn.Module):
   """A convolution, a batch norm and a classifier."""
 
   num_classes: int
-  shortcut: str = 'projection'
   dtype: Any = jnp.float32
   axis_name: str | None = None
 

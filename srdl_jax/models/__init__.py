@@ -29,4 +29,7 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
   """
   if name not in MODELS:
     raise ConfigError(f'Unknown model {name!r}; known: {", ".join(MODELS)}.')
-  return MODELS[name](num_classes=num_classes, **options)
+  try:
+    return MODELS[name](num_classes=num_classes, **options)
+  except TypeError as error:
+    raise ConfigError(f'Model {name!r} has no such option: {error}') from error

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint remembers beside the state of training."""
+
+from typing import Any
+
+from srdl_jax.checkpoint import Moment
+from srdl_jax.errors import CheckpointError
+
+
+def new(lineage: dict[str, Any]) -> dict[str, Any]:
+  """Returns what a checkpoint remembers beside the state.
+
+  Sums over the steps of the epoch so far, the training means of the last
+  epoch, the last evaluation, the best one, seconds of the stage, seconds and
+  steps of the epoch, and the sessions that have worked on it.
+  """
+  return {
+    'lineage': lineage,
+    'sessions': [],
+    'sums': {},
+    'sum_steps': 0,
+    'train': {},
+    'evaluation': {},
+    'best': {},
+    'seconds': {'train': 0.0, 'evaluate': 0.0},
+    'epoch': [0.0, 0],
+  }
+
+
+def refuse_foreign(
+  moment: Moment, lineage: dict[str, Any], number: int
+) -> None:
+  """Checks that a checkpoint is of this run, stage and teacher.
+
+  Raises:
+    CheckpointError: names what differs.
+  """
+  there = moment.progress.get('lineage', {})
+  different = [name for name in lineage if there.get(name) != lineage[name]]
+  if different:
+    raise CheckpointError(
+      f'stage {number}, step {moment.step}: this checkpoint belongs to another '
+      f'run; it differs in {", ".join(different)}. Move stage_{number} away to '
+      'train the stage anew.'
+    )
+
+
+def note_session(
+  progress: dict[str, Any], environment: dict[str, Any], step: int
+) -> list[str]:
+  """Adds this process to the record, if it differs from the one before.
+
+  Args:
+    progress: of the stage; changed.
+    environment: what may change the bits of a result: versions, devices, ...
+    step: the global step that the process goes on from.
+
+  Returns:
+    Names of what has changed since the process before, if there was one.
+  """
+  sessions = progress['sessions']
+  before = sessions[-1]['environment'] if sessions else environment
+  changed = [k for k in environment if before.get(k) != environment[k]]
+  if changed or not sessions:
+    sessions.append({'from_step': step, 'environment': environment})
+  return changed
