@@ -173,8 +173,8 @@ class _Loop:
         self._save(score=None)
         self._end_if_asked()
         self.pace.start()
-      elif end < steps and self.pace.due(SECONDS_BETWEEN_SHOWS):
-        self._show()
+      elif end < steps and self.pace.steps:
+        self._show(at_most_every=SECONDS_BETWEEN_SHOWS)
       offset = end
     self._read(epoch, pending)
     self._pause()
@@ -277,8 +277,10 @@ class _Loop:
       self.checkpoints.wait()
       self.stop.end_if_asked(f'in stage {self.number}, step {self.step}')
 
-  def _show(self) -> None:
+  def _show(self, at_most_every: float = 0.0) -> None:
     """Tells how far the run is, its speed, and what is left."""
+    if not self.pace.due(at_most_every):
+      return
     experiment, progress = self.experiment, self.progress
     total = experiment.first_step(len(experiment.stages) + 1)
     speed = self.pace.steps_per_second() * experiment.config.batch_size

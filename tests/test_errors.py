@@ -117,8 +117,10 @@ def test_workdir_of_another_data_set(stage_two_to_do):
   assert snapshot(stage_two_to_do) == before
 
 
-def test_fields_that_change_no_number_may_change(finished):
-  assert run(finished, **{'eval.batch_size': 60, 'log.tensorboard': False})
+def test_fields_that_change_no_number_may_change(stage_two_to_do):
+  run(stage_two_to_do, **{'eval.batch_size': 60, 'log.tensorboard': False})
+  record = workdir.read_json(stage_two_to_do / 'config.json')
+  assert record['config']['eval.batch_size'] == 60
 
 
 def test_workdir_that_is_a_file(tmp_path):
@@ -259,7 +261,7 @@ def test_loss_that_is_not_finite(tmp_path):
         'checkpoint.every_steps': 1,
       },
     )
-  assert_known(caught.value, 5, 'stage 1, epoch 1, step [2-9]')
+  assert_known(caught.value, 5, 'stage 1, epoch 1 of the run, step [2-9]')
   assert not (tmp_path / 'result.json').exists()
 
 
