@@ -34,6 +34,11 @@ class Moment:
   state: dict[str, Any]
   progress: dict[str, Any]
 
+  @property
+  def variables(self) -> dict[str, Any]:
+    """Parameters and batch-norm statistics, for a model's `apply`."""
+    return {name: self.state[name] for name in ('params', 'batch_stats')}
+
 
 class Checkpoints(contextlib.AbstractContextManager):
   """The checkpoints of one directory: the two latest and the best.

@@ -50,11 +50,6 @@ def evaluate(
   return sums.result()
 
 
-def variables(moment: checkpoint.Moment) -> dict[str, Any]:
-  """Returns a checkpoint's parameters and statistics."""
-  return {name: moment.state[name] for name in ('params', 'batch_stats')}
-
-
 def load_members(
   workdir: pathlib.Path,
   name: str,
@@ -93,7 +88,7 @@ def load_members(
     lineage = experiment.lineage(number, None)
     del lineage['teacher']
     stage_record.refuse_foreign(moment, lineage, number)
-    members.append(variables(moment))
+    members.append(moment.variables)
   return members
 
 
@@ -103,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
   args = flags.FLAGS
   if not args.workdir:
     raise ConfigError('--workdir=DIR is missing.')
-  workdir = pathlib.Path(args.workdir)
+  workdir = run_directory.resolve(args.workdir)
   config, fingerprint = run_directory.load_config(workdir)
   # Another machine may have other devices, and reading must not fetch.
   config.devices = 1

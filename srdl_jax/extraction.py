@@ -7,7 +7,6 @@ import time
 from srdl_jax import soft_targets, workdir
 from srdl_jax.build import Experiment
 from srdl_jax.checkpoint import Moment, digest
-from srdl_jax.evaluate import variables
 
 
 def extract(
@@ -35,15 +34,14 @@ def extract(
     'num_classes': experiment.dataset.num_classes,
   }
   provenance = experiment.provenance(digest(end.state))
-  members = variables(end)
   timing = directory.with_name('extraction.json')
   if not soft_targets.is_complete(directory):
     # Compiles, if no evaluation has.
-    next(experiment.predict(members, 'train'))
+    next(experiment.predict(end.variables, 'train'))
     begun = time.monotonic()
     soft_targets.save(
       directory,
-      experiment.predict(members, 'train'),
+      experiment.predict(end.variables, 'train'),
       temperature=experiment.config.distillation.temperature,
       provenance=provenance,
       expected_rows=experiment.train_rows,

@@ -11,7 +11,7 @@ from srdl_jax import config as config_lib
 from srdl_jax import cost, soft_targets
 from srdl_jax.build import Experiment
 from srdl_jax.checkpoint import Moment
-from srdl_jax.evaluate import evaluate, variables
+from srdl_jax.evaluate import evaluate
 from srdl_jax.metrics import METRICS, Classification
 
 
@@ -33,7 +33,7 @@ def assemble(
     banks: soft targets of the stages that taught, by number.
     extractions: seconds that each bank took, None where unknown.
   """
-  members = [variables(end) for end in ends]
+  members = [end.variables for end in ends]
   stages = [
     {
       'stage': number,
@@ -79,7 +79,7 @@ def _test(experiment: Experiment, end: Moment) -> dict[str, float | int]:
   """Returns a stage's test metrics; most often they are known already."""
   if end.progress['evaluation']['split'] == 'test':
     return {name: end.progress['evaluation'][name] for name in METRICS}
-  return evaluate(experiment, [variables(end)], 'test')
+  return evaluate(experiment, [end.variables], 'test')
 
 
 def _train(

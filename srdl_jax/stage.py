@@ -16,7 +16,7 @@ from srdl_jax.build import Experiment
 from srdl_jax.checkpoint import Checkpoints, Moment
 from srdl_jax.data import sampling
 from srdl_jax.errors import NonFiniteLossError
-from srdl_jax.evaluate import evaluate, variables
+from srdl_jax.evaluate import evaluate
 from srdl_jax.log import RunLog
 from srdl_jax.pace import Pace
 from srdl_jax.randomness import Purpose, key_for
@@ -68,7 +68,7 @@ def train(
     if moment.step == experiment.first_step(number + 1):
       return moment
   state = experiment.initial_state(
-    number, variables(previous) if previous else None
+    number, previous.variables if previous else None
   )
   progress = stage_record.new(lineage)
   if moment is not None:

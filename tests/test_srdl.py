@@ -120,7 +120,7 @@ def test_table5_starts_of_stage_two(finished, method, same_as):
   directory, _ = finished
   experiment = build.build(tiny.config(method=method))
   end = end_of(directory, 1, 10)
-  begun = experiment.initial_state(2, evaluate.variables(end))
+  begun = experiment.initial_state(2, end.variables)
   expected = {
     'stage one': experiment.initial_state(1, None).params,
     'end of stage one': end.state['params'],
@@ -170,7 +170,7 @@ def test_eq5_bank_holds_every_training_example_and_no_other(finished):
   np.testing.assert_array_equal(present, experiment.train_rows)
   labels = experiment.dataset.train.labels
   assert np.bincount(labels[present]).tolist() == 10 * [20]
-  direct = evaluate.evaluate(experiment, [evaluate.variables(end)], 'train')
+  direct = evaluate.evaluate(experiment, [end.variables], 'train')
   assert found['stages'][0]['train']['accuracy'] == direct['accuracy']
   assert found['stages'][0]['train']['nll'] == pytest.approx(
     direct['nll'], rel=1e-5
@@ -182,7 +182,7 @@ def test_table6_ensemble_is_the_mean_of_probabilities(finished):
   experiment = build.build(tiny.config())
   probabilities = 0.0
   for number, step in ((1, 10), (2, 20)):
-    member = evaluate.variables(end_of(directory, number, step))
+    member = end_of(directory, number, step).variables
     logits = np.concatenate(
       [logits for _, logits in experiment.predict(member, 'test')]
     ).astype(np.float64)
