@@ -159,18 +159,18 @@ def main(argv: Sequence[str]) -> None:
   others = {'bare_step': bare_round(), 'pytorch': torch_round()}
   others = {name: run for name, run in others.items() if run}
   with (
-      tempfile.TemporaryDirectory() as directory,
-      TurnTaking(directory, others) as log,
-      Checkpoints(directory + '/checkpoints') as checkpoints,
+    tempfile.TemporaryDirectory() as directory,
+    TurnTaking(directory, others) as log,
+    Checkpoints(directory + '/checkpoints') as checkpoints,
   ):
     stage.train(
-        experiment,
-        1,
-        previous=None,
-        soft_logits=None,
-        checkpoints=checkpoints,
-        log=log,
-        stop=stop_request.StopRequest(),
+      experiment,
+      1,
+      previous=None,
+      soft_logits=None,
+      checkpoints=checkpoints,
+      log=log,
+      stop=stop_request.StopRequest(),
     )
   medians = {
     name: statistics.median(speeds[1:]) for name, speeds in log.speeds.items()

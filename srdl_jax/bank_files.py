@@ -40,7 +40,7 @@ def is_complete(folder: str | os.PathLike[str]) -> bool:
 
 
 def write(
-    folder: pathlib.Path, values_NxK: np.ndarray, attributes: Mapping[str, Any]
+  folder: pathlib.Path, values_NxK: np.ndarray, attributes: Mapping[str, Any]
 ) -> None:
   """Puts an array in the place of whatever array was there.
 
@@ -145,11 +145,11 @@ def error(folder: pathlib.Path, text: str) -> errors.SoftTargetsError:
 
 def _spec(path: pathlib.Path) -> dict[str, Any]:
   return {
-      'driver': 'zarr3',
-      'kvstore': {'driver': 'file', 'path': f'{path}/'},
-      # A lost chunk must not read as absent examples, so those are stored.
-      'fill_missing_data_reads': False,
-      'store_data_equal_to_fill_value': True,
+    'driver': 'zarr3',
+    'kvstore': {'driver': 'file', 'path': f'{path}/'},
+    # A lost chunk must not read as absent examples, so those are stored.
+    'fill_missing_data_reads': False,
+    'store_data_equal_to_fill_value': True,
   }
 
 
@@ -159,12 +159,12 @@ def _write_array(path, values_NxK, attributes) -> None:
   grid = {'name': 'regular', 'configuration': {'chunk_shape': chunk}}
   little = {'name': 'bytes', 'configuration': {'endian': 'little'}}
   metadata = {
-      'shape': values_NxK.shape,
-      'data_type': values_NxK.dtype.name,
-      'fill_value': 'NaN',
-      'chunk_grid': grid,
-      'codecs': [little, {'name': 'crc32c'}],
-      'attributes': attributes,
+    'shape': values_NxK.shape,
+    'data_type': values_NxK.dtype.name,
+    'fill_value': 'NaN',
+    'chunk_grid': grid,
+    'codecs': [little, {'name': 'crc32c'}],
+    'attributes': attributes,
   }
   spec = _spec(path) | {'metadata': metadata}
   ts.open(spec, create=True).result().write(values_NxK).result()
@@ -189,9 +189,9 @@ def _marker(array: pathlib.Path, values_NxK: np.ndarray) -> dict[str, Any]:
     content.update(hashlib.sha256(part).digest())
   metadata = hashlib.sha256((array / 'zarr.json').read_bytes())
   return {
-      'format': _FORMAT,
-      'metadata': metadata.hexdigest(),
-      'content': content.hexdigest(),
+    'format': _FORMAT,
+    'metadata': metadata.hexdigest(),
+    'content': content.hexdigest(),
   }
 
 

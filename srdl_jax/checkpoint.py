@@ -49,7 +49,7 @@ class Checkpoints(contextlib.AbstractContextManager):
   """
 
   def __init__(
-      self, directory: epath.Path | str, *, read_only: bool = False
+    self, directory: epath.Path | str, *, read_only: bool = False
   ) -> None:
     """Remembers the directory, local or gs://; it needn't exist.
 
@@ -68,7 +68,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     self.close()
 
   def save(
-      self, moment: Moment, *, score: float | None, wait: bool = False
+    self, moment: Moment, *, score: float | None, wait: bool = False
   ) -> None:
     """Saves in the background, once the save before has finished.
 
@@ -98,11 +98,11 @@ class Checkpoints(contextlib.AbstractContextManager):
     self._known.damaged.discard(step)
     with self._failing(f'saving checkpoint {step} failed'):
       self._open_writer().save_async(
-          step,
-          moment.state,
-          force=True,
-          overwrite=True,
-          custom_metadata={'record': record, 'sha256': _sha256(record)},
+        step,
+        moment.state,
+        force=True,
+        overwrite=True,
+        custom_metadata={'record': record, 'sha256': _sha256(record)},
       )
     if wait:
       self.wait()
@@ -145,7 +145,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     return Moment(step, state, record['progress'])
 
   def load_latest(
-      self, *, on_damaged: Callable[[CheckpointError], None]
+    self, *, on_damaged: Callable[[CheckpointError], None]
   ) -> Moment | None:
     """Returns the newest intact moment, or None if there are no checkpoints.
 
@@ -164,8 +164,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     if not steps:
       return None
     raise CheckpointError(
-        f'{self._directory}: every checkpoint is damaged ({steps}); restore '
-        'that folder from a copy, or remove it to start again'
+      f'{self._directory}: every checkpoint is damaged ({steps}); restore '
+      'that folder from a copy, or remove it to start again'
     )
 
   def load_best(self) -> Moment:
@@ -184,10 +184,10 @@ class Checkpoints(contextlib.AbstractContextManager):
     # One damaged file of Orbax's metrics or metadata would stop this
     # constructor: scores are none of its metrics, and it reads no metadata.
     self._writer = self._writer or ocp.training.Checkpointer(
-        self._directory,
-        preservation_policy=self._known,
-        cleanup_tmp_directories=True,
-        lightweight_initialize=True,
+      self._directory,
+      preservation_policy=self._known,
+      cleanup_tmp_directories=True,
+      lightweight_initialize=True,
     )
     return self._writer
 
@@ -202,7 +202,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     steps = self.steps()
     if step not in steps:
       raise CheckpointError(
-          f'{self._directory}: there is no checkpoint {step}, only {steps}'
+        f'{self._directory}: there is no checkpoint {step}, only {steps}'
       )
     # ocp.metadata would open every array for these few bytes.
     file = self._directory / str(step) / '_CHECKPOINT_METADATA'
@@ -237,7 +237,7 @@ class _Known:
     self.damaged: set[int] = set()
 
   def should_preserve(
-      self, checkpoints: Sequence[ocp.training.CheckpointMetadata], **unused
+    self, checkpoints: Sequence[ocp.training.CheckpointMetadata], **unused
   ) -> list[bool]:
     steps = [checkpoint.step for checkpoint in checkpoints]
     intact = sorted(set(steps) - self.damaged)
@@ -280,10 +280,10 @@ def _leaf_digest(leaf: np.ndarray | dict | None, path: str) -> str:
 
 def _record(moment: Moment, score: float | None) -> dict[str, Any]:
   record = {
-      'step': moment.step,
-      'score': None if score is None or score != score else float(score),
-      'progress': moment.progress,
-      'arrays': _digests(moment.state),
+    'step': moment.step,
+    'score': None if score is None or score != score else float(score),
+    'progress': moment.progress,
+    'arrays': _digests(moment.state),
   }
   # As it will be read: keys that aren't strings yet would sort differently.
   return json.loads(json.dumps(record))

@@ -20,7 +20,6 @@ PACKAGES = (
 )
 
 
-
 def environment(devices: list[jax.Device]) -> dict[str, Any]:
   """Returns the devices, the versions and the commit that a run used."""
   return {

@@ -33,13 +33,13 @@ class RunLog:
   """
 
   def __init__(
-      self,
-      workdir: str | os.PathLike[str],
-      *,
-      total_epochs: int,
-      tensorboard: bool = True,
-      every_steps: int = 1,
-      stream: TextIO | None = None,
+    self,
+    workdir: str | os.PathLike[str],
+    *,
+    total_epochs: int,
+    tensorboard: bool = True,
+    every_steps: int = 1,
+    stream: TextIO | None = None,
   ):
     """Opens nothing yet; the first line does.
 
@@ -80,12 +80,12 @@ class RunLog:
       self._curves.rewind(step)
 
   def train_steps(
-      self,
-      *,
-      stage: int,
-      epoch: int,
-      first_step: int,
-      metrics: Mapping[str, np.ndarray],
+    self,
+    *,
+    stage: int,
+    epoch: int,
+    first_step: int,
+    metrics: Mapping[str, np.ndarray],
   ) -> None:
     """Records a chunk of training steps, one line a step.
 
@@ -108,21 +108,21 @@ class RunLog:
       raise ValueError(f'train metrics {list(metrics)} are not all [S]')
     rows = zip(*(column.tolist() for column in columns), strict=True)
     lines = [
-        _line(stage, epoch, step, 'train', dict(zip(metrics, row, strict=True)))
-        for step, row in enumerate(rows, first_step)
-        if step % self._every_steps == 0
+      _line(stage, epoch, step, 'train', dict(zip(metrics, row, strict=True)))
+      for step, row in enumerate(rows, first_step)
+      if step % self._every_steps == 0
     ]
     self._record.advance(first_step, first_step + len(columns[0]) - 1)
     self._write(lines)
 
   def evaluation(
-      self,
-      *,
-      stage: int,
-      epoch: int,
-      step: int,
-      split: str,
-      metrics: Mapping[str, float | int],
+    self,
+    *,
+    stage: int,
+    epoch: int,
+    step: int,
+    split: str,
+    metrics: Mapping[str, float | int],
   ) -> None:
     """Records the metrics of a split; call it before the step is saved.
 
@@ -173,9 +173,9 @@ class RunLog:
     if self._draws:
       for line in lines:
         curves = {
-            f'{line["split"]}/{name}': float(value)
-            for name, value in line.items()
-            if name not in _PLACE
+          f'{line["split"]}/{name}': float(value)
+          for name, value in line.items()
+          if name not in _PLACE
         }
         self._curves.add(line['step'], curves)
 
@@ -215,8 +215,8 @@ class _Record:
     self._ensure_open()
     if first_step <= self._last_step:
       raise ValueError(
-          f'step {first_step} is recorded (the last one is {self._last_step}; '
-          'steps count from 1): rewind the log before'
+        f'step {first_step} is recorded (the last one is {self._last_step}; '
+        'steps count from 1): rewind the log before'
       )
     self._last_step = last_step
 
@@ -241,7 +241,7 @@ class _Record:
         if number == len(texts):
           return
         raise errors.WorkdirError(
-            f'{self._path} is damaged in line {number}: remove that line'
+          f'{self._path} is damaged in line {number}: remove that line'
         ) from error
       yield text, key
 

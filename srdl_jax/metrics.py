@@ -81,7 +81,7 @@ class Classification:
       np.take_along_axis(log_probs_BxK, labels_B[:, None], axis=1).sum()
     )
     self.entropy -= float((probs_BxK * finite_BxK).sum())
-    confidence_B = probs_BxK.max(axis=1)
+    confidence_B = np.nan_to_num(probs_BxK.max(axis=1))
     bins_B = np.clip(
       np.ceil(confidence_B * CALIBRATION_BINS).astype(int) - 1,
       0,

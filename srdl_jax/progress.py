@@ -40,15 +40,15 @@ class Progress:
         print(text, file=self._stream, flush=True)
 
   def show(
-      self,
-      *,
-      stage: int,
-      stages: int,
-      epoch: float,
-      epochs: int,
-      images_per_second: float,
-      seconds_left: float,
-      **shown: float | str,
+    self,
+    *,
+    stage: int,
+    stages: int,
+    epoch: float,
+    epochs: int,
+    images_per_second: float,
+    seconds_left: float,
+    **shown: float | str,
   ) -> None:
     """Moves the bar, or says a line at the end of an epoch.
 
@@ -79,14 +79,14 @@ class Progress:
   def _move(self, stage: str, done: float, notes: str) -> None:
     if self._bar is None:
       self._bar = _Bar(
-          desc=stage,
-          total=self._total,
-          initial=done,
-          postfix=notes,
-          file=self._stream,
-          bar_format=_BAR,
-          dynamic_ncols=True,
-          miniters=0,
+        desc=stage,
+        total=self._total,
+        initial=done,
+        postfix=notes,
+        file=self._stream,
+        bar_format=_BAR,
+        dynamic_ncols=True,
+        miniters=0,
       )
     self._bar.set_description_str(stage, refresh=False)
     self._bar.set_postfix_str(notes, refresh=False)

@@ -12,6 +12,7 @@ import numpy as np
 
 from srdl_jax import bank_files, errors
 from srdl_jax.bank_files import error as _error
+from srdl_jax.metrics import log_softmax
 
 is_complete = bank_files.is_complete
 
@@ -59,13 +60,11 @@ def soften(logits_BxK: np.ndarray, temperature: float) -> np.ndarray:
   # What overflows comes out as not finite, which `save` refuses.
   with np.errstate(over='ignore', invalid='ignore'):
     scaled_BxK = np.asarray(logits_BxK).astype(np.float64) / temperature
-    scaled_BxK -= scaled_BxK.max(axis=-1, keepdims=True)
-    total_Bx1 = np.exp(scaled_BxK).sum(axis=-1, keepdims=True)
-    return (scaled_BxK - np.log(total_Bx1)).astype(np.float32)
+    return log_softmax(scaled_BxK).astype(np.float32)
 
 
 def at_temperature(
-    log_probs: Any, stored_temperature: float, temperature: float
+  log_probs: Any, stored_temperature: float, temperature: float
 ) -> Any:
   """The same predictions at another temperature.
 
@@ -94,15 +93,15 @@ def at_temperature(
 
 
 def save(
-    directory: str | os.PathLike[str],
-    blocks: Iterable[tuple[np.ndarray, np.ndarray]],
-    *,
-    num_examples: int,
-    num_classes: int,
-    temperature: float,
-    provenance: Mapping[str, Any],
-    expected_rows: np.ndarray,
-    dtype: str = 'float32',
+  directory: str | os.PathLike[str],
+  blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+  *,
+  num_examples: int,
+  num_classes: int,
+  temperature: float,
+  provenance: Mapping[str, Any],
+  expected_rows: np.ndarray,
+  dtype: str = 'float32',
 ) -> None:
   """Softens logits and writes them as a bank, all of it or nothing.
 
@@ -131,8 +130,8 @@ def save(
   if dtype not in ('float32', 'float16'):
     raise errors.ConfigError(f"dtype {dtype!r}: give 'float32' or 'float16'")
   attributes = {
-      'temperature': float(temperature),
-      'provenance': _as_json(path, provenance),
+    'temperature': float(temperature),
+    'provenance': _as_json(path, provenance),
   }
   shape = num_examples, num_classes
   expected_N = _row_mask(path, expected_rows, num_examples)
@@ -145,11 +144,11 @@ def save(
 
 
 def load(
-    directory: str | os.PathLike[str],
-    *,
-    provenance: Mapping[str, Any],
-    num_examples: int,
-    num_classes: int,
+  directory: str | os.PathLike[str],
+  *,
+  provenance: Mapping[str, Any],
+  num_examples: int,
+  num_classes: int,
 ) -> Bank:
   """Reads a bank into memory and verifies every bit of it.
 
@@ -190,9 +189,9 @@ def _fill(path, values_NxK, blocks, expected_N, temperature) -> None:
   missing = np.flatnonzero(waiting_N)
   if missing.size:
     raise _error(
-        path,
-        f'{missing.size} of {expected_N.sum()} expected rows were not '
-        f'predicted, the first is row {missing[0]}',
+      path,
+      f'{missing.size} of {expected_N.sum()} expected rows were not '
+      f'predicted, the first is row {missing[0]}',
     )
 
 
@@ -235,10 +234,10 @@ def _check_temperature(temperature: float) -> None:
 def _check_provenance(path, found, wanted) -> None:
   """Names every key in which the bank was made of something else."""
   differing = [
-      f'{key} is {json.dumps(found[key]) if key in found else "absent"}, '
-      f'not {json.dumps(wanted[key]) if key in wanted else "absent"}'
-      for key in sorted({*found, *wanted})
-      if (key in found, found.get(key)) != (key in wanted, wanted.get(key))
+    f'{key} is {json.dumps(found[key]) if key in found else "absent"}, '
+    f'not {json.dumps(wanted[key]) if key in wanted else "absent"}'
+    for key in sorted({*found, *wanted})
+    if (key in found, found.get(key)) != (key in wanted, wanted.get(key))
   ]
   if differing:
     raise _error(path, 'made of something else: ' + '; '.join(differing))
@@ -269,15 +268,15 @@ def _is_there(path, attributes, shape, dtype, expected_N) -> bool:
   """Whether a sound bank of the same making stands here already."""
   try:
     bank = load(
-        path,
-        provenance=attributes['provenance'],
-        num_examples=shape[0],
-        num_classes=shape[1],
+      path,
+      provenance=attributes['provenance'],
+      num_examples=shape[0],
+      num_classes=shape[1],
     )
   except errors.SoftTargetsError:
     return False
   return (
-      bank.temperature == attributes['temperature']
-      and bank.log_probs_NxK.dtype == dtype
-      and np.array_equal(bank.present_N, expected_N)
+    bank.temperature == attributes['temperature']
+    and bank.log_probs_NxK.dtype == dtype
+    and np.array_equal(bank.present_N, expected_N)
   )

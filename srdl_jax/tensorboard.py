@@ -49,8 +49,8 @@ class Curves:
       WorkdirError: the file cannot be written.
     """
     points = [
-        summary_pb2.Summary.Value(tag=name, simple_value=value)
-        for name, value in values.items()
+      summary_pb2.Summary.Value(tag=name, simple_value=value)
+      for name, value in values.items()
     ]
     with failures(self._folder):
       if self._writer is None:

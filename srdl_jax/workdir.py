@@ -81,7 +81,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     return json.loads(content)
   except ValueError as error:
     raise errors.WorkdirError(
-        f'{path} is damaged (not JSON: {error}): remove it or restore it'
+      f'{path} is damaged (not JSON: {error}): remove it or restore it'
     ) from error
 
 
@@ -112,7 +112,7 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
 
 @contextlib.contextmanager
 def failures(
-    path: str | os.PathLike[str], verb: str = 'written'
+  path: str | os.PathLike[str], verb: str = 'written'
 ) -> Iterator[None]:
   """Turns a failure of the file system inside into one readable line.
 
@@ -127,7 +127,7 @@ def failures(
     yield
   except OSError as error:
     raise errors.WorkdirError(
-        f'{path} cannot be {verb}: {error.strerror or error}'
+      f'{path} cannot be {verb}: {error.strerror or error}'
     ) from error
 
 
@@ -154,11 +154,11 @@ def _open_lock(workdir: pathlib.Path) -> int:
     return os.open(workdir / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
   except FileExistsError as error:
     raise errors.WorkdirError(
-        f'workdir {workdir} is a file: give a directory'
+      f'workdir {workdir} is a file: give a directory'
     ) from error
   except OSError as error:
     raise errors.WorkdirError(
-        f'workdir {workdir} cannot be written: {error.strerror}'
+      f'workdir {workdir} cannot be written: {error.strerror}'
     ) from error
 
 
@@ -173,10 +173,10 @@ def _take(descriptor: int, workdir: pathlib.Path) -> None:
   except BlockingIOError as error:
     holder = os.pread(descriptor, 1000, 0).decode(errors='replace').strip()
     raise errors.WorkdirError(
-        f'workdir {workdir} is in use by {holder or "another process"}: wait '
-        'for it, or give another workdir'
+      f'workdir {workdir} is in use by {holder or "another process"}: wait '
+      'for it, or give another workdir'
     ) from error
   except OSError as error:
     raise errors.WorkdirError(
-        f'workdir {workdir} cannot be locked: {error.strerror}'
+      f'workdir {workdir} cannot be locked: {error.strerror}'
     ) from error

@@ -15,10 +15,10 @@ from srdl_jax import data
 # a test starts inherit it. Compiling is most of the tests' time, and level 0
 # halves it.
 ENVIRONMENT = {
-    'JAX_PLATFORMS': 'cpu',
-    'JAX_NUMPY_RANK_PROMOTION': 'raise',
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=4 '
-    '--xla_backend_optimization_level=0',
+  'JAX_PLATFORMS': 'cpu',
+  'JAX_NUMPY_RANK_PROMOTION': 'raise',
+  'XLA_FLAGS': '--xla_force_host_platform_device_count=4 '
+  '--xla_backend_optimization_level=0',
 }
 
 
@@ -44,11 +44,11 @@ def tiny_digits() -> data.Dataset:
 
   def first(split: data.Split, count: int) -> data.Split:
     return dataclasses.replace(
-        split, images=split.images[:count], labels=split.labels[:count]
+      split, images=split.images[:count], labels=split.labels[:count]
     )
 
   return dataclasses.replace(
-      digits, train=first(digits.train, 48), test=first(digits.test, 20)
+    digits, train=first(digits.train, 48), test=first(digits.test, 20)
   )
 
 
@@ -67,11 +67,11 @@ def drawn_variables():
     def fill(path, leaf):
       draws = rng.standard_normal(leaf.shape)
       value = {
-          'kernel': draws * np.sqrt(2 * leaf.shape[-1] / leaf.size),
-          'scale': 1 + 0.1 * draws,
-          'bias': 0.1 * draws,
-          'mean': 0.1 * draws,
-          'var': 2 + np.abs(draws),
+        'kernel': draws * np.sqrt(2 * leaf.shape[-1] / leaf.size),
+        'scale': 1 + 0.1 * draws,
+        'bias': 0.1 * draws,
+        'mean': 0.1 * draws,
+        'var': 2 + np.abs(draws),
       }[path[-1].key]
       return value.astype(leaf.dtype)
 

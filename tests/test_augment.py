@@ -34,9 +34,9 @@ def _windows(padded):
   """Every crop of 5 x 5 that there is, by its offset."""
   places = len(padded) - 4
   return {
-      (top, left): padded[top : top + 5, left : left + 5]
-      for top in range(places)
-      for left in range(places)
+    (top, left): padded[top : top + 5, left : left + 5]
+    for top in range(places)
+    for left in range(places)
   }
 
 
@@ -108,10 +108,10 @@ def test_padding_of_four_is_the_papers_crop():
   tops = set()
   for found in np.asarray(jax.jit(jax.vmap(lambda k: crop(k, image)))(keys)):
     matches = [
-        (top, left)
-        for top in range(9)
-        for left in range(9)
-        if (padded[top : top + 32, left : left + 32] == found).all()
+      (top, left)
+      for top in range(9)
+      for left in range(9)
+      if (padded[top : top + 32, left : left + 32] == found).all()
     ]
     assert len(matches) == 1
     tops.add(matches[0][0])
@@ -139,7 +139,7 @@ def test_flip_mirrors_columns_half_of_the_time():
 # Each example has its own key.
 
 flip_and_crop = jax.jit(
-    functools.partial(augment.flip_and_crop, flip=True, padding=2)
+  functools.partial(augment.flip_and_crop, flip=True, padding=2)
 )
 
 
@@ -159,16 +159,16 @@ def test_augmentation_does_not_depend_on_the_rest_of_the_batch():
 def test_augmentation_does_not_depend_on_the_number_of_devices(count):
   images, index = _batch(12), np.arange(12) + 40
   mapped = jax.pmap(
-      flip_and_crop, in_axes=(None, 0, 0), devices=jax.devices()[:count]
+    flip_and_crop, in_axes=(None, 0, 0), devices=jax.devices()[:count]
   )
   found = mapped(
-      KEY,
-      images.reshape(count, -1, 5, 5, 3),
-      index.reshape(count, -1),
+    KEY,
+    images.reshape(count, -1, 5, 5, 3),
+    index.reshape(count, -1),
   )
   np.testing.assert_array_equal(
-      np.asarray(found).reshape(images.shape),
-      flip_and_crop(KEY, images, index),
+    np.asarray(found).reshape(images.shape),
+    flip_and_crop(KEY, images, index),
   )
 
 
@@ -183,14 +183,12 @@ def test_examples_of_a_batch_are_augmented_differently():
 def test_augmentation_differs_between_seeds_stages_and_epochs():
   images, index = _batch(12), np.arange(12)
   found = {
-      np.asarray(
-          flip_and_crop(
-              key_for(seed, Purpose.AUGMENT, stage, epoch), images, index
-          )
-      ).tobytes()
-      for seed in (0, 1)
-      for stage in (1, 2)
-      for epoch in (0, 1)
+    np.asarray(
+      flip_and_crop(key_for(seed, Purpose.AUGMENT, stage, epoch), images, index)
+    ).tobytes()
+    for seed in (0, 1)
+    for stage in (1, 2)
+    for epoch in (0, 1)
   }
   assert len(found) == 8
 
@@ -200,9 +198,9 @@ def test_flip_and_crop_are_drawn_independently():
   padded = np.pad(IMAGE, ((2, 2), (2, 2), (0, 0)), 'reflect')
   # A crop of a reflected image may be its own mirror; the top rows aren't.
   outcome = {
-      window.tobytes(): (place, mirrored)
-      for place, whole in _windows(padded).items()
-      for mirrored, window in ((0, whole), (1, whole[:, ::-1]))
+    window.tobytes(): (place, mirrored)
+    for place, whole in _windows(padded).items()
+    for mirrored, window in ((0, whole), (1, whole[:, ::-1]))
   }
   images = np.broadcast_to(IMAGE, (1000, 5, 5, 1))
   found = np.asarray(flip_and_crop(KEY, images, np.arange(1000)))
@@ -213,7 +211,7 @@ def test_flip_and_crop_are_drawn_independently():
 def test_without_flip_nothing_is_mirrored():
   images = np.broadcast_to(IMAGE, (40, 5, 5, 1))
   found = augment.flip_and_crop(
-      KEY, images, np.arange(40), flip=False, padding=0
+    KEY, images, np.arange(40), flip=False, padding=0
   )
   np.testing.assert_array_equal(found, images)
 

@@ -19,13 +19,13 @@ _SIZE = {'num_examples': _N, 'num_classes': _K}
 # With chunks of four rows one chunk, 4 to 7, has no row at all.
 _ROWS = np.array([0, 1, 2, 8, 9])
 _MADE = {
-    'dataset': 'cifar100',
-    'split': 'train',
-    'rows': 'sha256:12',
-    'step': 7,
-    'rate': 0.1,
-    'subset': None,
-    'name': 'Ünit',
+  'dataset': 'cifar100',
+  'split': 'train',
+  'rows': 'sha256:12',
+  'step': 7,
+  'rate': 0.1,
+  'subset': None,
+  'name': 'Ünit',
 }
 _LOGITS = np.random.default_rng(0).normal(size=(_N, _K)).astype(np.float32) * 4
 
@@ -45,9 +45,9 @@ def _blocks(rows=_ROWS, size=2, logits=_LOGITS):
 
 def _save(folder, blocks=None, **changed):
   options = _SIZE | {
-      'temperature': _T,
-      'provenance': _MADE,
-      'expected_rows': _ROWS,
+    'temperature': _T,
+    'provenance': _MADE,
+    'expected_rows': _ROWS,
   }
   blocks = _blocks() if blocks is None else blocks
   soft_targets.save(folder, blocks, **options | changed)
@@ -66,9 +66,9 @@ def _refusal(call, *args, **options):
 
 def _files(folder):
   return {
-      str(path.relative_to(folder)): path.read_bytes()
-      for path in sorted(folder.rglob('*'))
-      if path.is_file()
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob('*'))
+    if path.is_file()
   }
 
 
@@ -85,16 +85,16 @@ def test_sound_bank_of_the_same_making_stays(folder):
 
 
 @pytest.mark.parametrize(
-    'changed',
-    [
-        {'provenance': _MADE | {'step': 8}},
-        {'provenance': _MADE | {'more': 1}},
-        {'temperature': 4.0},
-        {'dtype': 'float16'},
-        {'expected_rows': _ROWS[:4]},
-        {'num_examples': _N + 1},
-    ],
-    ids=lambda changed: '-'.join(changed),
+  'changed',
+  [
+    {'provenance': _MADE | {'step': 8}},
+    {'provenance': _MADE | {'more': 1}},
+    {'temperature': 4.0},
+    {'dtype': 'float16'},
+    {'expected_rows': _ROWS[:4]},
+    {'num_examples': _N + 1},
+  ],
+  ids=lambda changed: '-'.join(changed),
 )
 def test_bank_of_another_making_is_replaced(folder, tmp_path, changed):
   rows = changed.get('expected_rows', _ROWS)
@@ -152,12 +152,12 @@ soft_targets.save(
 
 
 @pytest.mark.parametrize(
-    ('where', 'complete'),
-    [('values', False), ('marker', False), ('rename', True)],
+  ('where', 'complete'),
+  [('values', False), ('marker', False), ('rename', True)],
 )
 def test_kill_leaves_no_bank_or_a_whole_one(folder, where, complete):
   done = subprocess.run(
-      [sys.executable, '-c', _KILLED, folder, where], cwd=_ROOT, timeout=60
+    [sys.executable, '-c', _KILLED, folder, where], cwd=_ROOT, timeout=60
   )
   assert done.returncode == -signal.SIGKILL
   assert soft_targets.is_complete(folder) == complete
@@ -186,11 +186,11 @@ def test_every_flipped_byte_is_refused(folder):
   _save(folder)
   files = _files(folder)
   assert sorted(files) == [
-      'COMPLETE',
-      'log_probs/c/0/0',
-      'log_probs/c/1/0',
-      'log_probs/c/2/0',
-      'log_probs/zarr.json',
+    'COMPLETE',
+    'log_probs/c/0/0',
+    'log_probs/c/1/0',
+    'log_probs/c/2/0',
+    'log_probs/zarr.json',
   ]
   for name, content in files.items():
     for place in range(len(content)):
@@ -249,14 +249,14 @@ def test_chunks_with_right_checksums_in_wrong_places_are_refused(folder):
 
 
 def test_array_of_another_network_under_this_marker_is_refused(
-    folder, tmp_path
+  folder, tmp_path
 ):
   _save(folder)
   _save(tmp_path / 'other', _blocks(logits=_LOGITS + np.eye(_N, _K)))
   shutil.copytree(
-      tmp_path / 'other' / 'log_probs',
-      folder / 'log_probs',
-      dirs_exist_ok=True,
+    tmp_path / 'other' / 'log_probs',
+    folder / 'log_probs',
+    dirs_exist_ok=True,
   )
   # Same making, same metadata, right checksums: only the values differ.
   assert 'not those that were written' in _refusal(_load, folder)

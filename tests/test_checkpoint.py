@@ -30,34 +30,34 @@ from srdl_jax.errors import CheckpointError
 
 # Every kind of file in a checkpoint; hex names are Orbax's random ones.
 ROLES = (
-    '_CHECKPOINT_METADATA',
-    'commit_success.txt',
-    'state/_METADATA',
-    'state/commit_success.txt',
-    'state/manifest.ocdbt',
-    'state/d/HEX',
-    'state/ocdbt.process_0/manifest.ocdbt',
-    'state/ocdbt.process_0/d/HEX',
+  '_CHECKPOINT_METADATA',
+  'commit_success.txt',
+  'state/_METADATA',
+  'state/commit_success.txt',
+  'state/manifest.ocdbt',
+  'state/d/HEX',
+  'state/ocdbt.process_0/manifest.ocdbt',
+  'state/ocdbt.process_0/d/HEX',
 )
 FLIPS_PER_FILE = 8
 
 # Where one array cannot be read, Orbax closes its event loop while TensorStore
 # still reads the others, whose threads then complain of the closed loop.
 pytestmark = pytest.mark.filterwarnings(
-    'ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning'
+  'ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning'
 )
 
 
 def make_state(seed):
   draw = np.random.default_rng(seed).normal
   return {
-      'params': {
-          'kernel': draw(size=(30, 40)).astype(np.float32),
-          'half': draw(size=5).astype(ml_dtypes.bfloat16),
-          'no_parameters': {},
-      },
-      'opt_state': {'0': {}, '1': {'trace': draw(size=(2, 3))}, '2': None},
-      'step': np.array(seed, np.int32),
+    'params': {
+      'kernel': draw(size=(30, 40)).astype(np.float32),
+      'half': draw(size=5).astype(ml_dtypes.bfloat16),
+      'no_parameters': {},
+    },
+    'opt_state': {'0': {}, '1': {'trace': draw(size=(2, 3))}, '2': None},
+    'step': np.array(seed, np.int32),
   }
 
 
@@ -105,18 +105,18 @@ def files_of(folder, role):
 # Round trips.
 
 ARRAYS = {
-    'float32': np.array([1.5, -0.0, np.nan, np.inf, 1e-45], np.float32),
-    'float64': np.array([[np.pi, 5e-324], [-np.inf, 1 / 3]]),
-    'float16': np.array([65504, 6e-8], np.float16),
-    'bfloat16': np.array([1 / 3, -0.0, np.nan, 1e38], ml_dtypes.bfloat16),
-    'int8': np.array([-128, 127], np.int8),
-    'int64': np.array([2**63 - 1, -(2**63)]),
-    'uint32': np.array([2**32 - 1], np.uint32),
-    'bool': np.array([True, False]),
-    'scalar': np.array(3, np.int32),
-    'bfloat16_scalar': np.array(1 / 3, ml_dtypes.bfloat16),
-    'fortran': np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-    'strided': np.arange(10.0)[::3],
+  'float32': np.array([1.5, -0.0, np.nan, np.inf, 1e-45], np.float32),
+  'float64': np.array([[np.pi, 5e-324], [-np.inf, 1 / 3]]),
+  'float16': np.array([65504, 6e-8], np.float16),
+  'bfloat16': np.array([1 / 3, -0.0, np.nan, 1e38], ml_dtypes.bfloat16),
+  'int8': np.array([-128, 127], np.int8),
+  'int64': np.array([2**63 - 1, -(2**63)]),
+  'uint32': np.array([2**32 - 1], np.uint32),
+  'bool': np.array([True, False]),
+  'scalar': np.array(3, np.int32),
+  'bfloat16_scalar': np.array(1 / 3, ml_dtypes.bfloat16),
+  'fortran': np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+  'strided': np.arange(10.0)[::3],
 }
 
 
@@ -134,9 +134,9 @@ def test_arrays_come_back_to_the_bit(tmp_path):
   for name, array in ARRAYS.items():
     back = loaded.state['arrays'][name]
     assert (type(back), back.dtype, back.shape) == (
-        np.ndarray,
-        array.dtype,
-        array.shape,
+      np.ndarray,
+      array.dtype,
+      array.shape,
     )
     assert back.tobytes() == array.tobytes(), name
 
@@ -144,9 +144,9 @@ def test_arrays_come_back_to_the_bit(tmp_path):
 def test_a_train_state_comes_back_without_a_template(tmp_path):
   model = nn.Sequential([nn.Dense(4), nn.Dense(2)])
   state = train_state.TrainState.create(
-      apply_fn=model.apply,
-      params=model.init(jax.random.key(0), jnp.ones((1, 3)))['params'],
-      tx=optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, 0.9)),
+    apply_fn=model.apply,
+    params=model.init(jax.random.key(0), jnp.ones((1, 3)))['params'],
+    tx=optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, 0.9)),
   ).replace(step=jnp.int32(7))
   state = state.apply_gradients(grads=state.params)
   host = jax.device_get(serialization.to_state_dict(state))
@@ -168,16 +168,16 @@ def test_the_arrays_may_change_once_save_has_returned(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'change',
-    [
-        lambda s: s.update(step=s['step'].view(np.uint32)),
-        lambda s: s.update(step=np.array([1], np.int32)),
-        lambda s: s['params'].update(no_parameters=None),
-        lambda s: s['opt_state'].pop('2'),
-        lambda s: s['params'].update(other=s['params'].pop('half')),
-        lambda s: s['params']['kernel'].view(np.uint8).__setitem__((0, 0), 9),
-    ],
-    ids=['dtype', 'shape', 'empty or None', 'missing', 'name', 'byte'],
+  'change',
+  [
+    lambda s: s.update(step=s['step'].view(np.uint32)),
+    lambda s: s.update(step=np.array([1], np.int32)),
+    lambda s: s['params'].update(no_parameters=None),
+    lambda s: s['opt_state'].pop('2'),
+    lambda s: s['params'].update(other=s['params'].pop('half')),
+    lambda s: s['params']['kernel'].view(np.uint8).__setitem__((0, 0), 9),
+  ],
+  ids=['dtype', 'shape', 'empty or None', 'missing', 'name', 'byte'],
 )
 def test_the_digest_sees(change):
   state = make_state(1)
@@ -191,21 +191,19 @@ def test_the_digest_does_not_depend_on_the_order_of_keys():
 
 
 @pytest.mark.parametrize(
-    ('state', 'name'),
-    [
-        ({'a': {'step': 3}}, 'a/step cannot be saved: 3'),
-        ({'a': np.float32(3)}, 'a cannot be saved: np.float32(3'),
-        ({'a': jnp.ones(2)}, 'a cannot be saved: Array('),
-        ({'a': np.ones((0, 2))}, 'a cannot be saved: array([]'),
-        ({'a': np.arange(3, dtype='>f4')}, 'a cannot be saved: array('),
-        ({}, 'the state cannot be saved: {}'),
-        ({'a': {'b/c': np.ones(2)}}, "a has the key 'b/c'"),
-        ({1: np.ones(2)}, 'the state has the key 1'),
-    ],
+  ('state', 'name'),
+  [
+    ({'a': {'step': 3}}, 'a/step cannot be saved: 3'),
+    ({'a': np.float32(3)}, 'a cannot be saved: np.float32(3'),
+    ({'a': jnp.ones(2)}, 'a cannot be saved: Array('),
+    ({'a': np.ones((0, 2))}, 'a cannot be saved: array([]'),
+    ({'a': np.arange(3, dtype='>f4')}, 'a cannot be saved: array('),
+    ({}, 'the state cannot be saved: {}'),
+    ({'a': {'b/c': np.ones(2)}}, "a has the key 'b/c'"),
+    ({1: np.ones(2)}, 'the state has the key 1'),
+  ],
 )
-def test_other_leaves_and_keys_are_refused_before_saving(
-    tmp_path, state, name
-):
+def test_other_leaves_and_keys_are_refused_before_saving(tmp_path, state, name):
   with Checkpoints(tmp_path) as checkpoints:
     with pytest.raises(TypeError, match=re.escape(name)):
       checkpoints.save(Moment(1, state, {}), score=None)
@@ -228,16 +226,16 @@ def test_progress_comes_back_as_json_holds_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('scores', 'kept', 'best'),
-    [
-        ([0.1, 0.2, 0.3, 0.4], [3, 4], 4),
-        ([0.9, 0.2, 0.3, 0.4], [1, 3, 4], 1),
-        ([0.1, 0.9, 0.3, None, 0.4, 0.2], [2, 5, 6], 2),
-        ([0.5, 0.5, 0.5, 0.5], [1, 3, 4], 1),
-        ([float('-inf'), None, None, None], [1, 3, 4], 1),
-        ([float('nan'), 0.1, None, None], [2, 3, 4], 2),
-        ([None, None, None], [2, 3], None),
-    ],
+  ('scores', 'kept', 'best'),
+  [
+    ([0.1, 0.2, 0.3, 0.4], [3, 4], 4),
+    ([0.9, 0.2, 0.3, 0.4], [1, 3, 4], 1),
+    ([0.1, 0.9, 0.3, None, 0.4, 0.2], [2, 5, 6], 2),
+    ([0.5, 0.5, 0.5, 0.5], [1, 3, 4], 1),
+    ([float('-inf'), None, None, None], [1, 3, 4], 1),
+    ([float('nan'), 0.1, None, None], [2, 3, 4], 2),
+    ([None, None, None], [2, 3], None),
+  ],
 )
 def test_the_two_latest_and_the_best_are_kept(tmp_path, scores, kept, best):
   for step, score in enumerate(scores, 1):
@@ -497,15 +495,15 @@ def full_disk():
 
 
 @pytest.mark.parametrize(
-    'call',
-    [
-        lambda checkpoints: checkpoints.save(make_moment(3), score=None),
-        lambda checkpoints: checkpoints.load_latest(on_damaged=refuse),
-        Checkpoints.wait,
-        Checkpoints.close,
-        Checkpoints.steps,
-    ],
-    ids=['save', 'load_latest', 'wait', 'close', 'steps'],
+  'call',
+  [
+    lambda checkpoints: checkpoints.save(make_moment(3), score=None),
+    lambda checkpoints: checkpoints.load_latest(on_damaged=refuse),
+    Checkpoints.wait,
+    Checkpoints.close,
+    Checkpoints.steps,
+  ],
+  ids=['save', 'load_latest', 'wait', 'close', 'steps'],
 )
 def test_a_save_that_failed_is_raised_by_the_next_call(tmp_path, call):
   with Checkpoints(tmp_path) as checkpoints:
@@ -543,12 +541,12 @@ checkpoints.save(Moment(2, state, {}), score=0.2, wait=True)
 
 def test_a_run_killed_in_a_save_goes_on_from_the_one_before(tmp_path):
   done = subprocess.run(
-      [sys.executable, '-c', KILLED, str(tmp_path)],
-      cwd=pathlib.Path(__file__).parents[1],
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
-      capture_output=True,
-      text=True,
-      timeout=120,
+    [sys.executable, '-c', KILLED, str(tmp_path)],
+    cwd=pathlib.Path(__file__).parents[1],
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    timeout=120,
   )
   assert done.returncode == -signal.SIGXFSZ, done.stderr
   left = sorted(path.name for path in tmp_path.iterdir())
@@ -564,8 +562,8 @@ def test_a_run_killed_in_a_save_goes_on_from_the_one_before(tmp_path):
 
 def snapshot(directory):
   return {
-      path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
-      for path in (directory, *directory.rglob('*'))
+    path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+    for path in (directory, *directory.rglob('*'))
   }
 
 

@@ -42,21 +42,23 @@ def _fields_read(source):
 
 def _all_fields_read():
   return {
-      name
-      for path in PACKAGE.rglob('*.py')
-      for name in _fields_read(path.read_text())
+    name
+    for path in PACKAGE.rglob('*.py')
+    for name in _fields_read(path.read_text())
   }
 
 
 def test_the_reader_of_sources_finds_what_it_should():
   source = (
-      'config.seed = 1\n'
-      'a = config.model.name + self.experiment.config.eval.batch_size\n'
-      'jax.config.update("x", config.to_dict())\n'
-      'run(config, other.thing, config.data.name.upper)\n'
+    'config.seed = 1\n'
+    'a = config.model.name + self.experiment.config.eval.batch_size\n'
+    'jax.config.update("x", config.to_dict())\n'
+    'run(config, other.thing, config.data.name.upper)\n'
   )
   assert set(_fields_read(source)) == {
-      'model.name', 'eval.batch_size', 'data.name.upper',
+    'model.name',
+    'eval.batch_size',
+    'data.name.upper',
   }
 
 
@@ -86,20 +88,20 @@ def test_defaults_are_the_papers():
   # Rows 2, 8, 14, 15 and 16.
   flat = config_lib.flatten(config_lib.defaults())
   papers = {
-      'epochs': 200,
-      'batch_size': 128,
-      'optimiser.learning_rate': 0.1,
-      'optimiser.momentum': 0.9,
-      'optimiser.weight_decay': 2e-4,
-      'schedule.decay_at': [0.5, 0.75],
-      'schedule.decay_factor': 0.1,
-      'distillation.temperature': 3.0,
-      'distillation.label_weight': 1.0,
-      'distillation.imitation_weight': 1.0,
-      'augment.flip': True,
-      'augment.padding': 4,
-      'augment.mode': 'reflect',
-      'method': 'srdl',
+    'epochs': 200,
+    'batch_size': 128,
+    'optimiser.learning_rate': 0.1,
+    'optimiser.momentum': 0.9,
+    'optimiser.weight_decay': 2e-4,
+    'schedule.decay_at': [0.5, 0.75],
+    'schedule.decay_factor': 0.1,
+    'distillation.temperature': 3.0,
+    'distillation.label_weight': 1.0,
+    'distillation.imitation_weight': 1.0,
+    'augment.flip': True,
+    'augment.padding': 4,
+    'augment.mode': 'reflect',
+    'method': 'srdl',
   }
   assert {name: flat[name] for name in papers} == papers
 
@@ -153,16 +155,16 @@ def test_no_arguments_change_nothing(text):
 def test_arguments_set_model_method_and_recipe():
   config = config_lib.defaults()
   returned = config_lib.apply_arguments(
-      config, 'model=resnet110,recipe=strong,method=vanilla'
+    config, 'model=resnet110,recipe=strong,method=vanilla'
   )
   assert returned is config
   flat = config_lib.flatten(config)
   changed = {k: v for k, v in flat.items() if v != FIELDS[k].default}
   del changed['schedule.decay_at']
   assert changed == {
-      'model.name': 'resnet110',
-      'method': 'vanilla',
-      'optimiser.weight_decay': 5e-4,
+    'model.name': 'resnet110',
+    'method': 'vanilla',
+    'optimiser.weight_decay': 5e-4,
   }
 
 
@@ -172,16 +174,16 @@ def test_the_recipe_of_the_paper_is_the_default():
 
 
 @pytest.mark.parametrize(
-    ('text', 'message'),
-    [
-        ('model', "'model' is not of the form a=b"),
-        ('model=', "'model=' is not of the form a=b"),
-        ('method=srdl,resnet32', "'resnet32' is not of the form"),
-        ('network=resnet8', "'network'; known: model, method, recipe"),
-        ('=resnet8', "''; known: model"),
-        ('model=resnet8,model=resnet20', "'model' is given twice"),
-        ('recipe=weak', "recipe 'weak'; known: paper, strong"),
-    ],
+  ('text', 'message'),
+  [
+    ('model', "'model' is not of the form a=b"),
+    ('model=', "'model=' is not of the form a=b"),
+    ('method=srdl,resnet32', "'resnet32' is not of the form"),
+    ('network=resnet8', "'network'; known: model, method, recipe"),
+    ('=resnet8', "''; known: model"),
+    ('model=resnet8,model=resnet20', "'model' is given twice"),
+    ('recipe=weak', "recipe 'weak'; known: paper, strong"),
+  ],
 )
 def test_wrong_arguments_are_named(text, message):
   with pytest.raises(ConfigError, match=message):
@@ -191,33 +193,33 @@ def test_wrong_arguments_are_named(text, message):
 # Ranges: the values around each boundary.
 
 RANGES = {
-    'seed': ([0, 2**32 - 1], [-1, 2**32]),
-    'epochs': ([1, 300], [0, -1]),
-    'batch_size': ([1, 4096], [0]),
-    'data.holdout': ([0, 5000], [-1]),
-    'data.examples_per_class': ([0, 1], [-1]),
-    'model.shortcut': (['', 'projection', 'identity'], ['none']),
-    'model.dtype': (['float32', 'bfloat16', 'float64'], ['float16', 'int8']),
-    'augment.padding': ([0, 4], [-1]),
-    'augment.mode': (['reflect', 'zero'], ['constant', '']),
-    'optimiser.learning_rate': ([1e-12, 10.0], [0.0, -0.1, math.nan, math.inf]),
-    'optimiser.momentum': ([0.0, 0.999], [1.0, -1e-9, math.nan]),
-    'optimiser.weight_decay': ([0.0, 5e-4], [-1e-9, math.nan, math.inf]),
-    'schedule.decay_at': (
-        [(), (0.5,), (0.001, 0.999)],
-        [(0.0,), (1.0,), (0.75, 0.5), (-0.1, 0.5), (math.nan,)],
-    ),
-    'schedule.decay_factor': ([1e-3, 1.0], [0.0, -0.1, math.nan, math.inf]),
-    'distillation.temperature': ([0.1, 20.0], [0.0, -3.0, math.nan, math.inf]),
-    'distillation.label_weight': ([0.0, 1.0], [-0.1, math.nan, math.inf]),
-    'distillation.imitation_weight': ([0.0, 1.0], [-0.1, math.nan, math.inf]),
-    'eval.every_epochs': ([1, 5], [0]),
-    'eval.batch_size': ([1, 500], [0]),
-    'checkpoint.every_epochs': ([1, 5], [0]),
-    'checkpoint.every_steps': ([0, 1], [-1]),
-    'log.every_steps': ([1, 50], [0]),
-    'steps_per_dispatch': ([0, 1, 390], [-1]),
-    'devices': ([0, 4], [-1]),
+  'seed': ([0, 2**32 - 1], [-1, 2**32]),
+  'epochs': ([1, 300], [0, -1]),
+  'batch_size': ([1, 4096], [0]),
+  'data.holdout': ([0, 5000], [-1]),
+  'data.examples_per_class': ([0, 1], [-1]),
+  'model.shortcut': (['', 'projection', 'identity'], ['none']),
+  'model.dtype': (['float32', 'bfloat16', 'float64'], ['float16', 'int8']),
+  'augment.padding': ([0, 4], [-1]),
+  'augment.mode': (['reflect', 'zero'], ['constant', '']),
+  'optimiser.learning_rate': ([1e-12, 10.0], [0.0, -0.1, math.nan, math.inf]),
+  'optimiser.momentum': ([0.0, 0.999], [1.0, -1e-9, math.nan]),
+  'optimiser.weight_decay': ([0.0, 5e-4], [-1e-9, math.nan, math.inf]),
+  'schedule.decay_at': (
+    [(), (0.5,), (0.001, 0.999)],
+    [(0.0,), (1.0,), (0.75, 0.5), (-0.1, 0.5), (math.nan,)],
+  ),
+  'schedule.decay_factor': ([1e-3, 1.0], [0.0, -0.1, math.nan, math.inf]),
+  'distillation.temperature': ([0.1, 20.0], [0.0, -3.0, math.nan, math.inf]),
+  'distillation.label_weight': ([0.0, 1.0], [-0.1, math.nan, math.inf]),
+  'distillation.imitation_weight': ([0.0, 1.0], [-0.1, math.nan, math.inf]),
+  'eval.every_epochs': ([1, 5], [0]),
+  'eval.batch_size': ([1, 500], [0]),
+  'checkpoint.every_epochs': ([1, 5], [0]),
+  'checkpoint.every_steps': ([0, 1], [-1]),
+  'log.every_steps': ([1, 50], [0]),
+  'steps_per_dispatch': ([0, 1, 390], [-1]),
+  'devices': ([0, 4], [-1]),
 }
 
 
@@ -254,18 +256,18 @@ def test_values_outside_are_refused_by_name_and_range(name):
 def test_identity_leaves_out_what_does_not_change_numbers():
   flat = config_lib.flatten(config_lib.defaults())
   assert set(flat) - set(config_lib.identity(flat)) == {
-      'data.data_dir',
-      'data.manual_dir',
-      'data.download',
-      'eval.every_epochs',
-      'eval.batch_size',
-      'checkpoint.every_epochs',
-      'checkpoint.every_steps',
-      'log.every_steps',
-      'log.tensorboard',
-      'steps_per_dispatch',
-      'devices',
-      'profile',
+    'data.data_dir',
+    'data.manual_dir',
+    'data.download',
+    'eval.every_epochs',
+    'eval.batch_size',
+    'checkpoint.every_epochs',
+    'checkpoint.every_steps',
+    'log.every_steps',
+    'log.tensorboard',
+    'steps_per_dispatch',
+    'devices',
+    'profile',
   }
 
 

@@ -21,23 +21,23 @@ class One(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ('layer', 'expected'),
-    [
-        # 16 x 16 outputs of 32 channels, each of 8 x 3 x 3 products; the
-        # taps on the padding count too.
-        (nn.Conv(32, (3, 3), padding=1), 16 * 16 * 32 * 8 * 9),
-        # Stride 2: 8 x 8 outputs.
-        (nn.Conv(32, (3, 3), strides=2, padding=1), 8 * 8 * 32 * 8 * 9),
-        (nn.Conv(32, (1, 1)), 16 * 16 * 32 * 8),
-        # No padding: 14 x 14 outputs.
-        (nn.Conv(32, (3, 3), padding='VALID'), 14 * 14 * 32 * 8 * 9),
-        # Four groups: each output sees 2 channels.
-        (nn.Conv(32, (3, 3), feature_group_count=4), 16 * 16 * 32 * 2 * 9),
-        # A matrix product at each of the pixels; its bias is no product.
-        (nn.Dense(5), 16 * 16 * 8 * 5),
-        (nn.LayerNorm(), 0),
-    ],
-    ids=['conv', 'stride', '1x1', 'valid', 'groups', 'dense', 'norm'],
+  ('layer', 'expected'),
+  [
+    # 16 x 16 outputs of 32 channels, each of 8 x 3 x 3 products; the
+    # taps on the padding count too.
+    (nn.Conv(32, (3, 3), padding=1), 16 * 16 * 32 * 8 * 9),
+    # Stride 2: 8 x 8 outputs.
+    (nn.Conv(32, (3, 3), strides=2, padding=1), 8 * 8 * 32 * 8 * 9),
+    (nn.Conv(32, (1, 1)), 16 * 16 * 32 * 8),
+    # No padding: 14 x 14 outputs.
+    (nn.Conv(32, (3, 3), padding='VALID'), 14 * 14 * 32 * 8 * 9),
+    # Four groups: each output sees 2 channels.
+    (nn.Conv(32, (3, 3), feature_group_count=4), 16 * 16 * 32 * 2 * 9),
+    # A matrix product at each of the pixels; its bias is no product.
+    (nn.Dense(5), 16 * 16 * 8 * 5),
+    (nn.LayerNorm(), 0),
+  ],
+  ids=['conv', 'stride', '1x1', 'valid', 'groups', 'dense', 'norm'],
 )
 def test_multiply_adds_of_a_layer(layer, expected):
   assert cost.multiply_adds(One(layer), (16, 16, 8)) == expected
@@ -50,7 +50,7 @@ def test_functions_within_functions_are_counted():
 
 
 @pytest.mark.parametrize(
-    ('name', 'published'), [('resnet32', 69.1e6), ('resnet110', 253e6)]
+  ('name', 'published'), [('resnet32', 69.1e6), ('resnet110', 253e6)]
 )
 def test_multiply_adds_of_the_papers_resnets(name, published):
   # Every 3 x 3 convolution has 16^2 x 9 x 32^2 products, as the pixels fall

@@ -112,10 +112,10 @@ def _make(name, folder):
   sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
   pixels = {s: r[:, -3072:].reshape(-1, 3, 32, 32) for s, r in records.items()}
   return Tiny(
-      spec=dataclasses.replace(spec, sha256=sha256),
-      folder=folder,
-      images={s: p.transpose(0, 2, 3, 1) for s, p in pixels.items()},
-      labels={s: r[:, -3073].astype(int) for s, r in records.items()},
+    spec=dataclasses.replace(spec, sha256=sha256),
+    folder=folder,
+    images={s: p.transpose(0, 2, 3, 1) for s, p in pixels.items()},
+    labels={s: r[:, -3073].astype(int) for s, r in records.items()},
   )
 
 
@@ -174,8 +174,8 @@ def test_digits_are_those_of_scikit_learn():
   assert digits.test.images.shape == (360, 8, 8, 1)
   assert (digits.num_classes, digits.name) == (10, 'digits')
   for split, part in (
-      (digits.train, slice(0, 1437)),
-      (digits.test, slice(1437, 1797)),
+    (digits.train, slice(0, 1437)),
+    (digits.test, slice(1437, 1797)),
   ):
     assert split.images.dtype == np.uint8
     assert split.labels.dtype == np.int32
@@ -203,11 +203,11 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_a_fingerprint_changes_with_everything_it_covers():
   base = ('x/1', 'train', ['a', 'b'], [0, 1])
   others = [
-      ('x/2', 'train', ['a', 'b'], [0, 1]),
-      ('x/1', 'test', ['a', 'b'], [0, 1]),
-      ('x/1', 'train', ['b', 'a'], [0, 1]),
-      ('x/1', 'train', ['a', 'b'], [1, 0]),
-      ('x/1', 'train', ['a'], [0]),
+    ('x/2', 'train', ['a', 'b'], [0, 1]),
+    ('x/1', 'test', ['a', 'b'], [0, 1]),
+    ('x/1', 'train', ['b', 'a'], [0, 1]),
+    ('x/1', 'train', ['a', 'b'], [1, 0]),
+    ('x/1', 'train', ['a'], [0]),
   ]
   prints = {data.fingerprint(*arguments) for arguments in [base, *others]}
   assert len(prints) == 6
@@ -223,17 +223,17 @@ def test_the_splits_of_digits_have_their_own_fingerprints():
 
 def test_nothing_here_imports_jax_or_tensorflow(prepared):
   program = (
-      'import sys; from srdl_jax import data; data.load("digits")\n'
-      'from srdl_jax.data import cifar, sampling\n'
-      f'cifar.load(cifar.CIFAR100, data.Source({str(prepared)!r}))\n'
-      'print([m for m in ("jax", "tensorflow") if m in sys.modules])'
+    'import sys; from srdl_jax import data; data.load("digits")\n'
+    'from srdl_jax.data import cifar, sampling\n'
+    f'cifar.load(cifar.CIFAR100, data.Source({str(prepared)!r}))\n'
+    'print([m for m in ("jax", "tensorflow") if m in sys.modules])'
   )
   done = subprocess.run(
-      [sys.executable, '-c', program],
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-      check=True,
+    [sys.executable, '-c', program],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
   )
   assert done.stdout.strip() == '[]'
 
@@ -270,7 +270,7 @@ def test_row_i_is_example_i_of_tfds(tiny100, prepared):
       assert split.labels[i] == example['label']
     ids = [example['id'].decode() for example in stock]
     assert split.fingerprint == data.fingerprint(
-        'cifar100/3.0.2', split.name, ids, split.labels
+      'cifar100/3.0.2', split.name, ids, split.labels
     )
 
 
@@ -292,10 +292,10 @@ def test_class_names_and_coarse_labels_are_kept(prepared):
 def test_shards_do_not_change_rows_or_fingerprint(tiny100, prepared, tmp_path):
   archive = tiny100.folder / tiny100.spec.archive
   cifar.builder_class(tiny100.spec, archive)(
-      data_dir=tmp_path
+    data_dir=tmp_path
   ).download_and_prepare(
-      file_format='array_record',
-      download_config=tfds.download.DownloadConfig(num_shards=3),
+    file_format='array_record',
+    download_config=tfds.download.DownloadConfig(num_shards=3),
   )
   directory = tmp_path / 'cifar100' / '3.0.2'
   assert len(list(directory.glob('*-of-00003'))) == 6
@@ -324,12 +324,12 @@ def test_preparing_twice_changes_nothing(tiny100, copied):
 def _start(tiny, data_dir, trouble):
   arguments = (tiny.spec.name, tiny.spec.sha256, data_dir, tiny.folder, trouble)
   process = subprocess.Popen(
-      [sys.executable, '-c', PREPARE, *map(str, arguments)],
-      cwd=ROOT,
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
+    [sys.executable, '-c', PREPARE, *map(str, arguments)],
+    cwd=ROOT,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
   )
   assert process.stdout.readline() == 'ready\n'
   return process
@@ -337,7 +337,7 @@ def _start(tiny, data_dir, trouble):
 
 @pytest.mark.parametrize('trouble', ['none', 'no locks'])
 def test_two_processes_may_prepare_at_once(
-    tiny100, prepared, tmp_path, trouble
+  tiny100, prepared, tmp_path, trouble
 ):
   processes = [_start(tiny100, tmp_path, trouble) for _ in range(2)]
   for process in processes:
@@ -353,7 +353,7 @@ def test_two_processes_may_prepare_at_once(
 
 @pytest.mark.parametrize('trouble', ['killed at an image', 'killed at the end'])
 def test_a_killed_preparation_is_not_read_and_is_cleaned_up(
-    tiny100, tmp_path, trouble
+  tiny100, tmp_path, trouble
 ):
   process = _start(tiny100, tmp_path, trouble)
   process.communicate('go\n', timeout=60)
@@ -402,19 +402,19 @@ def test_missing_data_without_download_says_what_to_put_where(tmp_path):
     data.load('cifar10', data_dir=str(tmp_path / 'd'), download=False)
   message = str(caught.value)
   for part in (
-      'cifar10/3.0.2',
-      cifar.CIFAR10.url,
-      cifar.CIFAR10.sha256,
-      str(tmp_path / 'd' / 'downloads' / 'manual'),
+    'cifar10/3.0.2',
+    cifar.CIFAR10.url,
+    cifar.CIFAR10.sha256,
+    str(tmp_path / 'd' / 'downloads' / 'manual'),
   ):
     assert part in message
   assert list(tmp_path.iterdir()) == []
   with pytest.raises(DataError, match=str(tmp_path / 'mine')):
     data.load(
-        'cifar10',
-        data_dir=str(tmp_path / 'd'),
-        manual_dir=str(tmp_path / 'mine'),
-        download=False,
+      'cifar10',
+      data_dir=str(tmp_path / 'd'),
+      manual_dir=str(tmp_path / 'mine'),
+      download=False,
     )
 
 
@@ -433,8 +433,8 @@ def test_a_wrong_archive_is_named_and_kept(tiny100, tmp_path):
   spec = cifar.CIFAR100
   archive = tiny100.folder / spec.archive
   with pytest.raises(
-      DataError,
-      match=f'{archive}.*{spec.sha256}.*{tiny100.spec.sha256}',
+    DataError,
+    match=f'{archive}.*{spec.sha256}.*{tiny100.spec.sha256}',
   ):
     cifar.load(spec, tiny100.source(tmp_path))
   assert archive.is_file()
@@ -472,26 +472,26 @@ def test_tfrecord_form_is_recognised_and_left_alone(tiny100, copied):
     path.rename(str(path).replace('array_record', 'tfrecord'))
   _edit_info(copied, fileFormat='tfrecord')
   _load_fails(
-      tiny100.spec, copied, f'{copied}.*in tfrecord form.*another directory'
+    tiny100.spec, copied, f'{copied}.*in tfrecord form.*another directory'
   )
 
 
 def test_array_record_beside_tfrecord_is_read(tiny100, copied):
   _edit_info(
-      copied, fileFormat='tfrecord', alternativeFileFormats=['array_record']
+    copied, fileFormat='tfrecord', alternativeFileFormats=['array_record']
   )
   loaded = cifar.load(tiny100.spec, data.Source(str(copied.parents[1])))
   assert len(loaded.train.labels) == 40
 
 
 @pytest.mark.parametrize(
-    'name',
-    [
-        'dataset_info.json',
-        'features.json',
-        'cifar100-train.array_record-00000-of-00001',
-        'cifar100-test.array_record-00000-of-00001',
-    ],
+  'name',
+  [
+    'dataset_info.json',
+    'features.json',
+    'cifar100-train.array_record-00000-of-00001',
+    'cifar100-test.array_record-00000-of-00001',
+  ],
 )
 def test_a_missing_file_is_named(tiny100, copied, name):
   (copied / name).unlink()
@@ -570,8 +570,8 @@ def test_cifar100_statistics_are_near_those_of_real_training_images(real):
   pixels = images / 255
   # Means of 2,000 images scatter by 0.15 / sqrt(2000) = 0.0034.
   np.testing.assert_allclose(
-      pixels.mean((0, 1, 2)), cifar.CIFAR100.mean, atol=0.015
+    pixels.mean((0, 1, 2)), cifar.CIFAR100.mean, atol=0.015
   )
   np.testing.assert_allclose(
-      pixels.std((0, 1, 2)), cifar.CIFAR100.std, atol=0.01
+    pixels.std((0, 1, 2)), cifar.CIFAR100.std, atol=0.01
   )

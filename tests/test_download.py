@@ -28,14 +28,11 @@ class Site:
   cut_after: int | None = None
   stall_after: int | None = None
   ranges: list[str | None] = dataclasses.field(default_factory=list)
-  released: threading.Event = dataclasses.field(
-      default_factory=threading.Event
-  )
+  released: threading.Event = dataclasses.field(default_factory=threading.Event)
 
 
 def _handler(site):
   class Handler(http.server.BaseHTTPRequestHandler):
-
     def do_GET(self):
       asked = self.headers.get('Range')
       site.ranges.append(asked)
@@ -55,7 +52,7 @@ def _handler(site):
       if status == 206:
         last = start + len(body) - 1
         self.send_header(
-            'Content-Range', f'bytes {start}-{last}/{len(CONTENT)}'
+          'Content-Range', f'bytes {start}-{last}/{len(CONTENT)}'
         )
       self.end_headers()
       if site.stall_after is not None:
@@ -87,10 +84,10 @@ def site():
 def test_fetches_checks_and_reports_progress(site, tmp_path):
   seen = []
   path = download.fetch(
-      site.url,
-      tmp_path / 'file.tar.gz',
-      sha256=SHA256,
-      progress=lambda received, total: seen.append((received, total)),
+    site.url,
+    tmp_path / 'file.tar.gz',
+    sha256=SHA256,
+    progress=lambda received, total: seen.append((received, total)),
   )
   assert path.read_bytes() == CONTENT
   assert [p.name for p in tmp_path.iterdir()] == ['file.tar.gz']
@@ -112,9 +109,7 @@ def test_another_file_at_the_destination_stays(site, tmp_path):
   assert site.ranges == []
 
 
-def test_a_cut_connection_is_an_error_and_the_next_call_resumes(
-    site, tmp_path
-):
+def test_a_cut_connection_is_an_error_and_the_next_call_resumes(site, tmp_path):
   site.cut_after = 300_000
   with pytest.raises(DataError, match=f'{site.url}.*{len(CONTENT)}') as caught:
     download.fetch(site.url, tmp_path / 'f', sha256=SHA256)
@@ -197,7 +192,7 @@ def test_a_slow_name_look_up_times_out(tmp_path, monkeypatch):
   start = time.monotonic()
   with pytest.raises(DataError, match='no answer or no data for 0.2 s'):
     download.fetch(
-        'http://nowhere.invalid/f', tmp_path / 'f', sha256=SHA256, timeout=0.2
+      'http://nowhere.invalid/f', tmp_path / 'f', sha256=SHA256, timeout=0.2
     )
   assert time.monotonic() - start < 3
   done.set()

@@ -35,9 +35,9 @@ def open_log(tmp_path):
 
   def opened(**options):
     defaults = {
-        'total_epochs': 4,
-        'tensorboard': False,
-        'stream': io.StringIO(),
+      'total_epochs': 4,
+      'tensorboard': False,
+      'stream': io.StringIO(),
     }
     logs.append(RunLog(tmp_path, **defaults | options))
     return logs[-1]
@@ -53,9 +53,7 @@ def _lines(folder):
 
   text = (folder / 'metrics.jsonl').read_text()
   assert text == '' or text.endswith('\n')
-  return [
-      json.loads(line, parse_constant=refuse) for line in text.splitlines()
-  ]
+  return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
 
 
 def _train(log, first, last, stage=1):
@@ -72,20 +70,20 @@ def _evaluate(log, step, stage=1, split='test', **metrics):
 def test_one_line_a_step_with_keys_in_order(tmp_path, open_log):
   log = open_log()
   metrics = {
-      'loss': np.array([0.5, 0.25], np.float32),
-      'correct': np.array([3, 4], np.int32),
+    'loss': np.array([0.5, 0.25], np.float32),
+    'correct': np.array([3, 4], np.int32),
   }
   log.train_steps(stage=1, epoch=2, first_step=7, metrics=metrics)
   log.evaluation(
-      stage=1, epoch=2, step=8, split='test', metrics={'z': 1, 'a': 0.5}
+    stage=1, epoch=2, step=8, split='test', metrics={'z': 1, 'a': 0.5}
   )
   assert (tmp_path / 'metrics.jsonl').read_text() == (
-      '{"stage": 1, "epoch": 2, "step": 7, "split": "train",'
-      ' "loss": 0.5, "correct": 3}\n'
-      '{"stage": 1, "epoch": 2, "step": 8, "split": "train",'
-      ' "loss": 0.25, "correct": 4}\n'
-      '{"stage": 1, "epoch": 2, "step": 8, "split": "test",'
-      ' "z": 1, "a": 0.5}\n'
+    '{"stage": 1, "epoch": 2, "step": 7, "split": "train",'
+    ' "loss": 0.5, "correct": 3}\n'
+    '{"stage": 1, "epoch": 2, "step": 8, "split": "train",'
+    ' "loss": 0.25, "correct": 4}\n'
+    '{"stage": 1, "epoch": 2, "step": 8, "split": "test",'
+    ' "z": 1, "a": 0.5}\n'
   )
 
 
@@ -94,7 +92,7 @@ def test_float32_values_round_trip(tmp_path, open_log):
   values = bits.view(np.float32)
   values = np.where(np.isfinite(values), values, np.float32(0.1))
   open_log().train_steps(
-      stage=1, epoch=1, first_step=1, metrics={'loss': values}
+    stage=1, epoch=1, first_step=1, metrics={'loss': values}
   )
   read = np.array([line['loss'] for line in _lines(tmp_path)], np.float32)
   np.testing.assert_array_equal(read.view(np.uint32), values.view(np.uint32))
@@ -117,18 +115,18 @@ def test_jax_scalars_and_arrays_are_taken(tmp_path, open_log):
   log.train_steps(stage=1, epoch=1, first_step=1, metrics={'loss': values})
   _evaluate(log, 2, loss=jax.numpy.float32(0.1))
   assert [line['loss'] for line in _lines(tmp_path)] == [
-      0.0,
-      1.0,
-      float(np.float32(0.1)),
+    0.0,
+    1.0,
+    float(np.float32(0.1)),
   ]
 
 
 @pytest.mark.parametrize(
-    ('every', 'recorded'),
-    [(1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6]), (7, [7]), (8, [])],
+  ('every', 'recorded'),
+  [(1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6]), (7, [7]), (8, [])],
 )
 def test_every_steps_goes_by_the_global_step(
-    tmp_path, open_log, every, recorded
+  tmp_path, open_log, every, recorded
 ):
   log = open_log(every_steps=every)
   _train(log, 1, 4)
@@ -140,21 +138,21 @@ def test_every_steps_goes_by_the_global_step(
 
 
 @pytest.mark.parametrize(
-    ('stage', 'step', 'gone'),
-    [
-        (1, 0, slice(0, 6)),
-        (1, 1, slice(1, 6)),
-        (1, 2, slice(3, 6)),
-        (1, 4, slice(0, 0)),
-        (2, 3, slice(6, 10)),
-        (2, 4, slice(7, 10)),
-        (2, 5, slice(8, 10)),
-        (2, 6, slice(0, 0)),
-        (2, 99, slice(0, 0)),
-    ],
+  ('stage', 'step', 'gone'),
+  [
+    (1, 0, slice(0, 6)),
+    (1, 1, slice(1, 6)),
+    (1, 2, slice(3, 6)),
+    (1, 4, slice(0, 0)),
+    (2, 3, slice(6, 10)),
+    (2, 4, slice(7, 10)),
+    (2, 5, slice(8, 10)),
+    (2, 6, slice(0, 0)),
+    (2, 99, slice(0, 0)),
+  ],
 )
 def test_rewind_keeps_what_the_checkpoint_knew(
-    tmp_path, open_log, stage, step, gone
+  tmp_path, open_log, stage, step, gone
 ):
   log = open_log()
   for first in (1, 3):
@@ -182,7 +180,7 @@ def _run(log, after):
 
 
 def test_every_kill_leaves_the_record_of_an_uninterrupted_run(
-    tmp_path, open_log
+  tmp_path, open_log
 ):
   path = tmp_path / 'metrics.jsonl'
   _run(open_log(), 0)
@@ -222,11 +220,11 @@ def test_evaluation_at_the_restored_step_is_not_doubled(tmp_path, open_log):
   _evaluate(again, 2, split='train_clean')
   _evaluate(again, 2, ece=0.5)
   assert [tuple(line)[-1] for line in _lines(tmp_path)] == [
-      'loss',
-      'loss',
-      'accuracy',
-      'accuracy',
-      'ece',
+    'loss',
+    'loss',
+    'accuracy',
+    'accuracy',
+    'ece',
   ]
 
 
@@ -248,7 +246,7 @@ def test_rewind_before_the_first_line(tmp_path, open_log):
 
 
 @pytest.mark.parametrize(
-    'bad', [b'{"stage": 1, "st\n', b'\n', b'[1]\n', b'{"stage": 1}\n', b'\0\n']
+  'bad', [b'{"stage": 1, "st\n', b'\n', b'[1]\n', b'{"stage": 1}\n', b'\0\n']
 )
 def test_damage_before_the_last_line_is_refused(tmp_path, open_log, bad):
   path = tmp_path / 'metrics.jsonl'
@@ -278,15 +276,15 @@ def test_recorded_step_is_refused(tmp_path, open_log):
 
 
 @pytest.mark.parametrize(
-    'metrics',
-    [
-        {},
-        {'loss': np.float32(1)},
-        {'loss': np.ones((2, 2))},
-        {'loss': np.ones(2), 'accuracy': np.ones(3)},
-        {'loss': np.ones(2), 'step': np.ones(2)},
-    ],
-    ids=['none', 'scalar', 'two axes', 'two lengths', 'name of a column'],
+  'metrics',
+  [
+    {},
+    {'loss': np.float32(1)},
+    {'loss': np.ones((2, 2))},
+    {'loss': np.ones(2), 'accuracy': np.ones(3)},
+    {'loss': np.ones(2), 'step': np.ones(2)},
+  ],
+  ids=['none', 'scalar', 'two axes', 'two lengths', 'name of a column'],
 )
 def test_wrong_train_metrics_write_nothing(tmp_path, open_log, metrics):
   with pytest.raises(ValueError):
@@ -302,7 +300,7 @@ def test_unwritable_record_is_one_line(tmp_path, open_log):
 
 def test_kill_loses_no_line(tmp_path):
   done = subprocess.run(
-      [sys.executable, '-c', _KILLED, tmp_path], cwd=_ROOT, timeout=60
+    [sys.executable, '-c', _KILLED, tmp_path], cwd=_ROOT, timeout=60
   )
   assert done.returncode == -signal.SIGKILL
   assert [line['step'] for line in _lines(tmp_path)] == [*range(1, 51), 50]
@@ -317,12 +315,12 @@ def test_other_processes_write_and_say_nothing(tmp_path, open_log, monkeypatch):
   _evaluate(log, 2)
   log.event('hello')
   log.progress(
-      stage=1,
-      stages=1,
-      epoch=1,
-      epochs=4,
-      images_per_second=1.0,
-      seconds_left=1.0,
+    stage=1,
+    stages=1,
+    epoch=1,
+    epochs=4,
+    images_per_second=1.0,
+    seconds_left=1.0,
   )
   log.close()
   assert (os.listdir(tmp_path), stream.getvalue()) == ([], '')
@@ -333,15 +331,14 @@ def test_progress_and_events_reach_the_stream(open_log):
   with open_log(stream=stream) as log:
     log.event('begun')
     log.progress(
-        stage=1,
-        stages=2,
-        epoch=1,
-        epochs=4,
-        images_per_second=1000.0,
-        seconds_left=61.0,
-        loss=0.5,
+      stage=1,
+      stages=2,
+      epoch=1,
+      epochs=4,
+      images_per_second=1000.0,
+      seconds_left=61.0,
+      loss=0.5,
     )
   assert stream.getvalue() == (
-      'begun\n'
-      'stage 1/2, epoch 1/4, 1,000 images/s, 1 min 01 s left, loss 0.5\n'
+    'begun\nstage 1/2, epoch 1/4, 1,000 images/s, 1 min 01 s left, loss 0.5\n'
   )

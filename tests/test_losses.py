@@ -99,7 +99,7 @@ def test_eq6_softens_the_student_and_not_the_stored_again():
 def test_eq6_is_zero_for_own_targets():
   logits = _logits(0.3)
   value, gradient = jax.value_and_grad(losses.imitation)(
-      logits, _stored(logits), T
+    logits, _stored(logits), T
   )
   assert abs(value) < 1e-15
   np.testing.assert_allclose(gradient, np.zeros((4, 5)), atol=1e-15)
@@ -117,9 +117,9 @@ def test_eq6_takes_logits_up_to_a_constant_per_row(batch):
   logits, _, stored = batch
   shift = jnp.array([[-50.0], [0.0], [3.0], [1e3]])
   np.testing.assert_allclose(
-      losses.imitation(logits, stored + shift, T),
-      losses.imitation(logits, stored, T),
-      rtol=1e-11,
+    losses.imitation(logits, stored + shift, T),
+    losses.imitation(logits, stored, T),
+    rtol=1e-11,
   )
 
 
@@ -161,9 +161,9 @@ def test_eq7_gradient_is_t_times_the_difference_over_b(batch, temperature):
   logits, labels, _ = batch
   stored = _stored(_logits(5.0), temperature)
   gradient = jax.grad(
-      lambda z: losses.srdl(
-          z, labels, stored, temperature=temperature, label_weight=0.0
-      )[0]
+    lambda z: losses.srdl(
+      z, labels, stored, temperature=temperature, label_weight=0.0
+    )[0]
   )(logits)
   difference = _softmax(logits / temperature) - np.exp(stored)
   np.testing.assert_allclose(gradient, temperature * difference / 4, **CLOSE)
@@ -172,12 +172,12 @@ def test_eq7_gradient_is_t_times_the_difference_over_b(batch, temperature):
 def test_eq7_gradient_adds_that_of_eq2(batch):
   logits, labels, stored = batch
   gradient = jax.grad(
-      lambda z: losses.srdl(z, labels, stored, temperature=T)[0]
+    lambda z: losses.srdl(z, labels, stored, temperature=T)[0]
   )(logits)
   labels_part = _softmax(logits) - np.eye(5)[labels]
   targets_part = T * (_softmax(logits / T) - np.exp(stored))
   np.testing.assert_allclose(
-      gradient, (labels_part + targets_part) / 4, **CLOSE
+    gradient, (labels_part + targets_part) / 4, **CLOSE
   )
 
 
@@ -185,7 +185,7 @@ def test_eq7_with_own_targets_is_eq2(batch):
   logits, labels, _ = batch
   loss, _ = losses.srdl(logits, labels, _stored(logits), temperature=T)
   np.testing.assert_allclose(
-      loss, losses.cross_entropy(logits, labels), rtol=1e-13
+    loss, losses.cross_entropy(logits, labels), rtol=1e-13
   )
 
 
@@ -197,8 +197,11 @@ def test_eq7_for_a_high_temperature_matches_centred_logits():
   teacher -= teacher.mean(1, keepdims=True)
   high = 1e4
   loss, _ = losses.srdl(
-      student, jnp.zeros(4, int), teacher / high,
-      temperature=high, label_weight=0.0,
+    student,
+    jnp.zeros(4, int),
+    teacher / high,
+    temperature=high,
+    label_weight=0.0,
   )
   expected = ((student - teacher) ** 2).sum(1).mean() / (2 * 5)
   np.testing.assert_allclose(loss, expected, rtol=1e-3)
@@ -208,19 +211,24 @@ def test_weights_are_those_of_their_terms(batch):
   # Hinton's option: 0.1 of the labels, 0.9 of T^2 R_kl.
   logits, labels, stored = batch
   loss, parts = losses.srdl(
-      logits, labels, stored,
-      temperature=T, label_weight=0.1, imitation_weight=0.9,
+    logits,
+    labels,
+    stored,
+    temperature=T,
+    label_weight=0.1,
+    imitation_weight=0.9,
   )
   np.testing.assert_allclose(
-      loss, 0.1 * parts['cross_entropy'] + 0.9 * 9 * parts['imitation'],
-      **CLOSE,
+    loss,
+    0.1 * parts['cross_entropy'] + 0.9 * 9 * parts['imitation'],
+    **CLOSE,
   )
 
 
 def test_without_targets_the_loss_is_eq2_whatever_the_weights(batch):
   logits, labels, _ = batch
   loss, parts = losses.srdl(
-      logits, labels, None, temperature=T, label_weight=0.1
+    logits, labels, None, temperature=T, label_weight=0.1
   )
   assert loss == losses.cross_entropy(logits, labels)
   assert list(parts) == ['cross_entropy']
@@ -230,9 +238,9 @@ def test_losses_are_finite_at_extreme_scores(batch):
   _, labels, stored = batch
   logits = 1e4 * _logits(0.3)
   value, gradient = jax.value_and_grad(
-      functools.partial(
-          lambda z, s: losses.srdl(z, labels, s, temperature=T)[0], s=stored
-      )
+    functools.partial(
+      lambda z, s: losses.srdl(z, labels, s, temperature=T)[0], s=stored
+    )
   )(logits)
   assert np.isfinite(value)
   assert np.isfinite(gradient).all()

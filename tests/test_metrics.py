@@ -27,9 +27,9 @@ def test_log_softmax_is_normalised_and_finite_in_float64():
   logits = np.float32([[0, math.log(3)], [1e4, -1e4], [-1e4, -1e4]])
   found = metrics.log_softmax(logits)
   expected = [
-      [math.log(0.25), math.log(0.75)],
-      [0, -2e4],
-      [math.log(0.5), math.log(0.5)],
+    [math.log(0.25), math.log(0.75)],
+    [0, -2e4],
+    [math.log(0.5), math.log(0.5)],
   ]
   assert found.dtype == np.float64
   np.testing.assert_allclose(found, expected, rtol=1e-7)
@@ -79,7 +79,7 @@ def test_nll_is_the_mean_minus_log_probability_of_the_label():
 
 def test_entropy_of_uniform_and_of_certain_predictions():
   assert _result(np.full((3, 8), -math.log(8)), [0, 1, 2])[
-      'entropy'
+    'entropy'
   ] == pytest.approx(math.log(8), rel=1e-14)
   # 0 log 0 is 0.
   assert _result([[0.0, -np.inf]], [0])['entropy'] == 0
@@ -118,15 +118,15 @@ def test_ece_does_not_cancel_between_bins():
 
 
 @pytest.mark.parametrize(
-    ('confidence', 'number'),
-    [
-        # Bin b of 15 is (b / 15, (b + 1) / 15].
-        (0.5, 7),
-        (0.5334, 8),
-        (0.9333, 13),
-        (0.9334, 14),
-        (1.0, 14),
-    ],
+  ('confidence', 'number'),
+  [
+    # Bin b of 15 is (b / 15, (b + 1) / 15].
+    (0.5, 7),
+    (0.5334, 8),
+    (0.9333, 13),
+    (0.9334, 14),
+    (1.0, 14),
+  ],
 )
 def test_ece_bins_are_fifteenths(confidence, number):
   sums = Classification()

@@ -34,15 +34,15 @@ def _initialised():
 
 
 @pytest.mark.parametrize(
-    ('depth', 'parameters'),
-    [
-        (8, 78_042),
-        (20, 272_474),
-        (32, 466_906),
-        (44, 661_338),
-        (56, 855_770),
-        (110, 1_730_714),
-    ],
+  ('depth', 'parameters'),
+  [
+    (8, 78_042),
+    (20, 272_474),
+    (32, 466_906),
+    (44, 661_338),
+    (56, 855_770),
+    (110, 1_730_714),
+  ],
 )
 def test_parameters_of_ten_classes(depth, parameters):
   # With n = (depth - 2) / 6: stem 3 x 9 x 16 and its norm 32; group one n
@@ -74,14 +74,14 @@ def test_every_registered_model_is_of_its_depth():
   for name in cifar_resnet.MODELS:
     model = models.create(name, 10)
     shapes = jax.eval_shape(
-        functools.partial(model.init, train=False),
-        jax.random.key(0),
-        jnp.zeros((1, *CIFAR)),
+      functools.partial(model.init, train=False),
+      jax.random.key(0),
+      jnp.zeros((1, *CIFAR)),
     )
     kernels = [
-        path
-        for path in flax.traverse_util.flatten_dict(shapes['params'])
-        if path[-1] == 'kernel' and path[-2] != 'shortcut'
+      path
+      for path in flax.traverse_util.flatten_dict(shapes['params'])
+      if path[-1] == 'kernel' and path[-2] != 'shortcut'
     ]
     assert name == f'resnet{len(kernels)}'
 
@@ -137,7 +137,7 @@ def test_the_classifier_is_uniform_in_one_over_the_root_of_64():
     assert abs(values).max() > (1 - 10 / values.size) / 8
     # A uniform deviation is bound / sqrt(3).
     assert values.std() == pytest.approx(
-        1 / 8 / math.sqrt(3), rel=3 / math.sqrt(values.size)
+      1 / 8 / math.sqrt(3), rel=3 / math.sqrt(values.size)
     )
 
 
@@ -162,12 +162,12 @@ def test_running_statistics_move_by_a_tenth(x64, drawn_variables):
   variables = drawn_variables(model, images)
   before = flax.traverse_util.flatten_dict(variables['batch_stats'])
   apply = jax.jit(
-      functools.partial(
-          model.apply,
-          train=True,
-          mutable=['batch_stats', 'intermediates'],
-          capture_intermediates=True,
-      )
+    functools.partial(
+      model.apply,
+      train=True,
+      mutable=['batch_stats', 'intermediates'],
+      capture_intermediates=True,
+    )
   )
   _, updates = apply(variables, images)
   after = flax.traverse_util.flatten_dict(updates['batch_stats'])
@@ -189,7 +189,7 @@ def test_running_statistics_move_by_a_tenth(x64, drawn_variables):
 def test_evaluation_sees_each_example_alone(drawn_variables):
   model = models.create('resnet8', 10)
   images = jnp.asarray(
-      np.sin(np.arange(4 * 8 * 8 * 3)).reshape(4, 8, 8, 3), jnp.float32
+    np.sin(np.arange(4 * 8 * 8 * 3)).reshape(4, 8, 8, 3), jnp.float32
   )
   variables = drawn_variables(model, images)
   apply = jax.jit(functools.partial(model.apply, train=False))
@@ -198,7 +198,7 @@ def test_evaluation_sees_each_example_alone(drawn_variables):
   np.testing.assert_allclose(reversed_[::-1], whole, rtol=1e-5, atol=1e-6)
   others = images.at[1:].set(0.0)
   np.testing.assert_allclose(
-      apply(variables, others)[0], whole[0], rtol=1e-5, atol=1e-6
+    apply(variables, others)[0], whole[0], rtol=1e-5, atol=1e-6
   )
 
 
@@ -206,28 +206,29 @@ def test_evaluation_sees_each_example_alone(drawn_variables):
 
 
 @pytest.mark.parametrize(
-    ('compute', 'kept'),
-    [
-        ('float32', 'float32'),
-        ('bfloat16', 'float32'),
-        ('float64', 'float64'),
-    ],
+  ('compute', 'kept'),
+  [
+    ('float32', 'float32'),
+    ('bfloat16', 'float32'),
+    ('float64', 'float64'),
+  ],
 )
 def test_parameters_statistics_and_logits_are_at_least_float32(
-    compute, kept, x64
+  compute, kept, x64
 ):
   model = models.create('resnet8', 10, dtype=jnp.dtype(compute))
   images = jnp.zeros((2, 8, 8, 3), kept)
   variables = jax.eval_shape(
-      functools.partial(model.init, train=False), jax.random.key(0), images
+    functools.partial(model.init, train=False), jax.random.key(0), images
   )
   apply = functools.partial(
-      model.apply, mutable=['batch_stats', 'intermediates'],
-      capture_intermediates=True,
+    model.apply,
+    mutable=['batch_stats', 'intermediates'],
+    capture_intermediates=True,
   )
   for train in (True, False):
     logits, updates = jax.eval_shape(
-        functools.partial(apply, train=train), variables, images
+      functools.partial(apply, train=train), variables, images
     )
     inside = updates.pop('intermediates')
     leaves = jax.tree.leaves((logits, variables['params']))
@@ -245,7 +246,7 @@ def test_parameters_statistics_and_logits_are_at_least_float32(
 
 def test_the_identity_shortcut_subsamples_and_pads_channels():
   block = models.cifar_resnet.BasicBlock(
-      width=4, stride=2, shortcut='identity', conv=None, norm=None
+    width=4, stride=2, shortcut='identity', conv=None, norm=None
   )
   x = jnp.arange(1.0, 33.0).reshape(1, 4, 4, 2)
   found = block.apply({}, x, method='_shortcut')
@@ -258,20 +259,20 @@ def test_the_identity_shortcut_subsamples_and_pads_channels():
 def test_the_shape_is_halved_twice_and_pooled():
   model = models.create('resnet8', 7)
   variables = jax.eval_shape(
-      functools.partial(model.init, train=False),
-      jax.random.key(0),
-      jnp.zeros((1, *CIFAR)),
+    functools.partial(model.init, train=False),
+    jax.random.key(0),
+    jnp.zeros((1, *CIFAR)),
   )
   logits, captured = jax.eval_shape(
-      functools.partial(
-          model.apply, train=False, capture_intermediates=True, mutable=True
-      ),
-      variables,
-      jnp.zeros((2, *CIFAR)),
+    functools.partial(
+      model.apply, train=False, capture_intermediates=True, mutable=True
+    ),
+    variables,
+    jnp.zeros((2, *CIFAR)),
   )
   shapes = [
-      captured['intermediates'][f'group{group}_block0']['__call__'][0].shape
-      for group in (1, 2, 3)
+    captured['intermediates'][f'group{group}_block0']['__call__'][0].shape
+    for group in (1, 2, 3)
   ]
   assert shapes == [(2, 32, 32, 16), (2, 16, 16, 32), (2, 8, 8, 64)]
   assert logits.shape == (2, 7)

@@ -14,8 +14,10 @@ from srdl_jax import optimiser
 
 # Made by references/make_sgd.py, which names its torch and its command.
 MADE = json.loads(
-    pathlib.Path(__file__).with_name('references').joinpath('sgd.json')
-    .read_text()
+  pathlib.Path(__file__)
+  .with_name('references')
+  .joinpath('sgd.json')
+  .read_text()
 )
 
 
@@ -36,7 +38,7 @@ def test_sgd_equals_torch_at_every_step(case, x64):
   @jax.jit
   def step(weights, state, rate):
     updates, state = tx.update(
-        jax.grad(loss)(weights), state, weights, learning_rate=rate
+      jax.grad(loss)(weights), state, weights, learning_rate=rate
     )
     return optax.apply_updates(weights, updates), state
 
@@ -49,19 +51,19 @@ def test_decay_is_coupled_and_on_all_parameters(x64):
   # Without gradients, the decay alone goes through Nesterov's momentum: at
   # the first step the trace is v = d w, and the update -rate (d w + 0.9 v).
   params = {
-      'conv': {'kernel': jnp.full((3, 3, 1, 2), 2.0)},
-      'bn': {'scale': jnp.array([1.0, -3.0]), 'bias': jnp.array([0.5, 4.0])},
-      'classifier': {'kernel': jnp.ones((2, 2)), 'bias': jnp.array([5.0, 0.0])},
+    'conv': {'kernel': jnp.full((3, 3, 1, 2), 2.0)},
+    'bn': {'scale': jnp.array([1.0, -3.0]), 'bias': jnp.array([0.5, 4.0])},
+    'classifier': {'kernel': jnp.ones((2, 2)), 'bias': jnp.array([5.0, 0.0])},
   }
   tx = optimiser.sgd(momentum=0.9, weight_decay=2e-4)
   none = jax.tree.map(jnp.zeros_like, params)
   updates, _ = tx.update(none, tx.init(params), params, learning_rate=0.1)
   jax.tree.map(
-      lambda u, p: np.testing.assert_allclose(
-          u, -0.1 * 1.9 * 2e-4 * p, rtol=1e-12
-      ),
-      updates,
-      params,
+    lambda u, p: np.testing.assert_allclose(
+      u, -0.1 * 1.9 * 2e-4 * p, rtol=1e-12
+    ),
+    updates,
+    params,
   )
 
 

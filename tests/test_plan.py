@@ -10,29 +10,29 @@ from srdl_jax.plan import Stage
 
 def test_vanilla_is_one_stage_of_all_epochs():
   assert plan.create('vanilla', 200) == (
-      Stage(200, start='fresh', teacher=None, complete=True),
+    Stage(200, start='fresh', teacher=None, complete=True),
   )
 
 
 @pytest.mark.parametrize(
-    ('method', 'start', 'complete'),
-    [
-        # Algorithm 1.
-        ('srdl', 'fresh', (True, True)),
-        # Table 4, and its two missing corners.
-        ('stage_incomplete', 'fresh', (False, False)),
-        ('stage_one_incomplete', 'fresh', (False, True)),
-        ('stage_two_incomplete', 'fresh', (True, False)),
-        # Table 5.
-        ('no_restart', 'previous', (True, True)),
-        ('stage_incomplete_no_restart', 'previous', (False, False)),
-        ('same_initialisation', 'same', (True, True)),
-    ],
+  ('method', 'start', 'complete'),
+  [
+    # Algorithm 1.
+    ('srdl', 'fresh', (True, True)),
+    # Table 4, and its two missing corners.
+    ('stage_incomplete', 'fresh', (False, False)),
+    ('stage_one_incomplete', 'fresh', (False, True)),
+    ('stage_two_incomplete', 'fresh', (True, False)),
+    # Table 5.
+    ('no_restart', 'previous', (True, True)),
+    ('stage_incomplete_no_restart', 'previous', (False, False)),
+    ('same_initialisation', 'same', (True, True)),
+  ],
 )
 def test_two_stages_of_half_the_budget(method, start, complete):
   assert plan.create(method, 200) == (
-      Stage(100, start='fresh', teacher=None, complete=complete[0]),
-      Stage(100, start=start, teacher=1, complete=complete[1]),
+    Stage(100, start='fresh', teacher=None, complete=complete[0]),
+    Stage(100, start=start, teacher=1, complete=complete[1]),
   )
 
 
@@ -40,18 +40,18 @@ def test_two_stages_of_half_the_budget(method, start, complete):
 @pytest.mark.parametrize('restart', plan.STARTS)
 def test_the_whole_factorial_can_be_expressed(complete, restart):
   first, second = plan.srdl(
-      10, complete=tuple(map(bool, complete)), restart=restart
+    10, complete=tuple(map(bool, complete)), restart=restart
   )
   assert (first.complete, second.complete, second.start) == (
-      *map(bool, complete),
-      restart,
+    *map(bool, complete),
+    restart,
   )
   assert (first.start, first.teacher, second.teacher) == ('fresh', None, 1)
 
 
 @pytest.mark.parametrize(
-    ('epochs', 'halves'),
-    [(2, (1, 1)), (3, (1, 2)), (151, (75, 76)), (300, (150, 150))],
+  ('epochs', 'halves'),
+  [(2, (1, 1)), (3, (1, 2)), (151, (75, 76)), (300, (150, 150))],
 )
 def test_stage_one_gets_the_smaller_half_of_odd_epochs(epochs, halves):
   for method in plan.METHODS:

@@ -18,13 +18,13 @@ from srdl_jax.progress import Progress
 
 def _show(shown, epoch, stage=1, seconds_left=7980.0, **more):
   shown.show(
-      stage=stage,
-      stages=2,
-      epoch=epoch,
-      epochs=4,
-      images_per_second=12345.6,
-      seconds_left=seconds_left,
-      **more,
+    stage=stage,
+    stages=2,
+    epoch=epoch,
+    epochs=4,
+    images_per_second=12345.6,
+    seconds_left=seconds_left,
+    **more,
   )
 
 
@@ -36,22 +36,22 @@ def test_plain_progress_is_one_line_an_epoch():
   lines = stream.getvalue().splitlines()
   rest = ', 12,346 images/s, 2 h 13 min left, loss 0.1'
   assert lines == [
-      f'stage {stage}/2, epoch {epoch}/4{rest}'
-      for stage, epoch in [(1, 1), (1, 2), (2, 3), (2, 4)]
+    f'stage {stage}/2, epoch {epoch}/4{rest}'
+    for stage, epoch in [(1, 1), (1, 2), (2, 3), (2, 4)]
   ]
 
 
 @pytest.mark.parametrize(
-    ('seconds', 'said'),
-    [
-        (0, '0 min 00 s left'),
-        (59.6, '1 min 00 s left'),
-        (3599, '59 min 59 s left'),
-        (3600, '1 h 00 min left'),
-        (360000, '100 h 00 min left'),
-        (float('inf'), 'time left unknown'),
-        (float('nan'), 'time left unknown'),
-    ],
+  ('seconds', 'said'),
+  [
+    (0, '0 min 00 s left'),
+    (59.6, '1 min 00 s left'),
+    (3599, '59 min 59 s left'),
+    (3600, '1 h 00 min left'),
+    (360000, '100 h 00 min left'),
+    (float('inf'), 'time left unknown'),
+    (float('nan'), 'time left unknown'),
+  ],
 )
 def test_time_left(seconds, said):
   stream = io.StringIO()
@@ -117,7 +117,7 @@ def test_bar_on_a_terminal():
 def test_terminal_without_a_size_gets_plain_lines():
   received = _terminal(rows=0, columns=0)
   assert [line.split(', 12')[0] for line in received.splitlines()] == [
-      'stage 1/2, epoch 1/4',
-      'the first event',
-      'stage 2/2, epoch 3/4',
+    'stage 1/2, epoch 1/4',
+    'the first event',
+    'stage 2/2, epoch 3/4',
   ]

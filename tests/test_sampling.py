@@ -28,10 +28,10 @@ def test_epoch_order_visits_each_row_once():
 
 def test_epoch_order_depends_on_each_argument_and_nothing_else():
   orders = {
-      tuple(sampling.epoch_order(seed, stage, epoch, ROWS))
-      for seed in (0, 1)
-      for stage in (0, 1)
-      for epoch in (0, 1)
+    tuple(sampling.epoch_order(seed, stage, epoch, ROWS))
+    for seed in (0, 1)
+    for stage in (0, 1)
+    for epoch in (0, 1)
   }
   assert len(orders) == 8
   np.random.seed(3)
@@ -79,11 +79,11 @@ def test_examples_per_class_are_the_first_by_row_number():
 
 def test_examples_per_class_are_chosen_among_the_rest():
   train, held = sampling.choose_rows(
-      LABELS, holdout=30, examples_per_class=4, seed=2
+    LABELS, holdout=30, examples_per_class=4, seed=2
   )
   rest = np.setdiff1d(ROWS, held)
   expected = np.sort(
-      np.concatenate([rest[LABELS[rest] == k][:4] for k in range(3)])
+    np.concatenate([rest[LABELS[rest] == k][:4] for k in range(3)])
   )
   np.testing.assert_array_equal(train, expected)
   assert len(held) == 30

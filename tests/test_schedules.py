@@ -30,37 +30,37 @@ def test_eq3_at_every_step_of_a_short_schedule():
 
 
 @pytest.mark.parametrize(
-    ('steps', 'expected'),
-    [
-        # 0.5 and 0.75: both round down to 0.
-        (1, [LOW]),
-        # 1 and 1.5: both round down to 1.
-        (2, [HIGH, LOW]),
-        # 1.5 and 2.25.
-        (3, [HIGH, MIDDLE, LOW]),
-        # 2.5 and 3.75.
-        (5, [HIGH, HIGH, MIDDLE, LOW, LOW]),
-        # 3.5 and 5.25.
-        (7, [HIGH] * 3 + [MIDDLE] * 2 + [LOW] * 2),
-    ],
+  ('steps', 'expected'),
+  [
+    # 0.5 and 0.75: both round down to 0.
+    (1, [LOW]),
+    # 1 and 1.5: both round down to 1.
+    (2, [HIGH, LOW]),
+    # 1.5 and 2.25.
+    (3, [HIGH, MIDDLE, LOW]),
+    # 2.5 and 3.75.
+    (5, [HIGH, HIGH, MIDDLE, LOW, LOW]),
+    # 3.5 and 5.25.
+    (7, [HIGH] * 3 + [MIDDLE] * 2 + [LOW] * 2),
+  ],
 )
 def test_boundaries_round_down(steps, expected):
   _assert_rates(schedules.step_decay(0.1, steps), range(steps), expected)
 
 
 @pytest.mark.parametrize(
-    ('epochs', 'first', 'second'),
-    [
-        (200, 39000, 58500),
-        # 37.5 and 56.25 epochs into a stage of 75: 14625, and 21937.5.
-        (75, 14625, 21937),
-        # 75 and 112.5 epochs.
-        (150, 29250, 43875),
-        # 150 and 225 epochs.
-        (300, 58500, 87750),
-        # 2.5 and 3.75 epochs: 975, and 1462.5.
-        (5, 975, 1462),
-    ],
+  ('epochs', 'first', 'second'),
+  [
+    (200, 39000, 58500),
+    # 37.5 and 56.25 epochs into a stage of 75: 14625, and 21937.5.
+    (75, 14625, 21937),
+    # 75 and 112.5 epochs.
+    (150, 29250, 43875),
+    # 150 and 225 epochs.
+    (300, 58500, 87750),
+    # 2.5 and 3.75 epochs: 975, and 1462.5.
+    (5, 975, 1462),
+  ],
 )
 def test_boundaries_are_counted_in_steps(epochs, first, second):
   schedule = schedules.step_decay(0.1, epochs * 390)
@@ -70,7 +70,7 @@ def test_boundaries_are_counted_in_steps(epochs, first, second):
 
 def test_the_initial_rate_factor_and_fractions_are_given():
   schedule = schedules.step_decay(
-      0.4, 10, decay_at=(0.3, 0.6, 0.8), decay_factor=0.5
+    0.4, 10, decay_at=(0.3, 0.6, 0.8), decay_factor=0.5
   )
   expected = [0.4] * 3 + [0.2] * 3 + [0.1] * 2 + [0.05] * 2
   _assert_rates(schedule, range(10), expected)
@@ -89,13 +89,13 @@ SECOND_HALF = [MIDDLE, MIDDLE, LOW, LOW]
 
 
 @pytest.mark.parametrize(
-    ('complete', 'expected'),
-    [
-        ((True, True), COMPLETE + COMPLETE),
-        ((False, False), FIRST_HALF + SECOND_HALF),
-        ((False, True), FIRST_HALF + COMPLETE),
-        ((True, False), COMPLETE + SECOND_HALF),
-    ],
+  ('complete', 'expected'),
+  [
+    ((True, True), COMPLETE + COMPLETE),
+    ((False, False), FIRST_HALF + SECOND_HALF),
+    ((False, True), FIRST_HALF + COMPLETE),
+    ((True, False), COMPLETE + SECOND_HALF),
+  ],
 )
 def test_factorial_of_complete_stages_at_every_step(complete, expected):
   schedule = schedules.over_stages(0.1, [4, 4], complete)
@@ -103,24 +103,24 @@ def test_factorial_of_complete_stages_at_every_step(complete, expected):
 
 
 @pytest.mark.parametrize(
-    ('method', 'expected'),
-    [
-        ('vanilla', FIRST_HALF + SECOND_HALF),
-        ('srdl', COMPLETE + COMPLETE),
-        ('no_restart', COMPLETE + COMPLETE),
-        ('same_initialisation', COMPLETE + COMPLETE),
-        ('stage_incomplete', FIRST_HALF + SECOND_HALF),
-        ('stage_incomplete_no_restart', FIRST_HALF + SECOND_HALF),
-        ('stage_one_incomplete', FIRST_HALF + COMPLETE),
-        ('stage_two_incomplete', COMPLETE + SECOND_HALF),
-    ],
+  ('method', 'expected'),
+  [
+    ('vanilla', FIRST_HALF + SECOND_HALF),
+    ('srdl', COMPLETE + COMPLETE),
+    ('no_restart', COMPLETE + COMPLETE),
+    ('same_initialisation', COMPLETE + COMPLETE),
+    ('stage_incomplete', FIRST_HALF + SECOND_HALF),
+    ('stage_incomplete_no_restart', FIRST_HALF + SECOND_HALF),
+    ('stage_one_incomplete', FIRST_HALF + COMPLETE),
+    ('stage_two_incomplete', COMPLETE + SECOND_HALF),
+  ],
 )
 def test_each_method_has_its_rates(method, expected):
   stages = plan.create(method, 4)
   schedule = schedules.over_stages(
-      0.1,
-      [2 * stage.epochs for stage in stages],
-      [stage.complete for stage in stages],
+    0.1,
+    [2 * stage.epochs for stage in stages],
+    [stage.complete for stage in stages],
   )
   _assert_rates(schedule, range(8), expected)
 

@@ -15,13 +15,13 @@ _SIZE = {'num_examples': _N, 'num_classes': _K}
 # With chunks of four rows one chunk, 4 to 7, has no row at all.
 _ROWS = np.array([0, 1, 2, 8, 9])
 _MADE = {
-    'dataset': 'cifar100',
-    'split': 'train',
-    'rows': 'sha256:12',
-    'step': 7,
-    'rate': 0.1,
-    'subset': None,
-    'name': 'Ünit',
+  'dataset': 'cifar100',
+  'split': 'train',
+  'rows': 'sha256:12',
+  'step': 7,
+  'rate': 0.1,
+  'subset': None,
+  'name': 'Ünit',
 }
 _LOGITS = np.random.default_rng(0).normal(size=(_N, _K)).astype(np.float32) * 4
 
@@ -41,9 +41,9 @@ def _blocks(rows=_ROWS, size=2, logits=_LOGITS):
 
 def _save(folder, blocks=None, **changed):
   options = _SIZE | {
-      'temperature': _T,
-      'provenance': _MADE,
-      'expected_rows': _ROWS,
+    'temperature': _T,
+    'provenance': _MADE,
+    'expected_rows': _ROWS,
   }
   blocks = _blocks() if blocks is None else blocks
   soft_targets.save(folder, blocks, **options | changed)
@@ -62,9 +62,9 @@ def _refusal(call, *args, **options):
 
 def _files(folder):
   return {
-      str(path.relative_to(folder)): path.read_bytes()
-      for path in sorted(folder.rglob('*'))
-      if path.is_file()
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob('*'))
+    if path.is_file()
   }
 
 
@@ -72,13 +72,13 @@ def test_eq5_closed_form():
   # p = (1/4, 3/4) at T = 1; at T = 2 it is (1, sqrt 3) / (1 + sqrt 3).
   logits = np.array([[0.0, np.log(3)]])
   np.testing.assert_allclose(
-      np.exp(soft_targets.soften(logits, 1.0)), [[0.25, 0.75]], rtol=1e-6
+    np.exp(soft_targets.soften(logits, 1.0)), [[0.25, 0.75]], rtol=1e-6
   )
   root = np.sqrt(3)
   np.testing.assert_allclose(
-      np.exp(soft_targets.soften(logits, 2.0)),
-      [[1 / (1 + root), root / (1 + root)]],
-      rtol=1e-6,
+    np.exp(soft_targets.soften(logits, 2.0)),
+    [[1 / (1 + root), root / (1 + root)]],
+    rtol=1e-6,
   )
 
 
@@ -87,7 +87,7 @@ def test_soften_agrees_with_jax(temperature):
   soft = soft_targets.soften(_LOGITS, temperature)
   assert soft.dtype == np.float32
   np.testing.assert_allclose(
-      soft, jax.nn.log_softmax(_LOGITS / temperature), rtol=1e-5, atol=1e-6
+    soft, jax.nn.log_softmax(_LOGITS / temperature), rtol=1e-5, atol=1e-6
   )
 
 
@@ -109,7 +109,7 @@ def test_soften_computes_in_float64():
 def test_targets_are_valid_logits_at_their_temperature():
   soft = soft_targets.soften(_LOGITS, _T)
   np.testing.assert_allclose(
-      jax.nn.softmax(soft), jax.nn.softmax(_LOGITS / _T), rtol=1e-5
+    jax.nn.softmax(soft), jax.nn.softmax(_LOGITS / _T), rtol=1e-5
   )
 
 
@@ -122,14 +122,14 @@ def test_other_temperatures_follow(kind, temperature):
     return soft_targets.at_temperature(array, _T, temperature)
 
   found = {
-      'numpy': lambda: convert(soft),
-      'jax': lambda: convert(jnp.asarray(soft)),
-      'jit': lambda: jax.jit(convert)(soft),
+    'numpy': lambda: convert(soft),
+    'jax': lambda: convert(jnp.asarray(soft)),
+    'jit': lambda: jax.jit(convert)(soft),
   }[kind]()
   assert isinstance(found, np.ndarray if kind == 'numpy' else jax.Array)
   assert found.dtype == np.float32
   np.testing.assert_allclose(
-      found, soft_targets.soften(_LOGITS, temperature), rtol=1e-5, atol=1e-6
+    found, soft_targets.soften(_LOGITS, temperature), rtol=1e-5, atol=1e-6
   )
 
 
@@ -148,14 +148,14 @@ def test_absent_rows_stay_absent_at_other_temperatures():
 
 
 @pytest.mark.parametrize(
-    'temperature', [0, -1.0, float('nan'), float('inf'), -float('inf')]
+  'temperature', [0, -1.0, float('nan'), float('inf'), -float('inf')]
 )
 def test_impossible_temperature_is_a_config_error(tmp_path, temperature):
   for call in (
-      lambda: soft_targets.soften(_LOGITS, temperature),
-      lambda: soft_targets.at_temperature(_LOGITS, temperature, 1.0),
-      lambda: soft_targets.at_temperature(_LOGITS, 1.0, temperature),
-      lambda: _save(tmp_path / 'bank', temperature=temperature),
+    lambda: soft_targets.soften(_LOGITS, temperature),
+    lambda: soft_targets.at_temperature(_LOGITS, temperature, 1.0),
+    lambda: soft_targets.at_temperature(_LOGITS, 1.0, temperature),
+    lambda: _save(tmp_path / 'bank', temperature=temperature),
   ):
     with pytest.raises(errors.ConfigError, match='temperature'):
       call()
@@ -168,7 +168,7 @@ def test_row_is_example_of_the_full_split(folder):
   assert soft_targets.is_complete(folder)
   bank = _load(folder)
   np.testing.assert_array_equal(
-      bank.log_probs_NxK[_ROWS], soft_targets.soften(_LOGITS, _T)[_ROWS]
+    bank.log_probs_NxK[_ROWS], soft_targets.soften(_LOGITS, _T)[_ROWS]
   )
   assert np.flatnonzero(bank.present_N).tolist() == _ROWS.tolist()
   assert np.isnan(bank.log_probs_NxK[[3, 4, 5, 6, 7]]).all()
@@ -191,7 +191,7 @@ def test_bank_of_other_rows_is_another_bank(folder, tmp_path):
   _save(tmp_path / 'swapped', _blocks(logits=swapped))
   bank, other = _load(folder), _load(tmp_path / 'swapped')
   np.testing.assert_array_equal(
-      bank.log_probs_NxK[[0, 1]], other.log_probs_NxK[[1, 0]]
+    bank.log_probs_NxK[[0, 1]], other.log_probs_NxK[[1, 0]]
   )
   assert not np.array_equal(bank.log_probs_NxK[0], other.log_probs_NxK[0])
 
@@ -204,7 +204,7 @@ def test_chunks_of_the_usual_size(tmp_path):
   del options['expected_rows']
   bank = _load(tmp_path / 'bank', **options)
   np.testing.assert_array_equal(
-      bank.log_probs_NxK, soft_targets.soften(logits, _T)
+    bank.log_probs_NxK, soft_targets.soften(logits, _T)
   )
 
 
@@ -213,8 +213,8 @@ def test_float16_is_rounding_only(folder):
   bank = _load(folder)
   assert bank.log_probs_NxK.dtype == np.float16
   np.testing.assert_array_equal(
-      bank.log_probs_NxK[_ROWS],
-      soft_targets.soften(_LOGITS, _T)[_ROWS].astype(np.float16),
+    bank.log_probs_NxK[_ROWS],
+    soft_targets.soften(_LOGITS, _T)[_ROWS].astype(np.float16),
   )
 
 
@@ -225,14 +225,14 @@ def test_unknown_dtype_is_a_config_error(folder):
 
 def test_jax_arrays_and_lists_are_taken(folder):
   blocks = [
-      (jnp.asarray(_ROWS[:2]), jnp.asarray(_LOGITS[_ROWS[:2]], jnp.bfloat16)),
-      (_ROWS[2:].tolist(), _LOGITS[_ROWS[2:]].tolist()),
-      (np.zeros(0, int), np.zeros((0, _K))),
+    (jnp.asarray(_ROWS[:2]), jnp.asarray(_LOGITS[_ROWS[:2]], jnp.bfloat16)),
+    (_ROWS[2:].tolist(), _LOGITS[_ROWS[2:]].tolist()),
+    (np.zeros(0, int), np.zeros((0, _K))),
   ]
   _save(folder, blocks, expected_rows=_ROWS.tolist())
   rounded = np.asarray(jnp.asarray(_LOGITS, jnp.bfloat16), np.float32)
   np.testing.assert_array_equal(
-      _load(folder).log_probs_NxK[:2], soft_targets.soften(rounded, _T)[:2]
+    _load(folder).log_probs_NxK[:2], soft_targets.soften(rounded, _T)[:2]
   )
 
 
@@ -250,27 +250,27 @@ _ONE_BAD = np.where(np.arange(15).reshape(5, 3) == 10, np.nan, 0.0)
 
 
 @pytest.mark.parametrize(
-    ('blocks', 'reason'),
-    [
-        ([], '5 of 5 expected rows were not predicted, the first is row 0'),
-        ([*_blocks(_ROWS[:4])], '1 of 5 .* the first is row 9'),
-        ([*_blocks(), _one(8)], 'row 8 was predicted more than once'),
-        ([*_blocks([0, 1, 1])], 'row 1 was predicted more than once'),
-        ([*_blocks([2, 1, 2], 3)], 'row 2 was predicted more than once'),
-        ([*_blocks(_ROWS[:3]), _one(3)], 'row 3 is not an expected row'),
-        ([_one(-1)], 'row -1 is not an expected row'),
-        ([_one(_N)], 'row 10 is not an expected row'),
-        ([_one(1, np.nan)], 'row 1: a logit is not finite'),
-        ([_one(1, np.inf)], 'row 1: a logit is not finite'),
-        ([_one(1, -np.inf)], 'row 1: a logit is not finite'),
-        ([(_ROWS, _ONE_BAD)], 'row 8: a logit is not finite'),
-        ([(np.array([0.0]), np.zeros((1, _K)))], 'rows are float64'),
-        ([(np.array([True]), np.zeros((1, _K)))], 'rows are bool'),
-        ([(np.array([[0]]), np.zeros((1, _K)))], r'rows are int64 \(1, 1\)'),
-        ([(np.array([0]), np.zeros((1, _K + 1)))], r'shape \(1, 4\)'),
-        ([(np.array([0]), np.zeros((2, _K)))], r'shape \(2, 3\)'),
-        ([(np.array([0]), np.zeros(_K))], r'shape \(3,\)'),
-    ],
+  ('blocks', 'reason'),
+  [
+    ([], '5 of 5 expected rows were not predicted, the first is row 0'),
+    ([*_blocks(_ROWS[:4])], '1 of 5 .* the first is row 9'),
+    ([*_blocks(), _one(8)], 'row 8 was predicted more than once'),
+    ([*_blocks([0, 1, 1])], 'row 1 was predicted more than once'),
+    ([*_blocks([2, 1, 2], 3)], 'row 2 was predicted more than once'),
+    ([*_blocks(_ROWS[:3]), _one(3)], 'row 3 is not an expected row'),
+    ([_one(-1)], 'row -1 is not an expected row'),
+    ([_one(_N)], 'row 10 is not an expected row'),
+    ([_one(1, np.nan)], 'row 1: a logit is not finite'),
+    ([_one(1, np.inf)], 'row 1: a logit is not finite'),
+    ([_one(1, -np.inf)], 'row 1: a logit is not finite'),
+    ([(_ROWS, _ONE_BAD)], 'row 8: a logit is not finite'),
+    ([(np.array([0.0]), np.zeros((1, _K)))], 'rows are float64'),
+    ([(np.array([True]), np.zeros((1, _K)))], 'rows are bool'),
+    ([(np.array([[0]]), np.zeros((1, _K)))], r'rows are int64 \(1, 1\)'),
+    ([(np.array([0]), np.zeros((1, _K + 1)))], r'shape \(1, 4\)'),
+    ([(np.array([0]), np.zeros((2, _K)))], r'shape \(2, 3\)'),
+    ([(np.array([0]), np.zeros(_K))], r'shape \(3,\)'),
+  ],
 )
 def test_wrong_blocks_are_refused_and_change_nothing(folder, blocks, reason):
   with pytest.raises(errors.SoftTargetsError, match=reason):
@@ -285,7 +285,7 @@ def test_wrong_blocks_are_refused_and_change_nothing(folder, blocks, reason):
 
 
 @pytest.mark.parametrize(
-    ('dtype', 'gap'), [('float16', 3e5), ('float32', 1e308)]
+  ('dtype', 'gap'), [('float16', 3e5), ('float32', 1e308)]
 )
 def test_softened_logit_out_of_range_is_refused(folder, dtype, gap):
   logits = _LOGITS.astype(np.float64)
@@ -295,15 +295,15 @@ def test_softened_logit_out_of_range_is_refused(folder, dtype, gap):
 
 
 @pytest.mark.parametrize(
-    ('rows', 'reason'),
-    [
-        ([0, 1, 1], 'an expected row is given twice'),
-        ([0, _N], 'expected rows are not in 0 … 9'),
-        ([-1], 'expected rows are not in 0 … 9'),
-        (np.zeros(0, int), 'expected rows are not in 0 … 9'),
-        (np.ones(_N, bool), 'expected rows are bool'),
-        ([[0]], 'expected rows are int64'),
-    ],
+  ('rows', 'reason'),
+  [
+    ([0, 1, 1], 'an expected row is given twice'),
+    ([0, _N], 'expected rows are not in 0 … 9'),
+    ([-1], 'expected rows are not in 0 … 9'),
+    (np.zeros(0, int), 'expected rows are not in 0 … 9'),
+    (np.ones(_N, bool), 'expected rows are bool'),
+    ([[0]], 'expected rows are int64'),
+  ],
 )
 def test_wrong_expected_rows_are_refused(folder, rows, reason):
   assert reason in _refusal(_save, folder, expected_rows=rows)
@@ -316,17 +316,17 @@ def test_provenance_that_is_not_json_is_refused(folder, value):
 
 
 @pytest.mark.parametrize(
-    ('asked', 'told'),
-    [
-        ({'split': 'test'}, ['split is "train", not "test"']),
-        (
-            {'step': 8, 'rate': 0.2},
-            ['rate is 0.1, not 0.2', 'step is 7, not 8'],
-        ),
-        ({'more': None}, ['more is absent, not null']),
-        ({'subset': 0}, ['subset is null, not 0']),
-        ({'name': 'Unit'}, ['name is "\\u00dcnit", not "Unit"']),
-    ],
+  ('asked', 'told'),
+  [
+    ({'split': 'test'}, ['split is "train", not "test"']),
+    (
+      {'step': 8, 'rate': 0.2},
+      ['rate is 0.1, not 0.2', 'step is 7, not 8'],
+    ),
+    ({'more': None}, ['more is absent, not null']),
+    ({'subset': 0}, ['subset is null, not 0']),
+    ({'name': 'Unit'}, ['name is "\\u00dcnit", not "Unit"']),
+  ],
 )
 def test_foreign_bank_names_each_difference(folder, asked, told):
   _save(folder)
@@ -341,7 +341,7 @@ def test_bank_with_more_provenance_than_asked_is_foreign(folder):
 
 
 @pytest.mark.parametrize(
-    'size', [{'num_examples': _N + 1}, {'num_classes': _K - 1}]
+  'size', [{'num_examples': _N + 1}, {'num_classes': _K - 1}]
 )
 def test_bank_of_another_shape_is_refused(folder, size):
   _save(folder)

@@ -249,9 +249,7 @@ def test_each_program_is_compiled_once(tmp_path, caplog):
     for record in caplog.records
     if record.getMessage().startswith('Finished XLA compilation')
   ]
-  mapped = [
-    text for text in compiled if re.search('_fun|gathered|chunk', text)
-  ]
+  mapped = [text for text in compiled if re.search('_fun|gathered|chunk', text)]
   # One forward pass serves both stages, every evaluation and the extraction;
   # a train step is compiled without and with soft targets.
   assert len(mapped) == 3

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from srdl_jax import (
-    augment,
-    losses,
-    models,
-    optimiser,
-    parallel,
-    plan,
-    schedules,
-    steps,
-    train_state,
+  augment,
+  losses,
+  models,
+  optimiser,
+  parallel,
+  plan,
+  schedules,
+  steps,
+  train_state,
 )
 from srdl_jax.errors import ConfigError
 from srdl_jax.predict import predict
@@ -29,7 +29,7 @@ T = 3.0
 SGD = optimiser.sgd(momentum=0.9, weight_decay=2e-4)
 CLOSE = {'rtol': 1e-5, 'atol': 1e-6}
 assert_close = functools.partial(
-    jax.tree.map, functools.partial(np.testing.assert_allclose, **CLOSE)
+  jax.tree.map, functools.partial(np.testing.assert_allclose, **CLOSE)
 )
 
 
@@ -43,7 +43,7 @@ class Tiny(nn.Module):
   def __call__(self, images, train):
     x = images.reshape(len(images), -1)
     x = nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, axis_name=self.axis_name
+      use_running_average=not train, momentum=0.9, axis_name=self.axis_name
     )(x)
     return nn.Dense(self.num_classes)(x)
 
@@ -58,17 +58,17 @@ def state(drawn_variables):
 @pytest.fixture
 def normalise(tiny_digits):
   return functools.partial(
-      augment.normalise, mean=tiny_digits.mean, std=tiny_digits.std
+    augment.normalise, mean=tiny_digits.mean, std=tiny_digits.std
   )
 
 
 @pytest.fixture
 def batch(tiny_digits, normalise):
   return {
-      'image': normalise(jnp.asarray(tiny_digits.train.images[:8])),
-      'label': jnp.asarray(tiny_digits.train.labels[:8]),
-      'index': jnp.arange(8),
-      'soft_logits': None,
+    'image': normalise(jnp.asarray(tiny_digits.train.images[:8])),
+    'label': jnp.asarray(tiny_digits.train.labels[:8]),
+    'index': jnp.arange(8),
+    'soft_logits': None,
   }
 
 
@@ -93,7 +93,7 @@ RATE = _constant(0.1)
 @jax.jit
 def _train_logits(state, batch):
   logits, updates = state.apply_fn(
-      state.variables, batch['image'], train=True, mutable=['batch_stats']
+    state.variables, batch['image'], train=True, mutable=['batch_stats']
   )
   return logits, updates['batch_stats']
 
@@ -107,13 +107,13 @@ def test_without_targets_the_step_is_on_eq2(state, batch):
   expected = losses.cross_entropy(logits, batch['label'])
   hits = (np.argmax(logits, 1) == batch['label']).mean()
   assert_close(
-      metrics,
-      {
-          'loss': expected,
-          'cross_entropy': expected,
-          'accuracy': hits,
-          'learning_rate': 0.1,
-      },
+    metrics,
+    {
+      'loss': expected,
+      'cross_entropy': expected,
+      'accuracy': hits,
+      'learning_rate': 0.1,
+    },
   )
   assert after.step == 6
   assert_close(after.batch_stats, batch_stats)
@@ -147,20 +147,20 @@ def test_the_update_is_that_of_the_gradient_at_the_given_rate(state, batch):
   onehot = np.eye(10)[batch['label']]
   gradient = (jax.nn.softmax(logits) - onehot).mean(0) + 2e-4 * before
   np.testing.assert_allclose(
-      after.params['Dense_0']['bias'] - before,
-      -0.02 * 1.9 * gradient,
-      rtol=1e-4,
-      atol=1e-7,
+    after.params['Dense_0']['bias'] - before,
+    -0.02 * 1.9 * gradient,
+    rtol=1e-4,
+    atol=1e-7,
   )
 
 
 def test_a_weight_of_the_labels_reaches_the_loss(state, batch):
   step = functools.partial(
-      steps.train_step,
-      schedule=RATE,
-      temperature=2.0,
-      label_weight=0.1,
-      imitation_weight=0.9,
+    steps.train_step,
+    schedule=RATE,
+    temperature=2.0,
+    label_weight=0.1,
+    imitation_weight=0.9,
   )
   _, metrics = jax.jit(step)(state, {**batch, 'soft_logits': _bank(8)})
   expected = 0.1 * metrics['cross_entropy'] + 0.9 * 4 * metrics['imitation']
@@ -173,19 +173,19 @@ def test_a_step_changes_no_type(dtype, x64):
   model = models.create('resnet8', 10, dtype=jnp.dtype(dtype))
   kept = jnp.promote_types(dtype, jnp.float32)
   before = jax.eval_shape(
-      lambda: train_state.fresh(model, SGD, jax.random.key(0), (8, 8, 1))
+    lambda: train_state.fresh(model, SGD, jax.random.key(0), (8, 8, 1))
   )
   shapes = {
-      'image': jax.ShapeDtypeStruct((4, 8, 8, 1), kept),
-      'label': jax.ShapeDtypeStruct((4,), jnp.int32),
-      'index': jax.ShapeDtypeStruct((4,), jnp.int32),
-      'soft_logits': jax.ShapeDtypeStruct((4, 10), jnp.float32),
+    'image': jax.ShapeDtypeStruct((4, 8, 8, 1), kept),
+    'label': jax.ShapeDtypeStruct((4,), jnp.int32),
+    'index': jax.ShapeDtypeStruct((4,), jnp.int32),
+    'soft_logits': jax.ShapeDtypeStruct((4, 10), jnp.float32),
   }
   schedule = schedules.step_decay(0.1, 8)
   after, metrics = jax.eval_shape(
-      functools.partial(steps.train_step, schedule=schedule, temperature=T),
-      before,
-      shapes,
+    functools.partial(steps.train_step, schedule=schedule, temperature=T),
+    before,
+    shapes,
   )
   assert jax.tree.map(str, after) == jax.tree.map(str, before)
   floats = [x for x in jax.tree.leaves(before) if x.dtype != jnp.int32]
@@ -198,7 +198,7 @@ def test_a_step_changes_no_type(dtype, x64):
 
 def test_a_restart_draws_parameters_anew_and_keeps_the_clock():
   fresh = functools.partial(
-      train_state.fresh, Tiny(), SGD, image_shape=(8, 8, 1)
+    train_state.fresh, Tiny(), SGD, image_shape=(8, 8, 1)
   )
   one = fresh(key=jax.random.key(1))
   two = fresh(key=jax.random.key(2), step=40)
@@ -229,22 +229,22 @@ HIGH, MIDDLE, LOW = 0.1, 0.01, 0.001
 
 
 @pytest.mark.parametrize(
-    ('method', 'expected'),
-    [
-        ('srdl', [HIGH, HIGH, MIDDLE, LOW] * 2),
-        ('no_restart', [HIGH, HIGH, MIDDLE, LOW] * 2),
-        ('stage_incomplete', [HIGH] * 4 + [MIDDLE] * 2 + [LOW] * 2),
-    ],
+  ('method', 'expected'),
+  [
+    ('srdl', [HIGH, HIGH, MIDDLE, LOW] * 2),
+    ('no_restart', [HIGH, HIGH, MIDDLE, LOW] * 2),
+    ('stage_incomplete', [HIGH] * 4 + [MIDDLE] * 2 + [LOW] * 2),
+  ],
 )
 def test_the_applied_rate_at_every_step(
-    method, expected, batch, drawn_variables
+  method, expected, batch, drawn_variables
 ):
   # Without momentum and decay, the classifier's bias moves by minus the rate
   # times sum_b (p - onehot) / B: what is applied is read off the parameters.
   plain = optimiser.sgd(momentum=0.0, weight_decay=0.0, nesterov=False)
   stages = plan.create(method, 8)
   schedule = schedules.over_stages(
-      0.1, [s.epochs for s in stages], [s.complete for s in stages]
+    0.1, [s.epochs for s in stages], [s.complete for s in stages]
   )
   new = drawn_variables(Tiny(), batch['image'])
   onehot = np.eye(10)[batch['label']]
@@ -270,9 +270,9 @@ def test_the_applied_rate_at_every_step(
 
 def _resident(dataset, soft_logits):
   return {
-      'image': jnp.asarray(dataset.train.images),
-      'label': jnp.asarray(dataset.train.labels),
-      'soft_logits': soft_logits,
+    'image': jnp.asarray(dataset.train.images),
+    'label': jnp.asarray(dataset.train.labels),
+    'soft_logits': soft_logits,
   }
 
 
@@ -286,10 +286,10 @@ def test_a_batch_holds_each_rows_own_image_label_and_targets(tiny_digits):
   key, bank = jax.random.key(0), jnp.asarray(_bank())
   flip_and_crop = functools.partial(augment.flip_and_crop, flip=True, padding=1)
   assemble = functools.partial(
-      steps.resident_step,
-      augment=flip_and_crop,
-      normalise=lambda images: images,
-      step=lambda state, batch: (state, batch),
+    steps.resident_step,
+    augment=flip_and_crop,
+    normalise=lambda images: images,
+    step=lambda state, batch: (state, batch),
   )
   _, batch = jax.jit(assemble)(None, _resident(tiny_digits, bank), rows, key)
   train = tiny_digits.train
@@ -297,12 +297,12 @@ def test_a_batch_holds_each_rows_own_image_label_and_targets(tiny_digits):
   np.testing.assert_array_equal(batch['label'], train.labels[rows])
   np.testing.assert_array_equal(batch['soft_logits'], bank[rows])
   np.testing.assert_array_equal(
-      batch['image'], jax.jit(flip_and_crop)(key, train.images[rows], rows)
+    batch['image'], jax.jit(flip_and_crop)(key, train.images[rows], rows)
   )
 
 
 def test_permuted_rows_of_the_bank_change_the_loss(
-    state, tiny_digits, normalise
+  state, tiny_digits, normalise
 ):
   # The targets are the network's own at T: the right rows give a divergence
   # of zero, those of other images don't.
@@ -311,19 +311,17 @@ def test_permuted_rows_of_the_bank_change_the_loss(
   own = _train_logits(state, clean)[0] / T
   rows = jnp.arange(48)[::-1]
   step = jax.jit(
-      functools.partial(
-          steps.resident_step,
-          augment=_unchanged,
-          normalise=normalise,
-          step=functools.partial(
-              steps.train_step, schedule=RATE, temperature=T
-          ),
-      )
+    functools.partial(
+      steps.resident_step,
+      augment=_unchanged,
+      normalise=normalise,
+      step=functools.partial(steps.train_step, schedule=RATE, temperature=T),
+    )
   )
   found = {}
   for name, bank in (('own', own), ('others', jnp.roll(own, 1, axis=0))):
     _, found[name] = step(
-        state, {**resident, 'soft_logits': bank}, rows, jax.random.key(0)
+      state, {**resident, 'soft_logits': bank}, rows, jax.random.key(0)
     )
   assert abs(found['own']['imitation']) < 1e-6
   assert found['others']['imitation'] > 0.01
@@ -347,32 +345,34 @@ def _counts():
 
 @_counts()
 def test_predict_gives_every_row_once_in_order(
-    count, state, tiny_digits, normalise
+  count, state, tiny_digits, normalise
 ):
   images = tiny_digits.train.images
   apply = jax.jit(functools.partial(Tiny().apply, train=False))
   expected = np.asarray(apply(state.variables, normalise(images)))
   devices = parallel.choose_devices(count)
   step = parallel.map_predict(
-      functools.partial(
-          steps.predict_step, model=Tiny(), normalise=normalise
-      ),
-      devices,
+    functools.partial(steps.predict_step, model=Tiny(), normalise=normalise),
+    devices,
   )
   variables = parallel.replicate(state.variables, devices)
   all_rows = np.arange(48)
   # Fewer than a batch, one batch, full batches, and a remainder; a subset in
   # an order of its own.
   for rows in (
-      all_rows[:3], all_rows[:8], all_rows, all_rows[:45], all_rows[40::-3],
+    all_rows[:3],
+    all_rows[:8],
+    all_rows,
+    all_rows[:45],
+    all_rows[40::-3],
   ):
     blocks = list(predict(step, variables, images, rows, 8))
     assert len(blocks) == -(-len(rows) // 8)
     np.testing.assert_array_equal(np.concatenate([r for r, _ in blocks]), rows)
     np.testing.assert_allclose(
-        np.concatenate([outputs for _, outputs in blocks]),
-        expected[rows],
-        **CLOSE,
+      np.concatenate([outputs for _, outputs in blocks]),
+      expected[rows],
+      **CLOSE,
     )
 
 
@@ -382,7 +382,7 @@ def three_steps(tiny_digits, drawn_variables):
   model = models.create('resnet8', 10, axis_name=parallel.AXIS)
   variables = drawn_variables(model, jnp.zeros((1, 8, 8, 1)))
   start = parallel.to_host(
-      train_state.from_variables(model, SGD, variables, step=0)
+    train_state.from_variables(model, SGD, variables, step=0)
   )
   resident = parallel.to_host(_resident(tiny_digits, _bank()))
   rows_SxB = np.arange(48)[::2].reshape(3, 8)
@@ -391,22 +391,20 @@ def three_steps(tiny_digits, drawn_variables):
   def run(count, size):
     devices = parallel.choose_devices(count)
     chunk = parallel.map_train(
-        functools.partial(
-            steps.resident_step,
-            augment=functools.partial(
-                augment.flip_and_crop, flip=True, padding=1
-            ),
-            normalise=functools.partial(
-                augment.normalise, mean=tiny_digits.mean, std=tiny_digits.std
-            ),
-            step=functools.partial(
-                steps.train_step,
-                schedule=schedules.step_decay(0.1, 4),
-                temperature=T,
-                axis_name=parallel.AXIS,
-            ),
+      functools.partial(
+        steps.resident_step,
+        augment=functools.partial(augment.flip_and_crop, flip=True, padding=1),
+        normalise=functools.partial(
+          augment.normalise, mean=tiny_digits.mean, std=tiny_digits.std
         ),
-        devices,
+        step=functools.partial(
+          steps.train_step,
+          schedule=schedules.step_decay(0.1, 4),
+          temperature=T,
+          axis_name=parallel.AXIS,
+        ),
+      ),
+      devices,
     )
     put = functools.partial(parallel.replicate, devices=devices)
     state, resident_, key = put(start), put(resident), put(jax.random.key(0))
@@ -424,9 +422,9 @@ def three_steps(tiny_digits, drawn_variables):
 def _assert_same_run(one, other):
   for a, b in zip(one, other, strict=True):
     jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
-        a,
-        b,
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
+      a,
+      b,
     )
 
 
@@ -443,7 +441,7 @@ def test_three_steps_follow_the_clock_and_train(three_steps):
   state, metrics = three_steps(1, 1)
   assert state.step == 3
   np.testing.assert_allclose(
-      metrics['learning_rate'], [HIGH, HIGH, MIDDLE], rtol=1e-6
+    metrics['learning_rate'], [HIGH, HIGH, MIDDLE], rtol=1e-6
   )
   assert all(values.shape == (3,) for values in metrics.values())
   assert (metrics['imitation'] > 0).all()
@@ -476,7 +474,5 @@ def test_a_dispatch_is_one_step_on_cpu_unless_asked():
 
 def test_keys_follow_from_all_of_their_counts():
   counts = itertools.product((0, 1), Purpose, (1, 2), (0, 1))
-  keys = {
-      jax.random.key_data(key_for(*count)).tobytes() for count in counts
-  }
+  keys = {jax.random.key_data(key_for(*count)).tobytes() for count in counts}
   assert len(keys) == 16

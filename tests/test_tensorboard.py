@@ -53,7 +53,7 @@ def _run(log, after):
       log.train_steps(stage=1, epoch=1, first_step=step - 1, metrics=loss)
       accuracy = {'accuracy': step / 7}
       log.evaluation(
-          stage=1, epoch=1, step=step, split='test', metrics=accuracy
+        stage=1, epoch=1, step=step, split='test', metrics=accuracy
       )
 
 
@@ -64,8 +64,8 @@ def test_points_are_as_given(tmp_path):
   curves.close()
   *points, last = _points(tmp_path / 'tensorboard')
   assert points == [
-      ('train/loss', 1, np.float32(0.1)),
-      ('train/accuracy', 1, 0.5),
+    ('train/loss', 1, np.float32(0.1)),
+    ('train/accuracy', 1, 0.5),
   ]
   assert last[:2] == ('test/nll', 2) and np.isnan(last[2])
 
@@ -78,9 +78,9 @@ def test_curves_do_not_double_after_a_rewind(tmp_path):
       _run(log, restored)
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   record = [
-      (f'{line["split"]}/{name}', line['step'], np.float32(line[name]))
-      for line in map(json.loads, lines)
-      for name in list(line)[4:]
+    (f'{line["split"]}/{name}', line['step'], np.float32(line[name]))
+    for line in map(json.loads, lines)
+    for name in list(line)[4:]
   ]
   folder = tmp_path / 'tensorboard'
   assert len(os.listdir(folder)) == 3
@@ -95,7 +95,7 @@ def test_evaluation_flushes(tmp_path):
 
 def test_kill_after_a_flush_loses_no_point(tmp_path):
   done = subprocess.run(
-      [sys.executable, '-c', _KILLED, tmp_path], cwd=_ROOT, timeout=60
+    [sys.executable, '-c', _KILLED, tmp_path], cwd=_ROOT, timeout=60
   )
   assert done.returncode == -signal.SIGKILL
   assert [step for _, step, _ in _points(tmp_path)] == list(range(1, 51))

@@ -47,10 +47,10 @@ workdir.write_json(sys.argv[1], {'new': list(range(1000))})
 def holder(tmp_path):
   """Another process that holds `tmp_path / 'run'`."""
   process = subprocess.Popen(
-      [sys.executable, '-c', _HOLD, tmp_path / 'run'],
-      cwd=_ROOT,
-      stdout=subprocess.PIPE,
-      text=True,
+    [sys.executable, '-c', _HOLD, tmp_path / 'run'],
+    cwd=_ROOT,
+    stdout=subprocess.PIPE,
+    text=True,
   )
   with process:
     assert process.stdout.readline() == 'held\n'
@@ -117,23 +117,23 @@ def test_lock_ends_with_an_exception(tmp_path):
 
 def test_forked_child_does_not_keep_the_lock(tmp_path):
   done = subprocess.run(
-      [sys.executable, '-W', 'error', '-c', _FORK, tmp_path],
-      cwd=_ROOT,
-      capture_output=True,
-      text=True,
-      timeout=30,
+    [sys.executable, '-W', 'error', '-c', _FORK, tmp_path],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    timeout=30,
   )
   assert (done.stdout, done.stderr) == ('held again\n', '')
 
 
 @pytest.mark.parametrize(
-    ('prepare', 'reason'),
-    [
-        (lambda p: p.write_text('mine'), 'is a file'),
-        (lambda p: p.parent.joinpath('f').write_text('mine'), None),
-        (lambda p: (p / '.lock').mkdir(parents=True), 'Is a directory'),
-    ],
-    ids=['file', 'below a file', 'lock is a folder'],
+  ('prepare', 'reason'),
+  [
+    (lambda p: p.write_text('mine'), 'is a file'),
+    (lambda p: p.parent.joinpath('f').write_text('mine'), None),
+    (lambda p: (p / '.lock').mkdir(parents=True), 'Is a directory'),
+  ],
+  ids=['file', 'below a file', 'lock is a folder'],
 )
 def test_place_that_cannot_be_a_workdir(tmp_path, prepare, reason):
   path = tmp_path / 'run'
@@ -160,12 +160,12 @@ def test_json_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('obj', 'error'),
-    [
-        ({'a': object()}, TypeError),
-        ({'a': float('nan')}, ValueError),
-        ({'a': float('inf')}, ValueError),
-    ],
+  ('obj', 'error'),
+  [
+    ({'a': object()}, TypeError),
+    ({'a': float('nan')}, ValueError),
+    ({'a': float('inf')}, ValueError),
+  ],
 )
 def test_what_is_not_json_leaves_the_old_file(tmp_path, obj, error):
   workdir.write_json(tmp_path / 'x.json', 'old')
@@ -178,9 +178,9 @@ def test_what_is_not_json_leaves_the_old_file(tmp_path, obj, error):
 def test_kill_during_a_write_leaves_the_old_file(tmp_path):
   workdir.write_json(tmp_path / 'x.json', 'old')
   done = subprocess.run(
-      [sys.executable, '-c', _DIE_BEFORE_RENAME, tmp_path / 'x.json'],
-      cwd=_ROOT,
-      timeout=30,
+    [sys.executable, '-c', _DIE_BEFORE_RENAME, tmp_path / 'x.json'],
+    cwd=_ROOT,
+    timeout=30,
   )
   assert done.returncode == -signal.SIGKILL
   assert workdir.read_json(tmp_path / 'x.json') == 'old'
@@ -196,7 +196,7 @@ def test_unwritable_json_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'content', [b'', b'{"a": 1', b'{"a": 1}}', b'\xff\xfe\x00', b'nothing']
+  'content', [b'', b'{"a": 1', b'{"a": 1}}', b'\xff\xfe\x00', b'nothing']
 )
 def test_damaged_json_is_refused(tmp_path, content):
   (tmp_path / 'x.json').write_bytes(content)

@@ -71,7 +71,7 @@ class Dataset:
 
 
 def fingerprint(
-    full_name: str, split: str, ids: Iterable[str], labels: Iterable[int]
+  full_name: str, split: str, ids: Iterable[str], labels: Iterable[int]
 ) -> str:
   """Identity of a split: which examples it has, in which order.
 
@@ -112,18 +112,18 @@ def _cifar100(source: Source) -> Dataset:
 
 
 DATASETS: dict[str, Callable[[Source], Dataset]] = {
-    'digits': _digits,
-    'cifar10': _cifar10,
-    'cifar100': _cifar100,
+  'digits': _digits,
+  'cifar10': _cifar10,
+  'cifar100': _cifar100,
 }
 
 
 def load(
-    name: str,
-    *,
-    data_dir: str = '',
-    manual_dir: str = '',
-    download: bool = True,
+  name: str,
+  *,
+  data_dir: str = '',
+  manual_dir: str = '',
+  download: bool = True,
 ) -> Dataset:
   """Loads a data set; prepares it in `data_dir` first where it is missing.
 

@@ -65,32 +65,32 @@ class Cifar:
 
 
 CIFAR10 = Cifar(
-    name='cifar10',
-    num_classes=10,
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2470, 0.2435, 0.2616),
-    url='https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz',
-    sha256='c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd',
-    folder='cifar-10-batches-bin',
-    files={
-        'train': tuple(f'data_batch_{i}.bin' for i in range(1, 6)),
-        'test': ('test_batch.bin',),
-    },
-    class_names={'label': 'batches.meta.txt'},
+  name='cifar10',
+  num_classes=10,
+  mean=(0.4914, 0.4822, 0.4465),
+  std=(0.2470, 0.2435, 0.2616),
+  url='https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz',
+  sha256='c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd',
+  folder='cifar-10-batches-bin',
+  files={
+    'train': tuple(f'data_batch_{i}.bin' for i in range(1, 6)),
+    'test': ('test_batch.bin',),
+  },
+  class_names={'label': 'batches.meta.txt'},
 )
 CIFAR100 = Cifar(
-    name='cifar100',
-    num_classes=100,
-    mean=(0.5071, 0.4865, 0.4409),
-    std=(0.2673, 0.2564, 0.2762),
-    url='https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz',
-    sha256='58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec',
-    folder='cifar-100-binary',
-    files={'train': ('train.bin',), 'test': ('test.bin',)},
-    class_names={
-        'coarse_label': 'coarse_label_names.txt',
-        'label': 'fine_label_names.txt',
-    },
+  name='cifar100',
+  num_classes=100,
+  mean=(0.5071, 0.4865, 0.4409),
+  std=(0.2673, 0.2564, 0.2762),
+  url='https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz',
+  sha256='58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec',
+  folder='cifar-100-binary',
+  files={'train': ('train.bin',), 'test': ('test.bin',)},
+  class_names={
+    'coarse_label': 'coarse_label_names.txt',
+    'label': 'fine_label_names.txt',
+  },
 )
 
 
@@ -112,13 +112,13 @@ def load(spec: Cifar, source: data.Source) -> data.Dataset:
     prepare(spec, source)
   builder = tfds_reader.open_builder(directory)
   return data.Dataset(
-      name=spec.name,
-      version=VERSION,
-      num_classes=spec.num_classes,
-      mean=spec.mean,
-      std=spec.std,
-      train=tfds_reader.read_split(builder, 'train', spec.num_classes),
-      test=tfds_reader.read_split(builder, 'test', spec.num_classes),
+    name=spec.name,
+    version=VERSION,
+    num_classes=spec.num_classes,
+    mean=spec.mean,
+    std=spec.std,
+    train=tfds_reader.read_split(builder, 'train', spec.num_classes),
+    test=tfds_reader.read_split(builder, 'test', spec.num_classes),
   )
 
 
@@ -150,8 +150,8 @@ def prepare(spec: Cifar, source: data.Source) -> None:
       _write(spec, archive, directory)
   except OSError as error:
     raise DataError(
-        f'cannot prepare {directory}: {error}; set data_dir to a directory '
-        'with enough room that can be written'
+      f'cannot prepare {directory}: {error}; set data_dir to a directory '
+      'with enough room that can be written'
     ) from error
 
 
@@ -171,9 +171,9 @@ def _find_archive(spec: Cifar, source: data.Source) -> pathlib.Path | None:
 def _missing(spec: Cifar, source: data.Source, reason: str) -> str:
   manual = _folders(source)[0]
   return (
-      f'{spec.name}/{VERSION} is not in {tfds_reader.root(source.data_dir)}, '
-      f'and {reason}. Put {spec.archive} from {spec.url} (sha256 '
-      f'{spec.sha256}) into {manual}, or set data_dir to where it is prepared'
+    f'{spec.name}/{VERSION} is not in {tfds_reader.root(source.data_dir)}, '
+    f'and {reason}. Put {spec.archive} from {spec.url} (sha256 '
+    f'{spec.sha256}) into {manual}, or set data_dir to where it is prepared'
   )
 
 
@@ -183,7 +183,7 @@ def _download(spec: Cifar, source: data.Source) -> pathlib.Path:
   try:
     target, progress = folder / spec.archive, _log_tenths(spec.archive)
     return download.fetch(
-        spec.url, target, sha256=spec.sha256, progress=progress
+      spec.url, target, sha256=spec.sha256, progress=progress
     )
   except DataError as error:
     raise DataError(_missing(spec, source, str(error))) from error
@@ -222,7 +222,7 @@ def _staging_prefix() -> str:
 def _write(spec: Cifar, archive: pathlib.Path, directory: pathlib.Path) -> None:
   """Prepares beside the directory, and renames when everything is there."""
   staging = pathlib.Path(
-      tempfile.mkdtemp(prefix=_staging_prefix(), dir=directory.parent)
+    tempfile.mkdtemp(prefix=_staging_prefix(), dir=directory.parent)
   )
   try:
     builder = builder_class(spec, archive)(data_dir=staging)
@@ -241,7 +241,7 @@ def _write(spec: Cifar, archive: pathlib.Path, directory: pathlib.Path) -> None:
 
 
 def _read(
-    spec: Cifar, archive: pathlib.Path, files: Iterable[str]
+  spec: Cifar, archive: pathlib.Path, files: Iterable[str]
 ) -> list[bytes]:
   with tarfile.open(archive) as tar:
     members = [tar.extractfile(f'{spec.folder}/{file}') for file in files]
@@ -249,7 +249,7 @@ def _read(
 
 
 def builder_class(
-    spec: Cifar, archive: pathlib.Path
+  spec: Cifar, archive: pathlib.Path
 ) -> type[tfds.core.GeneratorBasedBuilder]:
   """Makes a builder that writes what TFDS's own would, without TensorFlow.
 
@@ -276,11 +276,11 @@ def builder_class(
       features['id'] = tfds.features.Text()
       features['image'] = tfds.features.Image(shape=_SHAPE)
       return tfds.core.DatasetInfo(
-          builder=self,
-          description=__doc__,
-          features=tfds.features.FeaturesDict(features),
-          supervised_keys=('image', 'label'),
-          homepage='https://www.cs.toronto.edu/~kriz/cifar.html',
+        builder=self,
+        description=__doc__,
+        features=tfds.features.FeaturesDict(features),
+        supervised_keys=('image', 'label'),
+        homepage='https://www.cs.toronto.edu/~kriz/cifar.html',
       )
 
     def _split_generators(self, dl_manager):

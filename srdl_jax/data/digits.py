@@ -26,13 +26,13 @@ def load(source: data.Source) -> data.Dataset:
   del source
   images, labels = _arrays()
   return data.Dataset(
-      name='digits',
-      version=VERSION,
-      num_classes=10,
-      mean=MEAN,
-      std=STD,
-      train=_split('train', images, labels, range(NUM_TRAIN)),
-      test=_split('test', images, labels, range(NUM_TRAIN, len(labels))),
+    name='digits',
+    version=VERSION,
+    num_classes=10,
+    mean=MEAN,
+    std=STD,
+    train=_split('train', images, labels, range(NUM_TRAIN)),
+    test=_split('test', images, labels, range(NUM_TRAIN, len(labels))),
   )
 
 
@@ -44,7 +44,7 @@ def _arrays() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _split(
-    name: str, images: np.ndarray, labels: np.ndarray, rows: range
+  name: str, images: np.ndarray, labels: np.ndarray, rows: range
 ) -> data.Split:
   part = slice(rows.start, rows.stop)
   ids = [str(i) for i in rows]

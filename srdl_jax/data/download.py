@@ -20,12 +20,12 @@ Progress = Callable[[int, int | None], None]
 
 
 def fetch(
-    url: str,
-    destination: str | os.PathLike[str],
-    *,
-    sha256: str,
-    timeout: float = 10.0,
-    progress: Progress | None = None,
+  url: str,
+  destination: str | os.PathLike[str],
+  *,
+  sha256: str,
+  timeout: float = 10.0,
+  progress: Progress | None = None,
 ) -> pathlib.Path:
   """Downloads a file unless it is there already.
 
@@ -55,7 +55,7 @@ def fetch(
     _receive(url, part, timeout, progress or _silent)
   except (OSError, http.client.HTTPException, ValueError) as error:
     raise DataError(
-        f'could not download {url}: {_reason(error, timeout)}'
+      f'could not download {url}: {_reason(error, timeout)}'
     ) from error
   try:
     verify(part, sha256)
@@ -84,8 +84,8 @@ def verify(path: pathlib.Path, sha256: str) -> None:
     raise DataError(f'cannot read {path}: {error.strerror}') from error
   if got != sha256:
     raise DataError(
-        f'{path} is damaged or another file: expected sha256 {sha256}, '
-        f'got {got}; replace it'
+      f'{path} is damaged or another file: expected sha256 {sha256}, '
+      f'got {got}; replace it'
     )
 
 
@@ -103,7 +103,7 @@ def _reason(error: Exception, timeout: float) -> str:
 
 
 def _receive(
-    url: str, part: pathlib.Path, timeout: float, progress: Progress
+  url: str, part: pathlib.Path, timeout: float, progress: Progress
 ) -> None:
   """Appends to `part` until the server has sent everything."""
   have = part.stat().st_size if part.exists() else 0
@@ -136,9 +136,7 @@ def _continues_at(response: http.client.HTTPResponse, have: int) -> bool:
   return response.status == 206 and sent.startswith(f'bytes {have}-')
 
 
-def _open(
-    url: str, have: int, timeout: float
-) -> http.client.HTTPResponse:
+def _open(url: str, have: int, timeout: float) -> http.client.HTTPResponse:
   """Opens the URL from byte `have`, within `timeout` seconds.
 
   A socket's timeout covers neither the look-up of the host's name nor several

@@ -15,7 +15,7 @@ def _generator(*words: int) -> np.random.Generator:
 
 
 def epoch_order(
-    seed: int, stage: int, epoch: int, rows: np.ndarray
+  seed: int, stage: int, epoch: int, rows: np.ndarray
 ) -> np.ndarray:
   """Order in which one epoch visits its examples.
 
@@ -33,11 +33,11 @@ def epoch_order(
 
 
 def choose_rows(
-    labels: np.ndarray,
-    *,
-    holdout: int = 0,
-    examples_per_class: int = 0,
-    seed: int = 0,
+  labels: np.ndarray,
+  *,
+  holdout: int = 0,
+  examples_per_class: int = 0,
+  seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Splits the rows of a training split into those used and those held out.
 
@@ -66,33 +66,33 @@ def choose_rows(
 
 
 def _check_counts(
-    count: int, holdout: int, examples_per_class: int, seed: int
+  count: int, holdout: int, examples_per_class: int, seed: int
 ) -> None:
   given = {
-      'holdout': holdout,
-      'examples_per_class': examples_per_class,
-      'seed': seed,
+    'holdout': holdout,
+    'examples_per_class': examples_per_class,
+    'seed': seed,
   }
   for name, value in given.items():
     if value < 0:
       raise ConfigError(f'{name} must not be negative, got {value}')
   if holdout >= count:
     raise ConfigError(
-        f'holdout={holdout} leaves nothing to train on: the split has '
-        f'{count} examples'
+      f'holdout={holdout} leaves nothing to train on: the split has '
+      f'{count} examples'
     )
 
 
 def _first_of_each_class(
-    labels: np.ndarray, rows: np.ndarray, examples_per_class: int
+  labels: np.ndarray, rows: np.ndarray, examples_per_class: int
 ) -> np.ndarray:
   chosen = []
   for label in np.unique(labels):
     members = rows[labels[rows] == label]
     if len(members) < examples_per_class:
       raise ConfigError(
-          f'examples_per_class={examples_per_class}, but class {label} has '
-          f'{len(members)} examples outside the hold-out'
+        f'examples_per_class={examples_per_class}, but class {label} has '
+        f'{len(members)} examples outside the hold-out'
       )
     chosen.append(members[:examples_per_class])
   return np.sort(np.concatenate(chosen))

@@ -20,12 +20,12 @@ _CHUNK = 1024
 # What array_record, the parsers and the image decoder raise when the bytes are
 # not what they should be.
 _DAMAGE = (
-    DecodeError,
-    IndexError,
-    OSError,
-    ParseError,
-    RuntimeError,
-    ValueError,
+  DecodeError,
+  IndexError,
+  OSError,
+  ParseError,
+  RuntimeError,
+  ValueError,
 )
 
 
@@ -45,8 +45,8 @@ def root(data_dir: str) -> pathlib.Path:
   chosen = data_dir or default
   if '://' in chosen:
     raise DataError(
-        f'data_dir {chosen} is not a local directory; copy the data set to a '
-        'local disk and give its path'
+      f'data_dir {chosen} is not a local directory; copy the data set to a '
+      'local disk and give its path'
     )
   return pathlib.Path(chosen).expanduser()
 
@@ -66,36 +66,36 @@ def open_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
   for name in ('dataset_info.json', 'features.json'):
     if not (directory / name).is_file():
       raise DataError(
-          f'{directory} is incomplete: it has no {name}; remove the '
-          'directory to have it prepared again'
+        f'{directory} is incomplete: it has no {name}; remove the '
+        'directory to have it prepared again'
       )
   try:
     builder = tfds.builder_from_directory(directory)
     formats = builder.info.available_file_formats()
   except _DAMAGE as error:
     raise DataError(
-        f'cannot read the metadata in {directory}: {error}; remove the '
-        'directory to have it prepared again'
+      f'cannot read the metadata in {directory}: {error}; remove the '
+      'directory to have it prepared again'
     ) from error
   wanted = tfds.core.FileFormat.ARRAY_RECORD
   if wanted not in formats:
     found = ', '.join(sorted(f.value for f in formats)) or 'unknown'
     raise DataError(
-        f'{directory} holds the data set in {found} form, which cannot be '
-        'read by row; it stays as it is. Set data_dir to another directory: '
-        'there it is prepared in array_record form'
+      f'{directory} holds the data set in {found} form, which cannot be '
+      'read by row; it stays as it is. Set data_dir to another directory: '
+      'there it is prepared in array_record form'
     )
   if builder.info.file_format != wanted:
     # What as_data_source does later; the paths are looked at before.
     builder.info.set_file_format(
-        wanted, override=True, override_if_initialized=True
+      wanted, override=True, override_if_initialized=True
     )
   _check_shards(builder, directory)
   return builder
 
 
 def _check_shards(
-    builder: tfds.core.DatasetBuilder, directory: pathlib.Path
+  builder: tfds.core.DatasetBuilder, directory: pathlib.Path
 ) -> None:
   for name in ('train', 'test'):
     if name not in builder.info.splits:
@@ -103,13 +103,13 @@ def _check_shards(
     for path in builder.info.splits[name].filepaths:
       if not path.exists():
         raise DataError(
-            f'{directory} is incomplete: {path.name} is missing; restore it, '
-            'or remove the directory to have it prepared again'
+          f'{directory} is incomplete: {path.name} is missing; restore it, '
+          'or remove the directory to have it prepared again'
         )
 
 
 def read_split(
-    builder: tfds.core.DatasetBuilder, name: str, num_classes: int
+  builder: tfds.core.DatasetBuilder, name: str, num_classes: int
 ) -> data.Split:
   """Reads and decodes all examples of a split, in TFDS's order.
 
@@ -138,20 +138,20 @@ def read_split(
     ids.append(example_id)
   if count and not 0 <= labels.min() <= labels.max() < num_classes:
     raise DataError(
-        f'{info.full_name}, {name}: labels from {labels.min()} to '
-        f'{labels.max()}, expected 0 to {num_classes - 1}'
+      f'{info.full_name}, {name}: labels from {labels.min()} to '
+      f'{labels.max()}, expected 0 to {num_classes - 1}'
     )
   identity = data.fingerprint(info.full_name, name, ids, labels)
   return data.Split(name, images, labels, identity)
 
 
 def _examples(
-    builder: tfds.core.DatasetBuilder, name: str
+  builder: tfds.core.DatasetBuilder, name: str
 ) -> Iterator[tuple[np.ndarray, int, str]]:
   """Yields images, labels and ids, by shard so that errors name a file."""
   split = builder.info.splits[name]
   source = builder.as_data_source(
-      split=name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    split=name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
   )
   shape = builder.info.features['image'].shape
   start = 0
@@ -163,14 +163,14 @@ def _examples(
         yield from [_decode(r, shape) for r in source.__getitems__(rows)]
       except _DAMAGE as error:
         raise DataError(
-            f'{path} is damaged between rows {rows[0]} and {rows[-1]}: '
-            f'{error}; remove {path.parent} to have it prepared again'
+          f'{path} is damaged between rows {rows[0]} and {rows[-1]}: '
+          f'{error}; remove {path.parent} to have it prepared again'
         ) from error
     start = stop
 
 
 def _decode(
-    record: bytes, shape: tuple[int, ...]
+  record: bytes, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, int, str]:
   # Half the time of TFDS's own decoding; a pool of threads is slower.
   features = tf_example_pb2.Example.FromString(record).features.feature

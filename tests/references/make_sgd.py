@@ -17,10 +17,10 @@ import torch
 COMMAND = 'python tests/references/make_sgd.py'
 RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.1, 0.1, 0.05, 0.0, 0.02, 0.1]
 CASES = [
-    {'momentum': 0.9, 'weight_decay': 2e-4, 'nesterov': True},
-    {'momentum': 0.9, 'weight_decay': 0.5, 'nesterov': True},
-    {'momentum': 0.9, 'weight_decay': 0.5, 'nesterov': False},
-    {'momentum': 0.0, 'weight_decay': 0.5, 'nesterov': False},
+  {'momentum': 0.9, 'weight_decay': 2e-4, 'nesterov': True},
+  {'momentum': 0.9, 'weight_decay': 0.5, 'nesterov': True},
+  {'momentum': 0.9, 'weight_decay': 0.5, 'nesterov': False},
+  {'momentum': 0.0, 'weight_decay': 0.5, 'nesterov': False},
 ]
 
 
@@ -34,9 +34,7 @@ def follow(case: dict) -> list[list[float]]:
   for rate in RATES:
     optimiser.param_groups[0]['lr'] = rate
     optimiser.zero_grad()
-    loss = (
-        curvature * weights**2 / 2 + torch.sin(frequency * weights)
-    ).sum()
+    loss = (curvature * weights**2 / 2 + torch.sin(frequency * weights)).sum()
     loss.backward()
     optimiser.step()
     path.append(weights.detach().tolist())
@@ -45,10 +43,10 @@ def follow(case: dict) -> list[list[float]]:
 
 def main() -> None:
   made = {
-      'command': COMMAND,
-      'torch': torch.__version__,
-      'rates': RATES,
-      'cases': [{**case, 'weights': follow(case)} for case in CASES],
+    'command': COMMAND,
+    'torch': torch.__version__,
+    'rates': RATES,
+    'cases': [{**case, 'weights': follow(case)} for case in CASES],
   }
   path = pathlib.Path(__file__).with_name('sgd.json')
   path.write_text(json.dumps(made, indent=1) + '\n')
