@@ -168,6 +168,7 @@ def main(argv: Sequence[str]) -> None:
       1,
       previous=None,
       soft_logits=None,
+      lineage=experiment.lineage(1, None),
       checkpoints=checkpoints,
       log=log,
       stop=stop_request.StopRequest(),
