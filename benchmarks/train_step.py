@@ -28,7 +28,6 @@ from srdl_jax import (
   data,
   models,
   optimiser,
-  result,
   stage,
   steps,
   stop_request,
@@ -137,7 +136,11 @@ class TurnTaking(RunLog):
     self.others = others
     self.speeds = {name: [] for name in ('runner', *others)}
 
-  def progress(self, *, images_per_second: float, **where) -> None:
+  def progress(
+    self, *, epoch: float, images_per_second: float, **where
+  ) -> None:
+    if epoch != int(epoch):
+      return
     self.speeds['runner'].append(images_per_second)
     for name, run in self.others.items():
       self.speeds[name].append(run())
@@ -186,7 +189,7 @@ def main(argv: Sequence[str]) -> None:
         'model': MODEL.value,
         'batch_size': BATCH.value,
         'rounds': ROUNDS.value,
-        **result.environment(experiment.devices),
+        **experiment.environment,
       }
     )
   )
