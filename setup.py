@@ -39,6 +39,6 @@ setup(
   extras_require={
     'cuda': ['jax[cuda12]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],
-    'test': ['pytest>=8.0', 'ruff>=0.9'],
+    'test': ['pytest>=8.0', 'pytest-xdist>=3.5', 'ruff>=0.9'],
   },
 )

@@ -71,6 +71,18 @@ class Experiment:
     """(H, W, C) of an example."""
     return self.dataset.train.images.shape[1:]
 
+  @property
+  def description(self) -> str:
+    """One line about what is going to be trained, and on what."""
+    epochs = sum(stage.epochs for stage in self.stages)
+    device = self.devices[0]
+    return (
+      f'{self.config.model.name} on {len(self.train_rows):,} images of '
+      f'{self.dataset.name}, {self.config.method}: {len(self.stages)} stage(s) '
+      f'of {epochs} epochs in all, {self.steps_per_epoch} steps each, on '
+      f'{len(self.devices)} {device.platform} device(s), {device.device_kind}'
+    )
+
   def first_step(self, number: int) -> int:
     """Returns the global step at which stage `number` (from 1) begins."""
     epochs = sum(stage.epochs for stage in self.stages[: number - 1])

@@ -20,10 +20,14 @@ def _parse(arguments: Sequence[str]) -> list[str]:
       logging.set_verbosity(logging.WARNING)
     return rest
   except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:
-    message = str(error.args[0]) if error.args else type(error).__name__
-    lines = message.strip().splitlines()
+    cause = error
+    while isinstance(cause, Exception) and cause.args:
+      cause = cause.args[0]
+    lines = str(cause).strip().splitlines() or [type(error).__name__]
     # The first line names the flag; the last one of a traceback the reason.
-    text = ' '.join(dict.fromkeys((lines[0].strip(), lines[-1].strip())))
+    # A file that cannot be read says all in the last.
+    first = '' if lines[-1].strip().startswith('[Errno') else lines[0].strip()
+    text = ' '.join(filter(None, dict.fromkeys((first, lines[-1].strip()))))
     raise ConfigError(
       f'Command line: {text} (See --help, and srdl_jax/config.py for the '
       'fields.)'
@@ -41,3 +45,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   except SrdlError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(error.exit_code)
+  except KeyboardInterrupt:
+    print('error: interrupted; what was saved is intact.', file=sys.stderr)
+    sys.exit(130)
+  except SystemExit as ended:
+    # absl ends --help with 1.
+    if {'--help', '--helpfull', '-h'} & set(sys.argv[1:]):
+      sys.exit(0)
+    raise ended

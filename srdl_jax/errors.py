@@ -10,6 +10,7 @@ EXIT_CODES = {
   'or unwritable',
   5: 'training diverged: a loss was not finite',
   75: 'interrupted; everything is saved: run the same command again',
+  130: 'interrupted at once, by a second Ctrl-C or before the run began',
 }
 
 

@@ -84,7 +84,13 @@ def load_members(
       if name == 'best':
         moment = checkpoints.load_best()
       else:
-        moment = checkpoints.load(experiment.first_step(number + 1))
+        end = experiment.first_step(number + 1)
+        if end not in (saved := checkpoints.steps()):
+          raise CheckpointError(
+            f'{directory}: the stage has not been trained to its end, step '
+            f'{end}; its checkpoints are at {saved or "no step"}.'
+          )
+        moment = checkpoints.load(end)
     lineage = experiment.lineage(number, None)
     del lineage['teacher']
     stage_record.refuse_foreign(moment, lineage, number)

@@ -39,6 +39,8 @@ def summary(found: dict[str, Any]) -> str:
 def main(argv: Sequence[str]) -> None:
   """Trains what --config says in --workdir."""
   del argv
+  if flags.FLAGS.config is None:
+    raise ConfigError('--config=FILE is missing, such as configs/digits.py.')
   if not flags.FLAGS.workdir:
     raise ConfigError('--workdir=DIR is missing.')
   path = config_flags.get_config_filename(flags.FLAGS['config']).split(':')[0]
@@ -56,5 +58,4 @@ if __name__ == '__main__':
   flags.DEFINE_string(
     'workdir', None, 'Run directory; resumed if it has a run.'
   )
-  flags.mark_flag_as_required('config')
   command.run(main)

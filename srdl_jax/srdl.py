@@ -2,6 +2,7 @@
 """Self-Referenced Deep Learning: Algorithm 1, for any list of stages."""
 
 import pathlib
+import sys
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -33,7 +34,10 @@ def run(
   experiment = build(config)
   fingerprint = experiment.dataset.train.fingerprint
   with run_directory.claim(path, config, fingerprint):
-    if not (path / run_directory.RESULT).exists():
+    if (path / run_directory.RESULT).exists():
+      print(f'{path} is finished; its result:', file=sys.stderr)
+    else:
+      print(experiment.description, file=sys.stderr)
       found = train(experiment, path, stop)
       workdir.write_json(path / run_directory.RESULT, found)
     return workdir.read_json(path / run_directory.RESULT)

@@ -66,6 +66,7 @@ def train(
   if moment is not None:
     stage_record.refuse_foreign(moment, lineage, number)
     if moment.step == experiment.first_step(number + 1):
+      log.event(f'Stage {number} is finished.')
       return moment
   state = experiment.initial_state(
     number, previous.variables if previous else None
@@ -102,6 +103,7 @@ def train(
     pace=Pace(*progress['epoch']),
   )
   log.rewind(number, loop.step)
+  log.event(f'Stage {number}: compiling; the first step takes a while.')
   return loop.run()
 
 

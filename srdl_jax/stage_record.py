@@ -48,7 +48,7 @@ def refuse_foreign(
 def note_session(
   progress: dict[str, Any], environment: dict[str, Any], step: int
 ) -> list[str]:
-  """Adds this process to the record, if it differs from the one before.
+  """Adds this process to the record.
 
   Args:
     progress: of the stage; changed.
@@ -61,6 +61,5 @@ def note_session(
   sessions = progress['sessions']
   before = sessions[-1]['environment'] if sessions else environment
   changed = [k for k in environment if before.get(k) != environment[k]]
-  if changed or not sessions:
-    sessions.append({'from_step': step, 'environment': environment})
+  sessions.append({'from_step': step, 'environment': environment})
   return changed

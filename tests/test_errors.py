@@ -285,7 +285,7 @@ def test_evaluation_of_a_checkpoint_that_is_not_there(
   ('command', 'code', 'pattern'),
   [
     (['main', '--config=configs/digits.py'], 2, '--workdir=DIR is missing'),
-    (['main', '--workdir=x'], 2, 'config'),
+    (['main', '--workdir=x'], 2, '--config=FILE is missing'),
     (['main', '--config=configs/none.py', '--workdir=x'], 2, 'none.py'),
     (
       ['main', '--config=configs/digits.py:model=a,modle=b'],
@@ -295,7 +295,7 @@ def test_evaluation_of_a_checkpoint_that_is_not_there(
     (
       ['main', '--config=configs/digits.py', '--config.sed=3'],
       2,
-      'sed.*seed',
+      "'sed' Did you mean .seed",
     ),
     (
       ['main', '--config=configs/digits.py', '--config.epochs=many'],

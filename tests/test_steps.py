@@ -3,6 +3,7 @@
 
 import functools
 import itertools
+import types
 
 import flax.linen as nn
 import jax
@@ -468,8 +469,23 @@ def test_devices_are_the_first_or_all():
 
 
 def test_a_dispatch_is_one_step_on_cpu_unless_asked():
-  found = [parallel.steps_per_dispatch(n, jax.devices()) for n in (0, 1, 7)]
+  found = [
+    parallel.steps_per_dispatch(n, 390, jax.devices()) for n in (0, 1, 7)
+  ]
   assert found == [1, 1, 7]
+
+
+@pytest.mark.parametrize(
+  ('epoch_steps', 'expected'),
+  # An epoch in one; in equal parts; 787 is prime, so with a remainder.
+  [(390, 390), (1, 1), (784, 392), (1000, 500), (787, 500)],
+)
+def test_a_dispatch_on_an_accelerator_leaves_no_remainder(
+  epoch_steps, expected
+):
+  accelerator = [types.SimpleNamespace(platform='gpu')]
+  found = parallel.steps_per_dispatch(0, epoch_steps, accelerator)
+  assert found == expected
 
 
 def test_keys_follow_from_all_of_their_counts():

@@ -135,8 +135,8 @@ def prepare(spec: Cifar, source: data.Source) -> None:
     DataError: there is no archive, it is damaged, or nothing can be written.
   """
   directory = tfds_reader.root(source.data_dir) / spec.name / VERSION
-  if not source.download and _find_archive(spec, source) is None:
-    raise DataError(_missing(spec, source, 'downloading is off'))
+  if _find_archive(spec, source) is None:
+    _check_server(spec, source)
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _locked(directory.parent) as alone:
@@ -175,6 +175,16 @@ def _missing(spec: Cifar, source: data.Source, reason: str) -> str:
     f'and {reason}. Put {spec.archive} from {spec.url} (sha256 '
     f'{spec.sha256}) into {manual}, or set data_dir to where it is prepared'
   )
+
+
+def _check_server(spec: Cifar, source: data.Source) -> None:
+  """Fails, before anything is written, where a download could not begin."""
+  if not source.download:
+    raise DataError(_missing(spec, source, 'downloading is off'))
+  try:
+    download.check(spec.url)
+  except DataError as error:
+    raise DataError(_missing(spec, source, str(error))) from error
 
 
 def _download(spec: Cifar, source: data.Source) -> pathlib.Path:

@@ -67,6 +67,24 @@ def fetch(
   return destination
 
 
+def check(url: str, *, timeout: float = 10.0) -> None:
+  """Checks that a server answers for a URL; fetches and writes nothing.
+
+  Args:
+    url: where a file is.
+    timeout: seconds until the answer has begun.
+
+  Raises:
+    DataError: the network or server failed.
+  """
+  try:
+    _open(url, 0, timeout).close()
+  except (OSError, http.client.HTTPException, ValueError) as error:
+    raise DataError(
+      f'could not download {url}: {_reason(error, timeout)}'
+    ) from error
+
+
 def verify(path: pathlib.Path, sha256: str) -> None:
   """Checks a file's digest.
 
