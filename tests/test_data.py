@@ -427,6 +427,7 @@ def test_missing_data_without_network_says_why_and_what_to_do(tmp_path):
     cifar.load(spec, data.Source(str(tmp_path)))
   for part in ('refused', url, spec.sha256, str(tmp_path)):
     assert part in str(caught.value)
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_archive_is_named_and_kept(tiny100, tmp_path):
