@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow_datasets as tfds
 import tiny
 
 from srdl_jax import build, evaluate, run_directory, srdl, stop_request, workdir
@@ -44,6 +45,13 @@ def assert_known(error: SrdlError, code: int, pattern: str):
     ({'method': 'srld'}, 2, "'srld'; known: .*vanilla.*srdl"),
     ({'data.name': 'cifar'}, 2, "'cifar'.*cifar100"),
     ({'epochs': 1}, 2, 'epochs = 1 leaves stage 1'),
+    ({'method': 'kd'}, 2, "'kd' needs a teacher: .*teacher.model"),
+    (
+      {'method': 'kd', 'teacher.model': 'resnet9'},
+      2,
+      "'resnet9'; known: .*resnet110",
+    ),
+    ({'teacher.model': 'resnet8'}, 2, "'srdl' has no teacher of another"),
     ({'batch_size': 42, 'devices': 4}, 2, '42 is not divisible by the 4'),
     ({'devices': 64}, 2, 'devices = 64, but 4 cpu'),
     ({'batch_size': 240}, 2, '240 is larger than the 200'),
@@ -71,6 +79,34 @@ def test_bad_configuration(tmp_path, fields, code, pattern):
     run(tmp_path / 'run', **fields)
   assert_known(caught.value, code, pattern)
   assert not (tmp_path / 'run').exists()
+
+
+def test_data_set_in_tfrecord_form(tmp_path):
+  folder = tmp_path / 'cifar100' / '3.0.2'
+  folder.mkdir(parents=True)
+  for split in ('train', 'test'):
+    (folder / f'cifar100-{split}.tfrecord-00000-of-00001').write_bytes(b'x')
+  info = {
+    'name': 'cifar100',
+    'version': '3.0.2',
+    'fileFormat': 'tfrecord',
+    'splits': [],
+  }
+  workdir.write_json(folder / 'dataset_info.json', info)
+  features = {'label': tfds.features.ClassLabel(num_classes=100)}
+  tfds.features.FeaturesDict(features).save_config(folder)
+  before = snapshot(tmp_path)
+  with pytest.raises(SrdlError) as caught:
+    run(
+      tmp_path / 'run',
+      **{
+        'data.name': 'cifar100',
+        'data.data_dir': str(tmp_path),
+        'data.download': False,
+      },
+    )
+  assert_known(caught.value, 3, 'in tfrecord form.*another directory')
+  assert snapshot(tmp_path) == before
 
 
 @pytest.fixture(scope='module')
@@ -251,6 +287,52 @@ def test_all_checkpoints_damaged(stage_two_to_do):
   assert snapshot(stage_two_to_do) == before
 
 
+def remove(path):
+  path.unlink()
+
+
+def half_written(directory, step):
+  # Orbax writes below such a name, and renames when all is there.
+  unfinished = directory / f'{step}.orbax-checkpoint-tmp-1'
+  (directory / str(step)).rename(unfinished)
+  truncate(largest(unfinished, '**/d/*'))
+
+
+def damaged(by):
+  def damage(directory, step):
+    by(largest(directory / str(step), '**/d/*'))
+
+  return damage
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [damaged(flip), damaged(truncate), damaged(remove), half_written],
+  ids=['flipped', 'truncated', 'lost', 'half-written'],
+)
+# Orbax's reads of a lost file go on after one of them has failed.
+@pytest.mark.filterwarnings(
+  'ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning'
+)
+def test_newest_checkpoint_unusable(finished, tmp_path, damage, capfd):
+  directory = tmp_path / 'run'
+  shutil.copytree(finished, directory)
+  (directory / 'result.json').unlink()
+  folder = run_directory.checkpoints(directory, 2)
+  damage(folder, 20)
+  found = run(directory)
+  expected = workdir.read_json(finished / 'result.json')
+  # Trained again from the checkpoint before, to the same bits.
+  for name in ('final', 'ensemble', 'best'):
+    assert found[name] == expected[name]
+  told = capfd.readouterr().err
+  assert 'Stage 2 goes on from step 19' in told
+  assert ('checkpoint 20 is damaged' in told) == (damage is not half_written)
+  assert not list(folder.glob('*tmp*'))
+  log = (directory / 'metrics.jsonl').read_bytes()
+  assert log == (finished / 'metrics.jsonl').read_bytes()
+
+
 def test_loss_that_is_not_finite(tmp_path):
   # One huge step makes the weights so large that the next loss overflows.
   with pytest.raises(SrdlError) as caught:
@@ -290,7 +372,7 @@ def test_evaluation_of_a_checkpoint_that_is_not_there(
     (
       ['main', '--config=configs/digits.py:model=a,modle=b'],
       2,
-      "'modle'; known: model, method, recipe",
+      "'modle'; known: model, method, teacher, recipe",
     ),
     (
       ['main', '--config=configs/digits.py', '--config.sed=3'],
