@@ -75,7 +75,9 @@ FIELDS: dict[str, Field] = {
     'from 0 to 2**32 - 1',
   ),
   'method': Field('srdl', 'a key of plan.METHODS'),
-  'epochs': _at_least(1, 200, 'M: passes over the data, all stages together'),
+  'epochs': _at_least(
+    1, 200, "M: passes over the data, all stages together but kd's teacher"
+  ),
   'batch_size': _at_least(1, 128, 'examples in a step, over all devices'),
   'data.name': Field('cifar100', 'a key of data.DATASETS'),
   'data.data_dir': _local('', "TFDS directory; '': TFDS's default"),
@@ -94,6 +96,12 @@ FIELDS: dict[str, Field] = {
   ),
   'model.dtype': _one_of(
     ('float32', 'bfloat16', 'float64'), 'of the computation'
+  ),
+  'teacher.model': Field(
+    '', "method kd: the teacher's network, a key of models.MODELS"
+  ),
+  'teacher.epochs': _at_least(
+    0, 0, "method kd: the teacher's epochs, on top of M; 0: as many as M"
   ),
   'augment.flip': Field(True, 'mirror half of the training images'),
   'augment.padding': _at_least(0, 4, 'pixels around the image for the crop'),
@@ -167,6 +175,10 @@ def _argument_model(config: ConfigDict, value: str) -> None:
   config.model.name = value
 
 
+def _argument_teacher(config: ConfigDict, value: str) -> None:
+  config.teacher.model = value
+
+
 def _argument_method(config: ConfigDict, value: str) -> None:
   config.method = value
 
@@ -181,6 +193,7 @@ def _argument_recipe(config: ConfigDict, value: str) -> None:
 ARGUMENTS: dict[str, Callable[[ConfigDict, str], None]] = {
   'model': _argument_model,
   'method': _argument_method,
+  'teacher': _argument_teacher,
   'recipe': _argument_recipe,
 }
 

@@ -66,15 +66,12 @@ def _of_equation(equation: Any) -> int:
   return 0
 
 
-def training_cost(
-  forward: int, epochs: Iterable[int], passes: int, examples: int
-) -> float:
+def training_cost(stages: Iterable[tuple[int, int]], examples: int) -> float:
   """Returns TrCost: forward multiply-adds x epochs x examples, in 1e16.
 
   Args:
-    forward: multiply-adds of one image.
-    epochs: of each stage.
-    passes: extraction passes over the training set, counted like epochs.
+    stages: for each its network's multiply-adds for one image, and its passes
+      over the training set: epochs, and one more where it teaches.
     examples: images in an epoch.
   """
-  return forward * (sum(epochs) + passes) * examples / 1e16
+  return sum(forward * passes for forward, passes in stages) * examples / 1e16

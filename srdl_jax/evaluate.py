@@ -10,7 +10,7 @@ each over the number of examples that stands beside them.
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,22 +18,23 @@ from absl import flags
 
 from srdl_jax import build, checkpoint, command, run_directory, stage_record
 from srdl_jax.errors import CheckpointError, ConfigError
+from srdl_jax.experiment import Experiment
 from srdl_jax.metrics import Classification, log_softmax
 
 SPLITS = ('test', 'validation', 'train')
 
 
 def evaluate(
-  experiment: build.Experiment,
-  members: Sequence[Any],
+  experiment: Experiment,
+  members: Mapping[int, Any],
   split: str,
 ) -> dict[str, float | int]:
   """Returns metrics of the mean prediction of some models (Table 6).
 
   Args:
     experiment: holds the data and the compiled predict step.
-    members: parameters and statistics of each model; their probabilities at
-      temperature 1 are averaged.
+    members: parameters and statistics of each model, by the number of the
+      stage; their probabilities at temperature 1 are averaged.
     split: 'test', 'validation' or 'train' (the rows that are trained on).
 
   Returns:
@@ -41,7 +42,10 @@ def evaluate(
   """
   source, _ = experiment.rows(split)
   sums = Classification()
-  passes = [experiment.predict(member, split) for member in members]
+  passes = [
+    experiment.predict(number, variables, split)
+    for number, variables in members.items()
+  ]
   for blocks in zip(*passes, strict=True):
     rows = blocks[0][0]
     log_probs = np.stack([log_softmax(logits) for _, logits in blocks])
@@ -53,8 +57,8 @@ def evaluate(
 def load_members(
   workdir: pathlib.Path,
   name: str,
-  experiment: build.Experiment,
-) -> list[Any]:
+  experiment: Experiment,
+) -> dict[int, Any]:
   """Loads the model(s) that a checkpoint name stands for.
 
   Args:
@@ -64,7 +68,7 @@ def load_members(
     experiment: of the run.
 
   Returns:
-    Parameters and statistics of each.
+    Parameters and statistics of each, by the number of the stage.
 
   Raises:
     ConfigError: the name is unknown.
@@ -77,7 +81,7 @@ def load_members(
     raise ConfigError(
       f'Unknown checkpoint {name!r}; known: best, {", ".join(ends)}.'
     )
-  members = []
+  members = {}
   for number in ends.get(name, [stages]):
     directory = run_directory.checkpoints(workdir, number)
     with checkpoint.Checkpoints(directory, read_only=True) as checkpoints:
@@ -94,7 +98,7 @@ def load_members(
     lineage = experiment.lineage(number, None)
     del lineage['teacher']
     stage_record.refuse_foreign(moment, lineage, number)
-    members.append(moment.variables)
+    members[number] = moment.variables
   return members
 
 

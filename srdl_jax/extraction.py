@@ -5,12 +5,12 @@ import pathlib
 import time
 
 from srdl_jax import soft_targets, workdir
-from srdl_jax.build import Experiment
 from srdl_jax.checkpoint import Moment, digest
+from srdl_jax.experiment import Experiment
 
 
 def extract(
-  experiment: Experiment, end: Moment, directory: pathlib.Path
+  experiment: Experiment, number: int, end: Moment, directory: pathlib.Path
 ) -> tuple[soft_targets.Bank, float | None]:
   """Stores what a stage's end predicts of its training examples (Eq 5).
 
@@ -19,6 +19,7 @@ def extract(
 
   Args:
     experiment: of the run.
+    number: of the stage, from 1.
     end: the stage's last moment.
     directory: the bank's folder.
 
@@ -33,15 +34,15 @@ def extract(
     'num_examples': len(experiment.dataset.train.labels),
     'num_classes': experiment.dataset.num_classes,
   }
-  provenance = experiment.provenance(digest(end.state))
+  provenance = experiment.provenance(number, digest(end.state))
   timing = directory.with_name('extraction.json')
   if not soft_targets.is_complete(directory):
     # Compiles, if no evaluation has.
-    next(experiment.predict(end.variables, 'train'))
+    next(experiment.predict(number, end.variables, 'train'))
     begun = time.monotonic()
     soft_targets.save(
       directory,
-      experiment.predict(end.variables, 'train'),
+      experiment.predict(number, end.variables, 'train'),
       temperature=experiment.config.distillation.temperature,
       provenance=provenance,
       expected_rows=experiment.train_rows,

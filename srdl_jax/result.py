@@ -9,9 +9,9 @@ import numpy as np
 
 from srdl_jax import config as config_lib
 from srdl_jax import cost, soft_targets
-from srdl_jax.build import Experiment
 from srdl_jax.checkpoint import Moment
 from srdl_jax.evaluate import evaluate
+from srdl_jax.experiment import Experiment
 from srdl_jax.metrics import METRICS, Classification
 
 
@@ -33,13 +33,14 @@ def assemble(
     banks: soft targets of the stages that taught, by number.
     extractions: seconds that each bank took, None where unknown.
   """
-  members = [end.variables for end in ends]
+  members = {n: end.variables for n, end in enumerate(ends, start=1)}
   stages = [
     {
       'stage': number,
+      'model': stage.model,
       'epochs': stage.epochs,
       'steps': stage.epochs * experiment.steps_per_epoch,
-      'test': _test(experiment, end),
+      'test': _test(experiment, number, end),
       'best': end.progress['best'],
       'train_epoch': end.progress['train'],
       'seconds': end.progress['seconds'],
@@ -75,11 +76,13 @@ def assemble(
   return found
 
 
-def _test(experiment: Experiment, end: Moment) -> dict[str, float | int]:
+def _test(
+  experiment: Experiment, number: int, end: Moment
+) -> dict[str, float | int]:
   """Returns a stage's test metrics; most often they are known already."""
   if end.progress['evaluation']['split'] == 'test':
     return {name: end.progress['evaluation'][name] for name in METRICS}
-  return evaluate(experiment, [end.variables], 'test')
+  return evaluate(experiment, {number: end.variables}, 'test')
 
 
 def _train(
@@ -99,7 +102,10 @@ def _cost(
   experiment: Experiment, stages: list[dict[str, Any]]
 ) -> dict[str, Any]:
   """Returns cost in the paper's unit and in seconds."""
-  forward = cost.multiply_adds(experiment.model, experiment.image_shape)
+  forward = {
+    name: cost.multiply_adds(network.model, experiment.image_shape)
+    for name, network in experiment.networks.items()
+  }
   taught = [stage for stage in stages if 'extraction_seconds' in stage]
   seconds = {
     'train': sum(s['seconds']['train'] for s in stages),
@@ -108,11 +114,15 @@ def _cost(
   }
   return {
     'forward_multiply_adds': forward,
-    'parameters': cost.parameters(experiment.model, experiment.image_shape),
+    'parameters': {
+      name: cost.parameters(network.model, experiment.image_shape)
+      for name, network in experiment.networks.items()
+    },
     'training_1e16': cost.training_cost(
-      forward,
-      [stage.epochs for stage in experiment.stages],
-      len(taught),
+      [
+        (forward[s['model']], s['epochs'] + ('extraction_seconds' in s))
+        for s in stages
+      ],
       len(experiment.train_rows),
     ),
     'seconds': seconds,

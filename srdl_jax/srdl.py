@@ -8,8 +8,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from srdl_jax import result, run_directory, stage, workdir
-from srdl_jax.build import Experiment, build
+from srdl_jax.build import build
 from srdl_jax.checkpoint import Checkpoints
+from srdl_jax.experiment import Experiment
 from srdl_jax.extraction import extract
 from srdl_jax.log import RunLog
 from srdl_jax.stop_request import StopRequest
@@ -56,17 +57,13 @@ def train(
     every_steps=config.log.every_steps,
   ) as log:
     for number, plan in enumerate(experiment.stages, start=1):
-      bank = banks.get(plan.teacher)
       folder = run_directory.checkpoints(path, number)
       with Checkpoints(folder) as checkpoints:
         end = stage.train(
           experiment,
           number,
           previous=ends[-1] if ends else None,
-          soft_logits=bank.log_probs_NxK if bank else None,
-          lineage=experiment.lineage(
-            number, bank.provenance['checkpoint'] if bank else None
-          ),
+          bank=banks.get(plan.teacher),
           checkpoints=checkpoints,
           log=log,
           stop=stop,
@@ -75,6 +72,8 @@ def train(
       ends.append(end)
       if any(later.teacher == number for later in experiment.stages):
         target = run_directory.soft_targets(path, number)
-        banks[number], seconds[number] = extract(experiment, end, target)
+        banks[number], seconds[number] = extract(
+          experiment, number, end, target
+        )
         stop.end_if_asked(f'after stage {number}')
   return result.assemble(experiment, ends, banks, seconds)

@@ -12,14 +12,15 @@ import jax
 import numpy as np
 
 from srdl_jax import parallel, profiling, stage_record
-from srdl_jax.build import Experiment
 from srdl_jax.checkpoint import Checkpoints, Moment
 from srdl_jax.data import sampling
 from srdl_jax.errors import NonFiniteLossError
 from srdl_jax.evaluate import evaluate
+from srdl_jax.experiment import Experiment
 from srdl_jax.log import RunLog
 from srdl_jax.pace import Pace
 from srdl_jax.randomness import Purpose, key_for
+from srdl_jax.soft_targets import Bank
 from srdl_jax.stop_request import StopRequest
 from srdl_jax.train_state import TrainState
 
@@ -35,8 +36,7 @@ def train(
   number: int,
   *,
   previous: Moment | None,
-  soft_logits: np.ndarray | None,
-  lineage: dict[str, Any],
+  bank: Bank | None,
   checkpoints: Checkpoints,
   log: RunLog,
   stop: StopRequest,
@@ -48,10 +48,9 @@ def train(
     experiment: of the run.
     number: of the stage, from 1.
     previous: the end of the stage before, if any.
-    soft_logits: softened targets [N, K] by row of the full training split
-      (NaN where absent), or None for labels alone.
-    lineage: see `Experiment.lineage`; checkpoints of another are refused.
-    checkpoints: of the stage; the latest intact one is gone on from.
+    bank: soft targets of the stage's teacher, or None for labels alone.
+    checkpoints: of the stage; the latest intact one is gone on from, one of
+      another run or teacher is refused.
     log: of the run.
     stop: whether to save and end early.
     profile_to: directory for a trace of a few steps, or None.
@@ -62,6 +61,9 @@ def train(
       checkpoint is good.
     Interrupted: `stop` asked for it; all is saved.
   """
+  lineage = experiment.lineage(
+    number, bank.provenance['checkpoint'] if bank else None
+  )
   moment = checkpoints.load_latest(on_damaged=lambda e: log.event(f'{e}'))
   if moment is not None:
     stage_record.refuse_foreign(moment, lineage, number)
@@ -87,7 +89,7 @@ def train(
   resident = {
     'image': experiment.dataset.train.images,
     'label': experiment.dataset.train.labels,
-    'soft_logits': soft_logits,
+    'soft_logits': bank.log_probs_NxK if bank else None,
   }
   loop = _Loop(
     experiment=experiment,
@@ -250,7 +252,9 @@ class _Loop:
   def _evaluate(self, place: dict[str, int]) -> float:
     begun = time.monotonic()
     split = self.experiment.selection_split
-    metrics = evaluate(self.experiment, [self.state.variables], split)
+    metrics = evaluate(
+      self.experiment, {self.number: self.state.variables}, split
+    )
     self.progress['seconds']['evaluate'] += time.monotonic() - begun
     if not np.isfinite(metrics['nll']):
       self._diverged(f'predictions of the {split} split', self.step)

@@ -73,14 +73,14 @@ def test_parameters_are_not_statistics():
 
 def test_trcost_is_forward_times_epochs_times_examples():
   # Row 23: ResNet-32 on CIFAR, 69.1M x 200 x 50,000 = 0.069 in 1e16.
-  found = cost.training_cost(69_100_000, [200], passes=0, examples=50_000)
+  found = cost.training_cost([(69_100_000, 200)], examples=50_000)
   assert found == pytest.approx(0.0691, rel=1e-12)
 
 
 def test_trcost_of_srdl_adds_one_pass():
   # Two stages of half the budget cost as much as one, and the extraction one
   # epoch's forward pass: 1 / 150 < 0.67 %.
-  srdl = cost.training_cost(10**8, [75, 75], passes=1, examples=1000)
-  vanilla = cost.training_cost(10**8, [150], passes=0, examples=1000)
+  srdl = cost.training_cost([(10**8, 76), (10**8, 75)], examples=1000)
+  vanilla = cost.training_cost([(10**8, 150)], examples=1000)
   assert srdl / vanilla - 1 == pytest.approx(1 / 150, rel=1e-9)
   assert srdl / vanilla < 1.0067

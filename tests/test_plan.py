@@ -5,11 +5,13 @@ import pytest
 
 from srdl_jax import plan
 from srdl_jax.errors import ConfigError
-from srdl_jax.plan import Stage
+from srdl_jax.plan import Settings, Stage
+
+HALVES = set(plan.METHODS) - {'vanilla', 'kd'}
 
 
 def test_vanilla_is_one_stage_of_all_epochs():
-  assert plan.create('vanilla', 200) == (
+  assert plan.create('vanilla', Settings(200)) == (
     Stage(200, start='fresh', teacher=None, complete=True),
   )
 
@@ -30,7 +32,7 @@ def test_vanilla_is_one_stage_of_all_epochs():
   ],
 )
 def test_two_stages_of_half_the_budget(method, start, complete):
-  assert plan.create(method, 200) == (
+  assert plan.create(method, Settings(200)) == (
     Stage(100, start='fresh', teacher=None, complete=complete[0]),
     Stage(100, start=start, teacher=1, complete=complete[1]),
   )
@@ -40,7 +42,7 @@ def test_two_stages_of_half_the_budget(method, start, complete):
 @pytest.mark.parametrize('restart', plan.STARTS)
 def test_the_whole_factorial_can_be_expressed(complete, restart):
   first, second = plan.srdl(
-    10, complete=tuple(map(bool, complete)), restart=restart
+    Settings(10), complete=tuple(map(bool, complete)), restart=restart
   )
   assert (first.complete, second.complete, second.start) == (
     *map(bool, complete),
@@ -49,44 +51,97 @@ def test_the_whole_factorial_can_be_expressed(complete, restart):
   assert (first.start, first.teacher, second.teacher) == ('fresh', None, 1)
 
 
+@pytest.mark.parametrize('method', sorted(HALVES))
 @pytest.mark.parametrize(
   ('epochs', 'halves'),
   [(2, (1, 1)), (3, (1, 2)), (151, (75, 76)), (300, (150, 150))],
 )
-def test_stage_one_gets_the_smaller_half_of_odd_epochs(epochs, halves):
-  for method in plan.METHODS:
-    if method != 'vanilla':
-      found = tuple(stage.epochs for stage in plan.create(method, epochs))
-      assert found == halves
+def test_stage_one_gets_the_smaller_half_of_odd_epochs(method, epochs, halves):
+  stages = plan.create(method, Settings(epochs))
+  assert tuple(stage.epochs for stage in stages) == halves
 
 
-def test_one_epoch_is_enough_for_vanilla_alone():
-  assert plan.create('vanilla', 1) == (Stage(1),)
-  for method in plan.METHODS:
-    if method != 'vanilla':
-      with pytest.raises(ConfigError, match='epochs = 1 .* stage 1 .* least 2'):
-        plan.create(method, 1)
+@pytest.mark.parametrize('method', sorted(HALVES))
+def test_two_stages_need_two_epochs(method):
+  with pytest.raises(ConfigError, match='epochs = 1 .* stage 1 .* least 2'):
+    plan.create(method, Settings(1))
+
+
+def test_one_epoch_is_enough_for_vanilla():
+  assert plan.create('vanilla', Settings(1)) == (Stage(1),)
 
 
 def test_no_epochs_are_an_error():
   with pytest.raises(ConfigError, match='epochs = 0'):
-    plan.create('vanilla', 0)
+    plan.create('vanilla', Settings(0))
 
 
 def test_an_unknown_method_lists_the_known():
-  with pytest.raises(ConfigError, match="'srld'; known: vanilla, srdl, stage_"):
-    plan.create('srld', 200)
+  with pytest.raises(ConfigError, match="'srld'; known: vanilla, srdl, kd"):
+    plan.create('srld', Settings(200))
 
 
 @pytest.mark.parametrize('teacher', [0, 2, 3])
 def test_a_teacher_must_be_an_earlier_stage(monkeypatch, teacher):
   stages = (Stage(1), Stage(1, teacher=teacher))
-  monkeypatch.setitem(plan.METHODS, 'new', lambda epochs: stages)
+  monkeypatch.setitem(plan.METHODS, 'new', lambda settings: stages)
   with pytest.raises(ConfigError, match='teacher of stage 2 must come before'):
-    plan.create('new', 2)
+    plan.create('new', Settings(2))
 
 
 def test_an_unknown_start_is_an_error(monkeypatch):
-  monkeypatch.setitem(plan.METHODS, 'new', lambda e: (Stage(e, start='warm'),))
+  monkeypatch.setitem(
+    plan.METHODS, 'new', lambda s: (Stage(s.epochs), Stage(1, start='warm'))
+  )
   with pytest.raises(ConfigError, match="'warm'"):
-    plan.create('new', 2)
+    plan.create('new', Settings(2))
+
+
+def test_kd_is_a_teacher_of_its_own_epochs_and_a_student_of_m():
+  settings = Settings(
+    200, model='resnet32', teacher_model='resnet110', teacher_epochs=90
+  )
+  assert plan.create('kd', settings) == (
+    Stage(90, model='resnet110'),
+    Stage(200, model='resnet32', teacher=1),
+  )
+
+
+def test_a_teacher_has_as_many_epochs_as_the_student_unless_told():
+  teacher, student = plan.create('kd', Settings(7, teacher_model='resnet110'))
+  assert teacher.epochs == student.epochs == 7
+
+
+def test_kd_needs_a_teacher():
+  with pytest.raises(ConfigError, match='needs a teacher.*teacher.model'):
+    plan.create('kd', Settings(2))
+
+
+@pytest.mark.parametrize('method', ['vanilla', 'srdl'])
+def test_a_teacher_that_nothing_uses_is_an_error(method):
+  with pytest.raises(ConfigError, match=f"'resnet110' is set.*{method!r}"):
+    plan.create(method, Settings(2, teacher_model='resnet110'))
+
+
+def test_table6_control_is_two_independent_halves():
+  assert plan.create('vanilla_ensemble', Settings(5)) == (Stage(2), Stage(3))
+
+
+def test_every_stage_names_its_network():
+  for stage in plan.create('srdl', Settings(2, model='resnet32')):
+    assert stage.model == 'resnet32'
+
+
+@pytest.mark.parametrize('start', ['previous', 'same'])
+def test_a_stage_goes_on_from_its_own_kind_of_network(monkeypatch, start):
+  stages = (Stage(1, model='resnet8'), Stage(1, start=start))
+  monkeypatch.setitem(plan.METHODS, 'new', lambda settings: stages)
+  with pytest.raises(ConfigError, match='Stage 2 starts from a resnet8'):
+    plan.create('new', Settings(2, model='resnet32'))
+
+
+def test_stage_one_has_nothing_to_go_on_from(monkeypatch):
+  stages = (Stage(1, start='previous'),)
+  monkeypatch.setitem(plan.METHODS, 'new', lambda settings: stages)
+  with pytest.raises(ConfigError, match='Stage 1 can only start fresh'):
+    plan.create('new', Settings(1))

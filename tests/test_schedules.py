@@ -106,6 +106,7 @@ def test_factorial_of_complete_stages_at_every_step(complete, expected):
   ('method', 'expected'),
   [
     ('vanilla', FIRST_HALF + SECOND_HALF),
+    ('vanilla_ensemble', COMPLETE + COMPLETE),
     ('srdl', COMPLETE + COMPLETE),
     ('no_restart', COMPLETE + COMPLETE),
     ('same_initialisation', COMPLETE + COMPLETE),
@@ -116,7 +117,7 @@ def test_factorial_of_complete_stages_at_every_step(complete, expected):
   ],
 )
 def test_each_method_has_its_rates(method, expected):
-  stages = plan.create(method, 4)
+  stages = plan.create(method, plan.Settings(4))
   schedule = schedules.over_stages(
     0.1,
     [2 * stage.epochs for stage in stages],

@@ -15,8 +15,10 @@ from srdl_jax import (
   build,
   checkpoint,
   evaluate,
+  experiment,
   extraction,
   log,
+  models,
   run_directory,
   schedules,
   soft_targets,
@@ -66,12 +68,12 @@ def test_alg1_call_sequence(tmp_path, monkeypatch):
   record(
     stage,
     'train',
-    lambda k: 'train' if k['soft_logits'] is None else 'train with targets',
+    lambda k: 'train' if k['bank'] is None else 'train with targets',
   )
   record(train_state, 'fresh', lambda _: 'fresh')
   record(soft_targets, 'save', lambda _: 'save')
   record(
-    build,
+    experiment,
     'predict',
     lambda _: 'predict',
   )
@@ -98,9 +100,9 @@ def test_alg1_call_sequence(tmp_path, monkeypatch):
 
 def test_stage_two_starts_from_new_parameters(finished):
   directory, _ = finished
-  experiment = build.build(tiny.config())
-  first = experiment.initial_state(1, None)
-  second = experiment.initial_state(2, None)
+  built = build.build(tiny.config())
+  first = built.initial_state(1, None)
+  second = built.initial_state(2, None)
   for one, two in zip(
     jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True
   ):
@@ -118,11 +120,11 @@ def test_stage_two_starts_from_new_parameters(finished):
 )
 def test_table5_starts_of_stage_two(finished, method, same_as):
   directory, _ = finished
-  experiment = build.build(tiny.config(method=method))
+  built = build.build(tiny.config(method=method))
   end = end_of(directory, 1, 10)
-  begun = experiment.initial_state(2, end.variables)
+  begun = built.initial_state(2, end.variables)
   expected = {
-    'stage one': experiment.initial_state(1, None).params,
+    'stage one': built.initial_state(1, None).params,
     'end of stage one': end.state['params'],
   }[same_as]
   jax.tree.map(np.testing.assert_array_equal, begun.params, expected)
@@ -154,41 +156,46 @@ def test_eq4_rates_that_were_applied(tmp_path, method, expected):
 
 def test_eq3_schedule_reads_the_clock_of_the_run():
   schedule = schedules.over_stages(0.1, [10, 10], [True, True])
-  experiment = build.build(tiny.config())
+  built = build.build(tiny.config())
   for step in (0, 5, 7, 9, 10, 15, 19):
-    assert float(experiment.schedule(step)) == float(schedule(step))
+    assert float(built.schedule(step)) == float(schedule(step))
 
 
 def test_eq5_bank_holds_every_training_example_and_no_other(finished):
   directory, found = finished
-  experiment = build.build(tiny.config())
+  built = build.build(tiny.config())
   end = end_of(directory, 1, 10)
   bank, _ = extraction.extract(
-    experiment, end, run_directory.soft_targets(directory, 1)
+    built, 1, end, run_directory.soft_targets(directory, 1)
   )
   present = np.flatnonzero(bank.present_N)
-  np.testing.assert_array_equal(present, experiment.train_rows)
-  labels = experiment.dataset.train.labels
+  np.testing.assert_array_equal(present, built.train_rows)
+  labels = built.dataset.train.labels
   assert np.bincount(labels[present]).tolist() == 10 * [20]
-  direct = evaluate.evaluate(experiment, [end.variables], 'train')
+  direct = evaluate.evaluate(built, {1: end.variables}, 'train')
   assert found['stages'][0]['train']['accuracy'] == direct['accuracy']
   assert found['stages'][0]['train']['nll'] == pytest.approx(
     direct['nll'], rel=1e-5
   )
 
 
-def test_table6_ensemble_is_the_mean_of_probabilities(finished):
+@pytest.mark.parametrize('method', ['srdl', 'vanilla_ensemble'])
+def test_table6_ensemble_is_the_mean_of_probabilities(
+  finished, tmp_path, method
+):
   directory, found = finished
-  experiment = build.build(tiny.config())
+  if method == 'vanilla_ensemble':
+    directory, found = tmp_path, run(tmp_path, method=method)
+  built = build.build(tiny.config(method=method))
   probabilities = 0.0
   for number, step in ((1, 10), (2, 20)):
     member = end_of(directory, number, step).variables
     logits = np.concatenate(
-      [logits for _, logits in experiment.predict(member, 'test')]
+      [logits for _, logits in built.predict(number, member, 'test')]
     ).astype(np.float64)
     exps = np.exp(logits - logits.max(1, keepdims=True))
     probabilities = probabilities + exps / exps.sum(1, keepdims=True) / 2
-  labels = experiment.dataset.test.labels
+  labels = built.dataset.test.labels
   assert found['ensemble']['test']['examples'] == len(labels) == 360
   assert found['ensemble']['test']['accuracy'] == np.mean(
     probabilities.argmax(1) == labels
@@ -197,27 +204,122 @@ def test_table6_ensemble_is_the_mean_of_probabilities(finished):
   assert found['ensemble']['test']['nll'] == pytest.approx(-np.log(own).mean())
 
 
+def test_table6_control_is_two_independent_vanilla_runs_of_half_the_budget(
+  finished, tmp_path
+):
+  srdl_directory, _ = finished
+  found = run(tmp_path, method='vanilla_ensemble')
+  assert (
+    found['cost']['training_1e16']
+    == run(tmp_path / 'vanilla', method='vanilla')['cost']['training_1e16']
+  )
+  assert not list(tmp_path.glob('stage_*/soft_targets'))
+  control, srdl_lines = lines(tmp_path, 'train'), lines(srdl_directory, 'train')
+  # Each network is what SRDL's stage one is: half the budget, labels alone,
+  # a whole decay; the second differs by its key and its order of examples.
+  assert control[:10] == srdl_lines[:10]
+  rates = [line['learning_rate'] for line in control]
+  assert rates[:10] == rates[10:]
+  assert all('imitation' not in line for line in control)
+  assert control[10]['cross_entropy'] != control[0]['cross_entropy']
+
+
+class Teacher(tiny.Tiny):
+  """Another network than the student's."""
+
+  width: int = 12
+
+
+KD = {'method': 'kd', 'teacher.model': 'teacher', 'teacher.epochs': 2}
+
+
+@pytest.fixture(scope='module')
+def distilled(tmp_path_factory):
+  """A whole run of KD: 10 + 20 steps, and what it returned."""
+  directory = tmp_path_factory.mktemp('distilled')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(models.MODELS, 'teacher', Teacher)
+    yield directory, run(directory, **KD)
+
+
+def test_table2_kd_is_srdl_with_another_teacher(finished, distilled):
+  _, srdl_found = finished
+  directory, found = distilled
+  teacher, student = found['stages']
+  assert (teacher['model'], student['model']) == ('teacher', 'tiny')
+  assert (teacher['epochs'], student['epochs']) == (2, 4)
+  built = build.build(tiny.config(**KD))
+  end = end_of(directory, 1, 10)
+  assert end.state['params']['Conv_0']['kernel'].shape[-1] == 12
+  # The cached bank of Eq 5, of the teacher's own predictions.
+  bank, _ = extraction.extract(
+    built, 1, end, run_directory.soft_targets(directory, 1)
+  )
+  assert bank.provenance['model'] == 'teacher'
+  rows, logits = next(built.predict(1, end.variables, 'train'))
+  np.testing.assert_array_equal(
+    bank.log_probs_NxK[rows], soft_targets.soften(logits, 3.0)
+  )
+  # Eq 7 with weight 1 and T^2: the loss of the student's every step.
+  taught = [line for line in lines(directory, 'train') if line['stage'] == 2]
+  assert len(taught) == 20
+  for line in taught:
+    expected = line['cross_entropy'] + 9 * line['imitation']
+    assert line['loss'] == pytest.approx(expected, rel=1e-5)
+  # A decay of its own for each, over its own epochs.
+  rates = [line['learning_rate'] for line in lines(directory, 'train')]
+  np.testing.assert_allclose(
+    rates,
+    # Of 10 steps at 5 and 7, of 20 at 10 and 15.
+    [*(5 * [0.1] + 2 * [0.01] + 3 * [0.001])]
+    + [*(10 * [0.1] + 5 * [0.01] + 5 * [0.001])],
+    rtol=1e-6,
+  )
+  # Cost: the teacher's epochs and its pass count with its multiply-adds.
+  forward = found['cost']['forward_multiply_adds']
+  assert forward['teacher'] > forward['tiny']
+  assert found['cost']['training_1e16'] == pytest.approx(
+    (3 * forward['teacher'] + 4 * forward['tiny']) * 200 / 1e16
+  )
+  assert srdl_found['cost']['training_1e16'] == pytest.approx(
+    5 * forward['tiny'] * 200 / 1e16
+  )
+
+
+def test_kd_evaluates_each_stage_with_its_own_network(distilled):
+  directory, found = distilled
+  built = build.build(tiny.config(**KD))
+  for name, expected in (
+    ('stage_1', found['stages'][0]),
+    ('final', found['final']),
+    ('ensemble', found['ensemble']),
+  ):
+    members = evaluate.load_members(directory, name, built)
+    again = evaluate.evaluate(built, members, 'test')
+    assert again['nll'] == pytest.approx(expected['test']['nll'], rel=1e-5)
+
+
 @pytest.mark.parametrize('name', ['stage_1', 'stage_2', 'final', 'ensemble'])
 def test_checkpoints_evaluate_to_what_the_result_says(finished, name):
   directory, found = finished
-  experiment = build.build(tiny.config(devices=2))
-  members = evaluate.load_members(directory, name, experiment)
+  built = build.build(tiny.config(devices=2))
+  members = evaluate.load_members(directory, name, built)
   expected = {
     'stage_1': found['stages'][0],
     'stage_2': found['final'],
     'final': found['final'],
     'ensemble': found['ensemble'],
   }[name]['test']
-  again = evaluate.evaluate(experiment, members, 'test')
+  again = evaluate.evaluate(built, members, 'test')
   assert again['accuracy'] == expected['accuracy']
   assert again['nll'] == pytest.approx(expected['nll'], rel=1e-5)
 
 
 def test_best_checkpoint_is_the_best_epoch(finished):
   directory, found = finished
-  experiment = build.build(tiny.config())
-  (best,) = evaluate.load_members(directory, 'best', experiment)
-  again = evaluate.evaluate(experiment, [best], 'test')
+  built = build.build(tiny.config())
+  best = evaluate.load_members(directory, 'best', built)
+  again = evaluate.evaluate(built, best, 'test')
   assert again['accuracy'] == found['best']['accuracy']
 
 
@@ -231,9 +333,9 @@ def test_last_epoch_is_the_result_and_best_stands_beside(finished):
 
 
 def test_holdout_is_never_trained_on_and_selects_the_best(tmp_path):
-  experiment = build.build(tiny.config(**{'data.holdout': 100}))
-  assert len(experiment.validation_rows) == 100
-  assert not set(experiment.validation_rows) & set(experiment.train_rows)
+  built = build.build(tiny.config(**{'data.holdout': 100}))
+  assert len(built.validation_rows) == 100
+  assert not set(built.validation_rows) & set(built.train_rows)
   found = run(tmp_path, **{'data.holdout': 100, 'method': 'vanilla'})
   assert found['best']['split'] == 'validation'
   assert found['best']['examples'] == 100

@@ -243,7 +243,7 @@ def test_the_applied_rate_at_every_step(
   # Without momentum and decay, the classifier's bias moves by minus the rate
   # times sum_b (p - onehot) / B: what is applied is read off the parameters.
   plain = optimiser.sgd(momentum=0.0, weight_decay=0.0, nesterov=False)
-  stages = plan.create(method, 8)
+  stages = plan.create(method, plan.Settings(8))
   schedule = schedules.over_stages(
     0.1, [s.epochs for s in stages], [s.complete for s in stages]
   )

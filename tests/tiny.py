@@ -29,11 +29,12 @@ class Tiny(nn.Module):
   num_classes: int
   dtype: Any = jnp.float32
   axis_name: str | None = None
+  width: int = 8
 
   @nn.compact
   def __call__(self, images, train):
     dtypes = {'dtype': self.dtype, 'param_dtype': self.dtype}
-    x = nn.Conv(8, (3, 3), 2, use_bias=False, **dtypes)(images)
+    x = nn.Conv(self.width, (3, 3), 2, use_bias=False, **dtypes)(images)
     x = nn.BatchNorm(
       not train, momentum=0.9, axis_name=self.axis_name, **dtypes
     )(x)

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration stands for: data, networks, stages and their clock."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from srdl_jax import config as config_lib
+from srdl_jax import data, environment, parallel, plan, train_state
+from srdl_jax.predict import predict
+from srdl_jax.randomness import Purpose, key_for
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A network that some stage trains.
+
+  Attributes:
+    model: its batch norm averages over the devices' axis while training.
+    predict_batch: see `parallel.map_predict`; from uint8 images to logits.
+  """
+
+  model: nn.Module
+  predict_batch: Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """What a configuration stands for.
+
+  Attributes:
+    config: validated.
+    dataset: all of it; row numbers refer to its full splits.
+    train_rows, validation_rows: row numbers of the training split.
+    stages: the method's plan.
+    networks: by the names that the stages give.
+    steps_per_epoch: optimiser steps; the remainder of an epoch is dropped.
+    schedule: rate by global step.
+    optimiser: the optax chain.
+    devices: to run on.
+    train_chunk: see `parallel.map_train`; its resident tree is
+      {image, label, soft_logits}.
+  """
+
+  config: ConfigDict
+  dataset: data.Dataset
+  train_rows: np.ndarray
+  validation_rows: np.ndarray
+  stages: tuple[plan.Stage, ...]
+  networks: Mapping[str, Network]
+  steps_per_epoch: int
+  schedule: optax.Schedule
+  optimiser: optax.GradientTransformationExtraArgs
+  devices: list[jax.Device]
+  train_chunk: Callable[..., Any]
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C) of an example."""
+    return self.dataset.train.images.shape[1:]
+
+  @property
+  def description(self) -> str:
+    """One line about what is going to be trained, and on what."""
+    epochs = sum(stage.epochs for stage in self.stages)
+    device = self.devices[0]
+    names = ', then '.join(dict.fromkeys(s.model for s in self.stages))
+    return (
+      f'{names} on {len(self.train_rows):,} images of '
+      f'{self.dataset.name}, {self.config.method}: {len(self.stages)} stage(s) '
+      f'of {epochs} epochs in all, {self.steps_per_epoch} steps each, on '
+      f'{len(self.devices)} {device.platform} device(s), {device.device_kind}'
+    )
+
+  def network(self, number: int) -> Network:
+    """Returns the network of stage `number` (from 1)."""
+    return self.networks[self.stages[number - 1].model]
+
+  def first_step(self, number: int) -> int:
+    """Returns the global step at which stage `number` (from 1) begins."""
+    epochs = sum(stage.epochs for stage in self.stages[: number - 1])
+    return epochs * self.steps_per_epoch
+
+  def rows(self, split: str) -> tuple[data.Split, np.ndarray]:
+    """Returns the full split that 'train', 'validation' or 'test' is part of,
+    and its row numbers."""
+    if split == 'test':
+      return self.dataset.test, np.arange(len(self.dataset.test.labels))
+    if split == 'train':
+      return self.dataset.train, self.train_rows
+    return self.dataset.train, self.validation_rows
+
+  @property
+  def selection_split(self) -> str:
+    """The split that is evaluated while training."""
+    return 'validation' if len(self.validation_rows) else 'test'
+
+  def predict(
+    self, number: int, variables: Any, split: str
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (rows [b], logits [b, K]) over a split, in order.
+
+    Args:
+      number: of the stage whose network it is, from 1.
+      variables: its parameters and statistics.
+      split: see `rows`.
+    """
+    source, rows = self.rows(split)
+    ways = len(self.devices)
+    batch_size = -(-self.config.eval.batch_size // ways) * ways
+    return predict(
+      self.network(number).predict_batch,
+      parallel.replicate(variables, self.devices),
+      source.images,
+      rows,
+      batch_size,
+    )
+
+  def initial_state(
+    self, number: int, previous: Mapping[str, Any] | None
+  ) -> train_state.TrainState:
+    """Returns the state that a stage begins with (see `plan.Stage.start`).
+
+    Args:
+      number: of the stage, from 1.
+      previous: parameters and statistics at the end of the stage before; read
+        only where the stage goes on from them.
+    """
+    start = self.stages[number - 1].start
+    model = self.network(number).model
+    step = self.first_step(number)
+    if start == 'previous':
+      return train_state.from_variables(model, self.optimiser, previous, step)
+    origin = 1 if start == 'same' else number
+    key = key_for(self.config.seed, Purpose.INITIALISE, origin)
+    return train_state.fresh(model, self.optimiser, key, self.image_shape, step)
+
+  @property
+  def steps_per_dispatch(self) -> int:
+    """Steps in one call of `train_chunk`."""
+    requested = self.config.steps_per_dispatch
+    if self.config.profile and not requested:
+      # A trace is of whole dispatches.
+      requested = parallel.steps_per_dispatch(0, 5, self.devices)
+    return parallel.steps_per_dispatch(
+      requested, self.steps_per_epoch, self.devices
+    )
+
+  @property
+  def environment(self) -> dict[str, Any]:
+    """What isn't part of the run's identity, but may change its bits."""
+    return {
+      **environment.environment(self.devices),
+      'steps_per_dispatch': self.steps_per_dispatch,
+      'eval_batch_size': self.config.eval.batch_size,
+    }
+
+  def lineage(self, number: int, teacher: str | None) -> dict[str, Any]:
+    """Returns what the checkpoints of a stage must match to be used.
+
+    Args:
+      number: of the stage, from 1.
+      teacher: digest of the checkpoint that its soft targets come from.
+    """
+    identity = config_lib.identity(config_lib.flatten(self.config))
+    text = json.dumps(identity, sort_keys=True)
+    return {
+      'run': hashlib.sha256(text.encode()).hexdigest(),
+      'data': self.dataset.train.fingerprint,
+      'stage': number,
+      'teacher': teacher,
+    }
+
+  def provenance(self, number: int, checkpoint_digest: str) -> dict[str, Any]:
+    """Returns what soft targets of a stage (from 1) must match to be used."""
+    rows = self.train_rows.astype('<i4').tobytes()
+    return {
+      'dataset': self.dataset.name,
+      'version': self.dataset.version,
+      'split': self.dataset.train.name,
+      'fingerprint': self.dataset.train.fingerprint,
+      'rows': hashlib.sha256(rows).hexdigest(),
+      'model': self.stages[number - 1].model,
+      'checkpoint': checkpoint_digest,
+      'temperature': self.config.distillation.temperature,
+    }
