@@ -31,6 +31,8 @@ setup(
     'pillow>=10.0',
     # The embedded data set.
     'scikit-learn>=1.5',
+    # Student's quantiles in reports.
+    'scipy>=1.13',
     'tensorboardX>=2.6.2',
     'tensorflow-datasets>=4.9.9',
     'tensorstore>=0.1.76',

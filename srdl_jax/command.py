@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a command's main(): known errors become one line and an exit code."""
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 
@@ -9,11 +10,11 @@ from absl import app, flags, logging
 from srdl_jax.errors import ConfigError, SrdlError
 
 
-def _parse(arguments: Sequence[str]) -> list[str]:
+def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
   # A wrong config field, type or file fails here, before main.
   try:
     rest = flags.FLAGS(list(arguments))
-    if len(rest) > 1:
+    if len(rest) > 1 and not positional:
       raise ConfigError(f'Unexpected argument {rest[1]!r}.')
     # Libraries tell of every file that they write; --verbosity=0 shows it.
     if not flags.FLAGS['verbosity'].present:
@@ -34,14 +35,23 @@ def _parse(arguments: Sequence[str]) -> list[str]:
     ) from error
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(
+  main: Callable[[Sequence[str]], None], *, positional: bool = False
+) -> None:
   """Runs main(argv) through absl, and exits.
 
   The exit codes are in `errors.EXIT_CODES`. An error that is not an SrdlError
   is a bug: it keeps its traceback.
+
+  Args:
+    main: of the command.
+    positional: whether it takes arguments that are no flags.
   """
   try:
-    app.run(main, flags_parser=_parse)
+    app.run(
+      main,
+      flags_parser=functools.partial(_parse, positional=positional),
+    )
   except SrdlError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(error.exit_code)

@@ -32,6 +32,7 @@ RUNGS = (
     'checkpoint',
     'pace',
     'environment',
+    'seeds',
   ),
   ('tensorboard', 'bank_files', 'steps', 'run_directory', 'stage_record'),
   ('log', 'soft_targets', 'experiment'),
@@ -39,7 +40,7 @@ RUNGS = (
   ('evaluate',),
   ('extraction', 'stage', 'result'),
   ('srdl',),
-  ('main',),
+  ('main', 'report'),
 )
 RUNG_OF = {name: rung for rung, names in enumerate(RUNGS) for name in names}
 
