@@ -65,11 +65,17 @@ def build(config: ConfigDict) -> Experiment:
 def _create_model(config, name: str, num_classes: int) -> nn.Module:
   # Options of a family are meant for the configured network; a teacher of
   # another one is its family's usual.
-  shortcut = config.model.shortcut if name == config.model.name else ''
+  options = {}
+  if name == config.model.name and config.model.shortcut:
+    options['shortcut'] = config.model.shortcut
+  if name == config.model.name and config.model.stem:
+    options['small_stem'] = config.model.stem == 'small'
+  if config.model.remat:
+    options['remat'] = True
   return models.create(
     name,
     num_classes,
-    **({'shortcut': shortcut} if shortcut else {}),
+    **options,
     dtype=jnp.dtype(config.model.dtype),
     axis_name=parallel.AXIS,
   )

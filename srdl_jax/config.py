@@ -94,6 +94,14 @@ FIELDS: dict[str, Field] = {
     ('', 'projection', 'identity'),
     "what a change of shape goes through; '': the family's usual",
   ),
+  'model.stem': _one_of(
+    ('', 'small', 'large'),
+    "the first layers, for images of up to 64 pixels or larger ones; '': the "
+    "family's usual",
+  ),
+  'model.remat': Field(
+    False, 'compute activations again for gradients: less memory, more time'
+  ),
   'model.dtype': _one_of(
     ('float32', 'bfloat16', 'float64'), 'of the computation'
   ),

@@ -199,6 +199,7 @@ RANGES = {
   'data.holdout': ([0, 5000], [-1]),
   'teacher.epochs': ([0, 90], [-1]),
   'data.examples_per_class': ([0, 1], [-1]),
+  'model.stem': (['', 'small', 'large'], ['none']),
   'model.shortcut': (['', 'projection', 'identity'], ['none']),
   'model.dtype': (['float32', 'bfloat16', 'float64'], ['float16', 'int8']),
   'augment.padding': ([0, 4], [-1]),

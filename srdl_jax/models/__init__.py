@@ -7,9 +7,19 @@ from typing import Any
 import flax.linen as nn
 
 from srdl_jax.errors import ConfigError
-from srdl_jax.models import cifar_resnet
+from srdl_jax.models import (
+  cifar_resnet,
+  densenet,
+  resnet,
+  wide_resnet,
+)
 
-MODELS: dict[str, Callable[..., nn.Module]] = {**cifar_resnet.MODELS}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+  **cifar_resnet.MODELS,
+  **wide_resnet.MODELS,
+  **resnet.MODELS,
+  **densenet.MODELS,
+}
 
 
 def create(name: str, num_classes: int, **options: Any) -> nn.Module:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers and residual blocks that several families share.
+
+Names of layers are those of the PyTorch originals, so that a parameter's path,
+joined by dots, is its name there.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# He et al. (2015), counted over a layer's outputs or over its inputs.
+he_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+he_fan_in = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+# PyTorch's linear layer: weights and biases uniform in +-1 / sqrt(fan-in).
+linear_uniform = nn.initializers.variance_scaling(
+  1.0 / 3.0, 'fan_in', 'uniform'
+)
+
+
+def linear_bias(fan_in: int) -> nn.initializers.Initializer:
+  """Returns PyTorch's initialisation of a linear layer's bias."""
+
+  def init(key, shape, dtype=jnp.float32):
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+  """Makes a network's layers; called inside of its compact method.
+
+  Attributes:
+    train: whether batch norm takes the batch's statistics.
+    dtype: of the computation; parameters, statistics and logits are float32
+      (float64 where the dtype is float64).
+    axis_name: mapped axis over which batch norm averages while training.
+    kernel_init: of convolutions.
+  """
+
+  train: bool
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+  kernel_init: nn.initializers.Initializer = he_fan_out
+
+  @property
+  def param_dtype(self) -> Any:
+    """Of parameters, statistics and logits."""
+    return jnp.promote_types(self.dtype, jnp.float32)
+
+  def conv(
+    self, width: int, size: int, stride: int = 1, *, name: str
+  ) -> nn.Conv:
+    """Returns a square convolution that keeps the size but for its stride."""
+    return nn.Conv(
+      width,
+      (size, size),
+      stride,
+      padding=(size - 1) // 2,
+      use_bias=False,
+      kernel_init=self.kernel_init,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      name=name,
+    )
+
+  def norm(self, *, name: str) -> nn.BatchNorm:
+    """Returns batch norm with PyTorch's momentum 0.1 and epsilon."""
+    return nn.BatchNorm(
+      use_running_average=not self.train,
+      momentum=0.9,
+      epsilon=1e-5,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      axis_name=self.axis_name,
+      name=name,
+    )
+
+  def classify(
+    self,
+    x: jax.Array,
+    num_classes: int,
+    *,
+    name: str = 'fc',
+    zero_bias: bool = False,
+  ) -> jax.Array:
+    """Returns logits [B, K] of the mean over the pixels of x [B, H, W, D]."""
+    feature_BxD = jnp.mean(x, axis=(1, 2), dtype=self.param_dtype)
+    bias_init = linear_bias(feature_BxD.shape[-1])
+    return nn.Dense(
+      num_classes,
+      kernel_init=linear_uniform,
+      bias_init=nn.initializers.zeros if zero_bias else bias_init,
+      dtype=self.param_dtype,
+      param_dtype=self.param_dtype,
+      name=name,
+    )(feature_BxD)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+  """Halves the size: the largest of 3 x 3, as in ImageNet networks' stems."""
+  return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+
+class BasicBlock(nn.Module):
+  """Two 3 x 3 convolutions and a shortcut.
+
+  Attributes:
+    layers: constructors.
+    width: channels of its convolutions.
+    stride: of the first 3 x 3 convolution and of the shortcut.
+    projection: whether a change of shape goes through a 1 x 1 convolution with
+      batch norm; otherwise it is subsampled and padded with zero channels.
+  """
+
+  layers: Layers
+  width: int
+  stride: int = 1
+  projection: bool = True
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    conv, norm = self.layers.conv, self.layers.norm
+    y = conv(self.width, 3, self.stride, name='conv1')(x)
+    y = nn.relu(norm(name='bn1')(y))
+    y = norm(name='bn2')(conv(self.width, 3, name='conv2')(y))
+    return nn.relu(y + self._shortcut(x, y.shape[-1]))
+
+  def _shortcut(self, x: jax.Array, width: int) -> jax.Array:
+    extra = width - x.shape[-1]
+    if self.stride == 1 and extra == 0:
+      return x
+    if self.projection:
+      x = self.layers.conv(width, 1, self.stride, name='downsample.0')(x)
+      return self.layers.norm(name='downsample.1')(x)
+    x = x[:, :: self.stride, :: self.stride]
+    channels = (extra // 2, extra - extra // 2)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), channels))
+
+
+class Bottleneck(BasicBlock):
+  """1 x 1, 3 x 3 and 1 x 1 convolutions, the last four times as wide."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    conv, norm = self.layers.conv, self.layers.norm
+    y = nn.relu(norm(name='bn1')(conv(self.width, 1, name='conv1')(x)))
+    y = conv(self.width, 3, self.stride, name='conv2')(y)
+    y = nn.relu(norm(name='bn2')(y))
+    y = norm(name='bn3')(conv(4 * self.width, 1, name='conv3')(y))
+    return nn.relu(y + self._shortcut(x, y.shape[-1]))
