@@ -104,11 +104,11 @@ def torch_round() -> Round | None:
   """Returns the same for a plain PyTorch loop, None without PyTorch."""
   try:
     import torch
-    import torch_resnet
+    import torch_models
   except ImportError:
     return None
   device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
-  model = torch_resnet.cifar_resnet(int(MODEL.value[6:]), CLASSES).to(device)
+  model = torch_models.create(MODEL.value, CLASSES).to(device)
   sgd = torch.optim.SGD(
     model.parameters(), 0.1, 0.9, weight_decay=2e-4, nesterov=True
   )

@@ -15,7 +15,8 @@ from typing import Any
 
 from absl import flags
 
-from srdl_jax import command, config, run_directory, seeds, workdir
+from srdl_jax import command, run_directory, seeds, workdir
+from srdl_jax import config as config_lib
 from srdl_jax.errors import ConfigError, SrdlError, WorkdirError
 
 # What a method's row shares with the vanilla row that it is compared with.
@@ -87,7 +88,7 @@ def read(directories: Sequence[str]) -> tuple[list[Row], list[str]]:
   for name in directories:
     try:
       result = _result(run_directory.resolve(name))
-      settings = config.identity(result['config'])
+      settings = config_lib.identity(result['config'])
       seed = settings.pop('seed')
       settings['data'] = result['data']['fingerprint']
       row = rows.setdefault(repr(settings), Row(settings, {}))
@@ -144,7 +145,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
   fields = {name for row in rows for name in row.settings}
   differing = [
     name
-    for name in config.FIELDS
+    for name in config_lib.FIELDS
     if name in fields and len({repr(r.settings.get(name)) for r in rows}) > 1
   ]
   first = ['model.name', 'method']

@@ -33,6 +33,7 @@ RUNGS = (
     'pace',
     'environment',
     'seeds',
+    'torch_layout',
   ),
   ('tensorboard', 'bank_files', 'steps', 'run_directory', 'stage_record'),
   ('log', 'soft_targets', 'experiment'),
