@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images/s of every network, forward and train step, and of PyTorch's.
+
+    python benchmarks/models.py [--models=resnet32,wrn28_10] [--batch_size=32] \
+        [--rounds=3] [--dtype=float32] [--remat]
+
+Both libraries take turns, a step each round, in one process a network; the
+first rounds, which compile, are left out and medians are printed: one JSON line
+a network. `compile_seconds` and `peak_bytes` (host and device, after the train
+steps, before PyTorch's) are JAX's. Images are random, of 32 x 32 pixels and 100
+classes, or of 224 x 224 and 1,000 for the networks for large images.
+
+On a GPU both compute in --dtype, PyTorch with channels_last, autocast and
+torch.compile; on CPU PyTorch runs as it is. It takes part where it is
+installed, torchvision's networks where torchvision is, too.
+"""
+
+import contextlib
+import functools
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from srdl_jax import environment, models, optimiser, steps, train_state
+from srdl_jax.models import densenet, resnet
+
+MODELS = flags.DEFINE_list('models', [], 'Keys of models.MODELS; none: all.')
+BATCH = flags.DEFINE_integer('batch_size', 32, 'Images in a step.')
+ROUNDS = flags.DEFINE_integer('rounds', 3, 'Rounds that are counted.')
+DTYPE = flags.DEFINE_enum(
+  'dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.'
+)
+REMAT = flags.DEFINE_boolean('remat', False, 'Recompute activations (JAX).')
+
+LARGE = {*resnet.MODELS, *densenet.MODELS} - {
+  name for name in densenet.MODELS if name.startswith('densenet_bc')
+}
+Step = Callable[[], None]
+
+
+def jax_steps(name: str, size: int, classes: int) -> dict[str, Step]:
+  """Returns functions that run one forward pass or train step to its end."""
+  remat = {'remat': True} if REMAT.value else {}
+  model = models.create(name, classes, dtype=jnp.dtype(DTYPE.value), **remat)
+  state = train_state.fresh(
+    model,
+    optimiser.sgd(momentum=0.9, weight_decay=2e-4),
+    jax.random.key(0),
+    (size, size, 3),
+  )
+  batch = {
+    'image': jax.random.normal(jax.random.key(1), (BATCH.value, size, size, 3)),
+    'label': jnp.arange(BATCH.value) % classes,
+    'index': jnp.arange(BATCH.value),
+    'soft_logits': None,
+  }
+  evaluate = jax.jit(functools.partial(model.apply, train=False))
+  step = jax.jit(
+    functools.partial(
+      steps.train_step, schedule=lambda _: 0.01, temperature=3.0
+    ),
+    donate_argnums=0,
+  )
+
+  def forward() -> None:
+    evaluate(state.variables, batch['image']).block_until_ready()
+
+  def train() -> None:
+    nonlocal state
+    state, metrics = step(state, batch)
+    metrics['loss'].block_until_ready()
+
+  return {'forward': forward, 'train': train}
+
+
+def torch_steps(name: str, size: int, classes: int) -> dict[str, Step]:
+  """Returns the same for PyTorch; nothing where it isn't installed."""
+  try:
+    import torch
+    import torch_models
+
+    model = torch_models.create(name, classes)
+  except ImportError:
+    return {}
+  gpu = jax.default_backend() == 'gpu'
+  device = 'cuda' if gpu else 'cpu'
+  images = torch.randn(BATCH.value, 3, size, size, device=device)
+  labels = torch.arange(BATCH.value, device=device) % classes
+  model = model.to(device)
+  call = model
+  if gpu:
+    images = images.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)
+    call = torch.compile(model)
+  sgd = torch.optim.SGD(
+    model.parameters(), 0.01, 0.9, weight_decay=2e-4, nesterov=True
+  )
+
+  def numbers():
+    if DTYPE.value == 'float32':
+      return contextlib.nullcontext()
+    return torch.autocast(device, torch.bfloat16)
+
+  def finish() -> None:
+    if gpu:
+      torch.cuda.synchronize()
+
+  def forward() -> None:
+    model.eval()
+    with torch.no_grad(), numbers():
+      call(images)
+    finish()
+
+  def train() -> None:
+    model.train()
+    sgd.zero_grad()
+    with numbers():
+      loss = torch.nn.functional.cross_entropy(call(images), labels)
+    loss.backward()
+    sgd.step()
+    finish()
+
+  return {'forward': forward, 'train': train}
+
+
+def seconds(step: Step) -> float:
+  begun = time.monotonic()
+  step()
+  return time.monotonic() - begun
+
+
+def measure(name: str) -> dict:
+  """Returns what is measured of a network."""
+  size, classes = (224, 1000) if name in LARGE else (32, 100)
+  ours = jax_steps(name, size, classes)
+  compiling = {what: seconds(step) for what, step in ours.items()}
+  for step in ours.values():
+    step()
+  found = {
+    'model': name,
+    'image_size': size,
+    'batch_size': BATCH.value,
+    'dtype': DTYPE.value,
+    'remat': REMAT.value,
+    'compile_seconds': compiling,
+    'peak_bytes': peak_bytes(),
+  }
+  theirs = torch_steps(name, size, classes)
+  for step in theirs.values():
+    step()
+  for what, step in ours.items():
+    times = {'jax': [], 'pytorch': []}
+    for _ in range(ROUNDS.value):
+      times['jax'].append(seconds(step))
+      if theirs:
+        times['pytorch'].append(seconds(theirs[what]))
+    speeds = {
+      library: BATCH.value / statistics.median(values)
+      for library, values in times.items()
+      if values
+    }
+    if theirs:
+      speeds['ratio'] = speeds['jax'] / speeds['pytorch']
+    found[f'{what}_images_per_second'] = speeds
+  return {**found, **environment.environment(jax.devices()[:1])}
+
+
+def peak_bytes() -> dict[str, int]:
+  found = {'host': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+  statistics_ = jax.devices()[0].memory_stats()
+  if statistics_ and 'peak_bytes_in_use' in statistics_:
+    found['device'] = statistics_['peak_bytes_in_use']
+  return found
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  names = MODELS.value or list(models.MODELS)
+  unknown = sorted(set(names) - set(models.MODELS))
+  if unknown:
+    sys.exit(f'error: unknown model(s) {", ".join(unknown)}')
+  if len(names) == 1:
+    print(json.dumps(measure(names[0])), flush=True)
+    return
+  # A process a network: its memory is its own, and a failure ends no other.
+  options = [a for a in sys.argv[1:] if not a.startswith('--models=')]
+  for name in names:
+    subprocess.run([sys.executable, __file__, f'--models={name}', *options])
+
+
+if __name__ == '__main__':
+  app.run(main)
