@@ -19,6 +19,8 @@ setup(
     # TFDS reads its files through it, and declares it on Linux only.
     'array_record>=0.8',
     'etils[epath]>=1.9.1',
+    # Programs that jax.export writes.
+    'flatbuffers>=24.3',
     'flax>=0.12',
     # TFDS imports it and declares it for old Pythons only.
     'importlib_resources>=6.0',
@@ -31,6 +33,7 @@ setup(
     'pillow>=10.0',
     # The embedded data set.
     'scikit-learn>=1.5',
+    'safetensors>=0.5',
     # Student's quantiles in reports.
     'scipy>=1.13',
     'tensorboardX>=2.6.2',

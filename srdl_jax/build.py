@@ -15,6 +15,7 @@ from srdl_jax import (
   optimiser,
   parallel,
   plan,
+  pretrained,
   schedules,
   steps,
 )
@@ -53,13 +54,26 @@ def build(config: ConfigDict) -> Experiment:
   # Names are checked before the data set is read.
   for stage in stages:
     _create_model(config, stage.model, num_classes=1)
+  weights = _weights(config)
   dataset = data.load(
     config.data.name,
     data_dir=config.data.data_dir,
     manual_dir=config.data.manual_dir,
     download=config.data.download,
   )
-  return _assemble(config, stages, devices, dataset)
+  return _assemble(config, stages, devices, dataset, weights)
+
+
+def _weights(config) -> pretrained.Weights | None:
+  if not config.init.from_path:
+    return None
+  weights = pretrained.load(config.init.from_path)
+  if weights.model != config.model.name:
+    raise ConfigError(
+      f'init.from_path = {config.init.from_path!r} holds weights of a '
+      f'{weights.model}, but model.name is {config.model.name!r}.'
+    )
+  return weights
 
 
 def _create_model(config, name: str, num_classes: int) -> nn.Module:
@@ -81,7 +95,7 @@ def _create_model(config, name: str, num_classes: int) -> nn.Module:
   )
 
 
-def _assemble(config, stages, devices, dataset) -> Experiment:
+def _assemble(config, stages, devices, dataset, weights) -> Experiment:
   train_rows, validation_rows = sampling.choose_rows(
     dataset.train.labels,
     holdout=config.data.holdout,
@@ -119,7 +133,7 @@ def _assemble(config, stages, devices, dataset) -> Experiment:
     step = functools.partial(
       steps.predict_step, model=model, normalise=normalise
     )
-    return Network(model, parallel.map_predict(step, devices))
+    return Network(model, step, parallel.map_predict(step, devices))
 
   return Experiment(
     config=config,
@@ -128,6 +142,7 @@ def _assemble(config, stages, devices, dataset) -> Experiment:
     validation_rows=validation_rows,
     stages=stages,
     networks={s.model: network(s.model) for s in stages},
+    weights=weights,
     steps_per_epoch=steps_per_epoch,
     schedule=schedule,
     optimiser=optimiser.sgd(

@@ -105,6 +105,9 @@ FIELDS: dict[str, Field] = {
   'model.dtype': _one_of(
     ('float32', 'bfloat16', 'float64'), 'of the computation'
   ),
+  'init.from_path': _local(
+    '', "directory of imported weights that fresh stages start from; '': none"
+  ),
   'teacher.model': Field(
     '', "method kd: the teacher's network, a key of models.MODELS"
   ),

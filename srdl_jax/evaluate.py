@@ -96,10 +96,38 @@ def load_members(
           )
         moment = checkpoints.load(end)
     lineage = experiment.lineage(number, None)
-    del lineage['teacher']
+    del lineage['teacher'], lineage['weights']
     stage_record.refuse_foreign(moment, lineage, number)
     members[number] = moment.variables
   return members
+
+
+def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
+  """Returns the experiment of a run, to read its checkpoints with.
+
+  Args:
+    workdir: of the run.
+    data_dir: TFDS directory, if not the one that the run used.
+
+  Raises:
+    CheckpointError: the run was trained on other data.
+  """
+  config, fingerprint = run_directory.load_config(workdir)
+  # Another machine may have other devices and no imported weights, and
+  # reading must not fetch.
+  config.devices = 1
+  config.data.download = False
+  config.init.from_path = ''
+  if data_dir is not None:
+    config.data.data_dir = data_dir
+  experiment = build.build(config)
+  if experiment.dataset.train.fingerprint != fingerprint:
+    raise CheckpointError(
+      f'{workdir} was trained on other data: its fingerprint is '
+      f"{fingerprint}, this {experiment.dataset.name}'s is "
+      f'{experiment.dataset.train.fingerprint}.'
+    )
+  return experiment
 
 
 def main(argv: Sequence[str]) -> None:
@@ -109,19 +137,7 @@ def main(argv: Sequence[str]) -> None:
   if not args.workdir:
     raise ConfigError('--workdir=DIR is missing.')
   workdir = run_directory.resolve(args.workdir)
-  config, fingerprint = run_directory.load_config(workdir)
-  # Another machine may have other devices, and reading must not fetch.
-  config.devices = 1
-  config.data.download = False
-  if args.data_dir is not None:
-    config.data.data_dir = args.data_dir
-  experiment = build.build(config)
-  if experiment.dataset.train.fingerprint != fingerprint:
-    raise CheckpointError(
-      f'{workdir} was trained on other data: its fingerprint is '
-      f"{fingerprint}, this {experiment.dataset.name}'s is "
-      f'{experiment.dataset.train.fingerprint}.'
-    )
+  experiment = open_run(workdir, args.data_dir)
   if args.split == 'validation' and not len(experiment.validation_rows):
     raise ConfigError('The run kept no validation set (data.holdout = 0).')
   members = load_members(workdir, args.checkpoint, experiment)

@@ -14,7 +14,14 @@ import optax
 from ml_collections import ConfigDict
 
 from srdl_jax import config as config_lib
-from srdl_jax import data, environment, parallel, plan, train_state
+from srdl_jax import (
+  data,
+  environment,
+  parallel,
+  plan,
+  pretrained,
+  train_state,
+)
 from srdl_jax.predict import predict
 from srdl_jax.randomness import Purpose, key_for
 
@@ -25,10 +32,12 @@ class Network:
 
   Attributes:
     model: its batch norm averages over the devices' axis while training.
-    predict_batch: see `parallel.map_predict`; from uint8 images to logits.
+    predict_step: (variables, uint8 images [b, H, W, C]) to logits [b, K].
+    predict_batch: the same over the devices (see `parallel.map_predict`).
   """
 
   model: nn.Module
+  predict_step: Callable[..., jax.Array]
   predict_batch: Callable[..., Any]
 
 
@@ -42,6 +51,7 @@ class Experiment:
     train_rows, validation_rows: row numbers of the training split.
     stages: the method's plan.
     networks: by the names that the stages give.
+    weights: that the configured network starts from, or None.
     steps_per_epoch: optimiser steps; the remainder of an epoch is dropped.
     schedule: rate by global step.
     optimiser: the optax chain.
@@ -56,6 +66,7 @@ class Experiment:
   validation_rows: np.ndarray
   stages: tuple[plan.Stage, ...]
   networks: Mapping[str, Network]
+  weights: pretrained.Weights | None
   steps_per_epoch: int
   schedule: optax.Schedule
   optimiser: optax.GradientTransformationExtraArgs
@@ -78,7 +89,16 @@ class Experiment:
       f'{self.dataset.name}, {self.config.method}: {len(self.stages)} stage(s) '
       f'of {epochs} epochs in all, {self.steps_per_epoch} steps each, on '
       f'{len(self.devices)} {device.platform} device(s), {device.device_kind}'
+      f'{self._origin}'
     )
+
+  @property
+  def _origin(self) -> str:
+    if self.weights is None:
+      return ''
+    there, here = self.weights.num_classes, self.dataset.num_classes
+    text = f', from imported weights of {there} classes'
+    return text if there == here else f'{text}, with a new classifier of {here}'
 
   def network(self, number: int) -> Network:
     """Returns the network of stage `number` (from 1)."""
@@ -141,7 +161,17 @@ class Experiment:
       return train_state.from_variables(model, self.optimiser, previous, step)
     origin = 1 if start == 'same' else number
     key = key_for(self.config.seed, Purpose.INITIALISE, origin)
-    return train_state.fresh(model, self.optimiser, key, self.image_shape, step)
+    state = train_state.fresh(
+      model, self.optimiser, key, self.image_shape, step
+    )
+    if not self._pretrained(number):
+      return state
+    variables = pretrained.overlay(state.variables, self.weights)
+    return train_state.from_variables(model, self.optimiser, variables, step)
+
+  def _pretrained(self, number: int) -> bool:
+    configured = self.stages[number - 1].model == self.config.model.name
+    return self.weights is not None and configured
 
   @property
   def steps_per_dispatch(self) -> int:
@@ -177,6 +207,7 @@ class Experiment:
       'data': self.dataset.train.fingerprint,
       'stage': number,
       'teacher': teacher,
+      'weights': self.weights.digest if self._pretrained(number) else None,
     }
 
   def provenance(self, number: int, checkpoint_digest: str) -> dict[str, Any]:

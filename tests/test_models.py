@@ -74,7 +74,7 @@ COUNTS = {
 
 
 def test_every_registered_model_has_its_count():
-  assert COUNTS.keys() == models.MODELS.keys()
+  assert COUNTS.keys() == models.MODELS.keys() - {'tiny'}
 
 
 @pytest.mark.parametrize(

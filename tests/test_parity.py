@@ -144,7 +144,9 @@ def test_single_precision(name):
 
 def test_every_family_has_a_reference():
   assert MEMBERS.keys() == REFERENCE['models'].keys()
-  registered = {type(models.create(n, 10)) for n in models.MODELS}
+  registered = {
+    type(models.create(n, 10)) for n in models.MODELS.keys() - {'tiny'}
+  }
   compared = {type(member(num_classes=10)) for member in MEMBERS.values()}
   assert registered == compared
 

@@ -39,7 +39,7 @@ class Tiny(nn.Module):
       not train, momentum=0.9, axis_name=self.axis_name, **dtypes
     )(x)
     x = nn.relu(x).reshape(len(x), -1)
-    return nn.Dense(self.num_classes, **dtypes)(x)
+    return nn.Dense(self.num_classes, name='fc', **dtypes)(x)
 
 
 models.MODELS['tiny'] = Tiny

@@ -8,13 +8,15 @@
 A small member of each family, its tensors, images and labels from a formula
 (seeded.py). For each tensor stands its norm and a random projection: logits in
 evaluation mode, gradients of the first step, and parameters and statistics
-after three steps of SGD.
+after three steps of SGD. Of every registered network there is a digest of the
+names and shapes in its state dict, at ten classes.
 
 PyTorch's running variance is the unbiased one, n / (n - 1) times the batch's,
 with n = B H W. Flax's is the batch's as it is, so what three steps have added
 is divided by that here; the two agree otherwise.
 """
 
+import hashlib
 import json
 import pathlib
 import sys
@@ -31,6 +33,29 @@ import torch_models  # noqa: E402
 COMMAND = 'python tests/references/make_models.py'
 CLASSES, BATCH, STEPS = 10, 4, 3
 SGD = {'lr': 0.01, 'momentum': 0.9, 'nesterov': True, 'weight_decay': 2e-4}
+
+
+REGISTERED = (
+  *(f'resnet{depth}' for depth in (8, 20, 32, 44, 56, 110)),
+  'resnet110_bottleneck',
+  *(f'wrn{k}' for k in ('10_2', '16_2', '16_4', '16_8', '28_10')),
+  *(f'wrn{k}' for k in ('40_2', '40_4')),
+  *(f'densenet_bc_{k}' for k in ('40_12', '100_12', '190_40')),
+  *(f'resnet{depth}' for depth in (18, 34, 50, 101)),
+  *(f'densenet{depth}' for depth in (121, 169, 201)),
+)
+
+
+def state_dict_digest(name: str) -> str:
+  """Returns a SHA-256 over 'name shape' lines, counts of batches left out."""
+  with torch.device('meta'):
+    state = torch_models.create(name, CLASSES).state_dict()
+  lines = sorted(
+    f'{key} {tuple(value.shape)}'
+    for key, value in state.items()
+    if not key.endswith('num_batches_tracked')
+  )
+  return hashlib.sha256('\n'.join(lines).encode()).hexdigest()
 
 
 def members() -> dict[str, tuple[torch.nn.Module, int]]:
@@ -135,6 +160,7 @@ def main() -> None:
     'torch': torch.__version__,
     'numpy': np.__version__,
     'sgd': SGD,
+    'state_dicts': {name: state_dict_digest(name) for name in REGISTERED},
     'models': {
       name: compute(name, model, size)
       for name, (model, size) in members().items()
