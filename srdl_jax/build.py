@@ -33,15 +33,7 @@ def build(config: ConfigDict) -> Experiment:
     DataError: the data set can't be read.
   """
   config_lib.validate(config)
-  stages = plan.create(
-    config.method,
-    plan.Settings(
-      epochs=config.epochs,
-      model=config.model.name,
-      teacher_model=config.teacher.model,
-      teacher_epochs=config.teacher.epochs,
-    ),
-  )
+  stages = create_plan(config)
   if config.model.dtype == 'float64':
     jax.config.update('jax_enable_x64', True)
   parallel.use_compilation_cache()
@@ -53,7 +45,7 @@ def build(config: ConfigDict) -> Experiment:
     )
   # Names are checked before the data set is read.
   for stage in stages:
-    _create_model(config, stage.model, num_classes=1)
+    create_model(config, stage.model, num_classes=1)
   weights = _weights(config)
   dataset = data.load(
     config.data.name,
@@ -76,7 +68,34 @@ def _weights(config) -> pretrained.Weights | None:
   return weights
 
 
-def _create_model(config, name: str, num_classes: int) -> nn.Module:
+def create_plan(config: ConfigDict) -> tuple[plan.Stage, ...]:
+  """Returns the stages of the configured method.
+
+  Raises:
+    ConfigError: see `plan.create`.
+  """
+  return plan.create(
+    config.method,
+    plan.Settings(
+      epochs=config.epochs,
+      model=config.model.name,
+      teacher_model=config.teacher.model,
+      teacher_epochs=config.teacher.epochs,
+    ),
+  )
+
+
+def create_model(config: ConfigDict, name: str, num_classes: int) -> nn.Module:
+  """Returns a network of the run, with the configured options.
+
+  Args:
+    config: of the run.
+    name: of the network: the configured one, or a teacher's.
+    num_classes: K.
+
+  Raises:
+    ConfigError: the name or an option is unknown.
+  """
   # Options of a family are meant for the configured network; a teacher of
   # another one is its family's usual.
   options = {}
@@ -129,7 +148,7 @@ def _assemble(config, stages, devices, dataset, weights) -> Experiment:
   )
 
   def network(name: str) -> Network:
-    model = _create_model(config, name, dataset.num_classes)
+    model = create_model(config, name, dataset.num_classes)
     step = functools.partial(
       steps.predict_step, model=model, normalise=normalise
     )

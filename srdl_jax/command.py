@@ -2,10 +2,12 @@
 """Runs a command's main(): known errors become one line and an exit code."""
 
 import functools
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from srdl_jax.errors import ConfigError, SrdlError
 
@@ -33,6 +35,27 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
       f'Command line: {text} (See --help, and srdl_jax/config.py for the '
       'fields.)'
     ) from error
+
+
+def define_config() -> None:
+  """Defines the flag --config=FILE:ARGUMENTS and those of its fields."""
+  config_flags.DEFINE_config_file(
+    'config', None, 'Configuration file, and its arguments behind a colon.'
+  )
+
+
+def given_config() -> ConfigDict:
+  """Returns what --config says.
+
+  Raises:
+    ConfigError: it is missing, or its file is.
+  """
+  if flags.FLAGS.config is None:
+    raise ConfigError('--config=FILE is missing, such as configs/digits.py.')
+  path = config_flags.get_config_filename(flags.FLAGS['config']).split(':')[0]
+  if not pathlib.Path(path).is_file():
+    raise ConfigError(f'--config={path}: there is no such file.')
+  return flags.FLAGS.config
 
 
 def run(

@@ -1,77 +1,204 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run costs in the paper's unit, by counting the traced network."""
+"""What a run costs: multiply-adds, the compiler's FLOPs, the paper's TrCost.
 
-import math
-from collections.abc import Iterable
-from typing import Any
+    python -m srdl_jax.cost --config=configs/cifar100.py:method=srdl
+
+prints both counts stage by stage. It trains nothing, and the data set need not
+be there. What the numbers mean is in docs/cost.md.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+import numpy as np
+
+from srdl_jax import build, command, data, plan
+from srdl_jax import config as config_lib
+from srdl_jax.data import sampling
+from srdl_jax.errors import ConfigError
+from srdl_jax.flops import (
+  forward_flops,
+  multiply_adds,
+  parameters,
+  train_flops,
+)
 
 
-def multiply_adds(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-  """Returns the multiply-adds of one image's forward pass.
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What a stage does with the training set, and what an image costs it.
 
-  Counts convolutions and matrix products, padding taps included, as published
-  figures do.
+  Attributes:
+    model: name of its network.
+    epochs: passes that train.
+    extractions: passes that predict: 1 where it teaches (Eq 5), else 0.
+    parameters: see `flops.parameters`.
+    forward: see `flops.multiply_adds`.
+    forward_flops: see `flops.forward_flops`.
+    train_flops: see `flops.train_flops`.
+  """
+
+  model: str
+  epochs: int
+  extractions: int
+  parameters: int
+  forward: int
+  forward_flops: int | None
+  train_flops: int | None
+
+  @property
+  def passes(self) -> int:
+    """Over the training set, forward."""
+    return self.epochs + self.extractions
+
+
+def work(
+  stages: Sequence[plan.Stage],
+  networks: Mapping[str, nn.Module],
+  image_shape: tuple[int, int, int],
+) -> list[Work]:
+  """Returns what each stage of a plan does.
 
   Args:
-    model: a network that takes (images, train=...).
+    stages: the plan.
+    networks: by the names that the stages give.
     image_shape: (H, W, C).
   """
-  images = jnp.zeros((1, *image_shape))
-  variables = _variables(model, image_shape)
-  jaxpr = jax.make_jaxpr(lambda v: model.apply(v, images, train=False))(
-    variables
-  )
-  return _count(jaxpr.jaxpr)
+  counters = (parameters, multiply_adds, forward_flops, train_flops)
+  counts = {
+    name: [count(network, image_shape) for count in counters]
+    for name, network in networks.items()
+  }
+  teachers = {stage.teacher for stage in stages}
+  return [
+    Work(stage.model, stage.epochs, int(n in teachers), *counts[stage.model])
+    for n, stage in enumerate(stages, start=1)
+  ]
 
 
-def parameters(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-  """Returns the number of trained parameters."""
-  params = _variables(model, image_shape)['params']
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-
-
-def _variables(model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
-  images = jnp.zeros((1, *image_shape))
-  return jax.eval_shape(
-    lambda: model.init(jax.random.key(0), images, train=False)
-  )
-
-
-def _count(jaxpr: Any) -> int:
-  total = 0
-  for equation in jaxpr.eqns:
-    total += _of_equation(equation)
-    for value in equation.params.values():
-      inner = getattr(value, 'jaxpr', value)
-      if hasattr(inner, 'eqns'):
-        total += _count(inner)
-  return total
-
-
-def _of_equation(equation: Any) -> int:
-  if equation.primitive.name == 'conv_general_dilated':
-    kernel = equation.invars[1].aval.shape
-    outputs = math.prod(equation.outvars[0].aval.shape)
-    out_dim = equation.params['dimension_numbers'].rhs_spec[0]
-    return outputs * math.prod(kernel) // kernel[out_dim]
-  if equation.primitive.name == 'dot_general':
-    (contracted, _), _ = equation.params['dimension_numbers']
-    left = equation.invars[0].aval.shape
-    outputs = math.prod(equation.outvars[0].aval.shape)
-    return outputs * math.prod(left[d] for d in contracted)
-  return 0
-
-
-def training_cost(stages: Iterable[tuple[int, int]], examples: int) -> float:
+def training_cost(stages: Sequence[Work], examples: int) -> float:
   """Returns TrCost: forward multiply-adds x epochs x examples, in 1e16.
 
   Args:
-    stages: for each its network's multiply-adds for one image, and its passes
-      over the training set: epochs, and one more where it teaches.
+    stages: all of the run; a pass that predicts costs as much as an epoch.
     examples: images in an epoch.
   """
-  return sum(forward * passes for forward, passes in stages) * examples / 1e16
+  return sum(s.forward * s.passes for s in stages) * examples / 1e16
+
+
+def training_flops(stages: Sequence[Work], examples: int) -> int | None:
+  """Returns the compiler's count of a run, in FLOPs; None where unknown.
+
+  Forward and backward for each image of an epoch, and forward for each of a
+  pass that predicts. Arguments as for `training_cost`.
+  """
+  passes = [(s.epochs, s.train_flops) for s in stages]
+  passes += [(s.extractions, s.forward_flops) for s in stages]
+  return _total(passes, examples)
+
+
+def _total(
+  passes: Sequence[tuple[int, int | None]], examples: int
+) -> int | None:
+  if any(flops is None for _, flops in passes):
+    return None
+  return sum(times * flops for times, flops in passes) * examples
+
+
+def table(stages: Sequence[Work], examples: int) -> str:
+  """Returns what each stage costs, and all of them, in Markdown.
+
+  Args:
+    stages: all of the run.
+    examples: images in an epoch.
+  """
+  parts = [*([stage] for stage in stages), stages]
+  passes = [[(s.passes, s.forward_flops) for s in part] for part in parts]
+  forward = [_total(part, examples) for part in passes]
+  training = [training_flops(part, examples) for part in parts]
+  rows = [
+    ['stage', *range(1, len(parts)), 'all'],
+    ['network', *(s.model for s in stages), ''],
+    ['epochs', *(sum(s.epochs for s in part) for part in parts)],
+    ['extraction passes', *(sum(s.extractions for s in p) for p in parts)],
+    ['parameters', *(s.parameters for s in stages), ''],
+    ['forward multiply-adds, an image', *(s.forward for s in stages), ''],
+    ['TrCost (1e16)', *(training_cost(part, examples) for part in parts)],
+    ['forward FLOPs, an image', *(s.forward_flops for s in stages), ''],
+    ['forward + backward, an image', *(s.train_flops for s in stages), ''],
+    ['forward FLOPs (1e16)', *map(_in_1e16, forward)],
+    ['training FLOPs (1e16)', *map(_in_1e16, training)],
+  ]
+  cells = [[_text(value) for value in row] for row in rows]
+  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+  cells.insert(1, ['-' * (width - 1) + ':' for width in widths])
+  return ''.join(
+    '| ' + ' | '.join(map(str.rjust, row, widths)) + ' |\n' for row in cells
+  )
+
+
+def _in_1e16(flops: int | None) -> float | None:
+  return None if flops is None else flops / 1e16
+
+
+def _text(value: str | int | float | None) -> str:
+  if value is None:
+    return 'unknown'
+  if isinstance(value, str):
+    return value
+  return f'{value:,}' if isinstance(value, int) else f'{value:#.4g}'
+
+
+def describe(config) -> str:
+  """Returns what a configuration costs, as text; reads no data.
+
+  Raises:
+    ConfigError: a field is out of range, or a name unknown.
+  """
+  config_lib.validate(config)
+  stages = build.create_plan(config)
+  shape, examples = _shape(config)
+  with jax.enable_x64(config.model.dtype == 'float64'):
+    networks = {
+      stage.model: build.create_model(config, stage.model, shape.num_classes)
+      for stage in stages
+    }
+    counted = work(stages, networks, shape.image_shape)
+  return (
+    f'{config.data.name}, {config.method}: {examples:,} training images, '
+    f'{" x ".join(map(str, shape.image_shape))}, {shape.num_classes} classes\n'
+    f'\n{table(counted, examples)}'
+  )
+
+
+def _shape(config) -> tuple[data.Shape, int]:
+  """Returns the shape of the data, and how many images are trained on."""
+  name = config.data.name
+  if name not in data.SHAPES:
+    known = ', '.join(data.SHAPES)
+    raise ConfigError(f'Unknown data set {name!r}; known: {known}.')
+  shape = data.SHAPES[name]
+  # How many rows are chosen doesn't depend on the order of the labels.
+  rows, _ = sampling.choose_rows(
+    np.arange(shape.train_examples) % shape.num_classes,
+    holdout=config.data.holdout,
+    examples_per_class=config.data.examples_per_class,
+    seed=config.seed,
+  )
+  return shape, len(rows)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints what the configuration of --config costs."""
+  del argv
+  config = command.given_config()
+  # Counting needs no accelerator, which may be busy.
+  jax.config.update('jax_platforms', 'cpu')
+  print(describe(config), end='')
+
+
+if __name__ == '__main__':
+  command.define_config()
+  command.run(main)

@@ -4,12 +4,10 @@
 python -m srdl_jax.main --config=configs/digits.py --workdir=runs/digits
 """
 
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from srdl_jax import command, srdl, stop_request
 from srdl_jax.errors import ConfigError
@@ -39,22 +37,16 @@ def summary(found: dict[str, Any]) -> str:
 def main(argv: Sequence[str]) -> None:
   """Trains what --config says in --workdir."""
   del argv
-  if flags.FLAGS.config is None:
-    raise ConfigError('--config=FILE is missing, such as configs/digits.py.')
+  config = command.given_config()
   if not flags.FLAGS.workdir:
     raise ConfigError('--workdir=DIR is missing.')
-  path = config_flags.get_config_filename(flags.FLAGS['config']).split(':')[0]
-  if not pathlib.Path(path).is_file():
-    raise ConfigError(f'--config={path}: there is no such file.')
   with stop_request.listen() as stop:
-    found = srdl.run(flags.FLAGS.config, flags.FLAGS.workdir, stop)
+    found = srdl.run(config, flags.FLAGS.workdir, stop)
   print(summary(found))
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file(
-    'config', None, 'Configuration file, and its arguments behind a colon.'
-  )
+  command.define_config()
   flags.DEFINE_string(
     'workdir', None, 'Run directory; resumed if it has a run.'
   )

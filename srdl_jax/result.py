@@ -101,11 +101,10 @@ def _train(
 def _cost(
   experiment: Experiment, stages: list[dict[str, Any]]
 ) -> dict[str, Any]:
-  """Returns cost in the paper's unit and in seconds."""
-  forward = {
-    name: cost.multiply_adds(network.model, experiment.image_shape)
-    for name, network in experiment.networks.items()
-  }
+  """Returns cost in the paper's unit, in FLOPs and in seconds."""
+  networks = {name: n.model for name, n in experiment.networks.items()}
+  work = cost.work(experiment.stages, networks, experiment.image_shape)
+  examples = len(experiment.train_rows)
   taught = [stage for stage in stages if 'extraction_seconds' in stage]
   seconds = {
     'train': sum(s['seconds']['train'] for s in stages),
@@ -113,18 +112,10 @@ def _cost(
     'extract': sum(s['extraction_seconds'] or 0.0 for s in taught),
   }
   return {
-    'forward_multiply_adds': forward,
-    'parameters': {
-      name: cost.parameters(network.model, experiment.image_shape)
-      for name, network in experiment.networks.items()
-    },
-    'training_1e16': cost.training_cost(
-      [
-        (forward[s['model']], s['epochs'] + ('extraction_seconds' in s))
-        for s in stages
-      ],
-      len(experiment.train_rows),
-    ),
+    'forward_multiply_adds': {part.model: part.forward for part in work},
+    'parameters': {part.model: part.parameters for part in work},
+    'training_1e16': cost.training_cost(work, examples),
+    'training_flops': cost.training_flops(work, examples),
     'seconds': seconds,
     'extraction_share': seconds['extract'] / sum(seconds.values()),
     'extraction_epochs': [

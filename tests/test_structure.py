@@ -21,7 +21,6 @@ RUNGS = (
     'stop_request',
     'profiling',
     'command',
-    'cost',
     'data',
     'train_state',
     'optimiser',
@@ -35,13 +34,21 @@ RUNGS = (
     'seeds',
     'torch_layout',
   ),
-  ('tensorboard', 'bank_files', 'steps', 'run_directory', 'stage_record'),
+  (
+    'tensorboard',
+    'bank_files',
+    'steps',
+    'run_directory',
+    'stage_record',
+    'pretrained',
+    'flops',
+  ),
   ('log', 'soft_targets', 'experiment'),
   ('build',),
-  ('evaluate',),
+  ('evaluate', 'cost'),
   ('extraction', 'stage', 'result'),
   ('srdl',),
-  ('main', 'report'),
+  ('main', 'report', 'weights'),
 )
 RUNG_OF = {name: rung for rung, names in enumerate(RUNGS) for name in names}
 
@@ -98,6 +105,7 @@ def test_config_stops_at_the_upper_rungs():
   assert users <= {
     'config',
     'run_directory',
+    'command',
     'experiment',
     'build',
     'stage',

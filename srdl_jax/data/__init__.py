@@ -70,6 +70,21 @@ class Dataset:
   test: Split
 
 
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """What is known of a data set before it is read.
+
+  Attributes:
+    image_shape: (H, W, C).
+    num_classes: number of classes, K.
+    train_examples: number of examples in the training split.
+  """
+
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  train_examples: int
+
+
 def fingerprint(
   full_name: str, split: str, ids: Iterable[str], labels: Iterable[int]
 ) -> str:
@@ -115,6 +130,12 @@ DATASETS: dict[str, Callable[[Source], Dataset]] = {
   'digits': _digits,
   'cifar10': _cifar10,
   'cifar100': _cifar100,
+}
+# Costs are told without the data.
+SHAPES: dict[str, Shape] = {
+  'digits': Shape((8, 8, 1), 10, 1437),
+  'cifar10': Shape((32, 32, 3), 10, 50_000),
+  'cifar100': Shape((32, 32, 3), 100, 50_000),
 }
 
 
