@@ -31,11 +31,10 @@ MEMBERS = {
   ),
   'wide_resnet': functools.partial(wide_resnet.WideResNet, 16, 2),
   'densenet_bc': functools.partial(densenet.densenet_bc, 16, 6),
-  'resnet_basic': functools.partial(resnet.ResNet, (1, 2, 1, 1), False),
-  'resnet_bottleneck': functools.partial(resnet.ResNet, (1, 1, 1, 1), True),
-  'resnet_small_stem': functools.partial(
-    resnet.ResNet, (1, 1, 1, 1), True, small_stem=True
+  'resnet_basic_small_stem': functools.partial(
+    resnet.ResNet, (2, 1, 1, 1), False, small_stem=True
   ),
+  'resnet_bottleneck': functools.partial(resnet.ResNet, (1, 1, 1, 1), True),
   'densenet': functools.partial(densenet.DenseNet, (2, 1, 2, 1), 8),
 }
 
@@ -131,7 +130,7 @@ def test_forward_gradients_and_three_steps(name, x64):
 
 
 @pytest.mark.parametrize(
-  'name', ['cifar_resnet', 'wide_resnet', 'densenet_bc', 'resnet_basic']
+  'name', ['cifar_resnet', 'wide_resnet', 'densenet_bc', 'densenet']
 )
 def test_single_precision(name):
   expected, found = REFERENCE['models'][name], follow(name, 'float32', 1)

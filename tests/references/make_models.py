@@ -62,9 +62,9 @@ def members() -> dict[str, tuple[torch.nn.Module, int]]:
   """Returns networks, and the size of their images."""
   vision = torch_models.torchvision_models()
   resnet, densenet = vision.resnet, vision.densenet
-  small_resnet = resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], CLASSES)
-  small_resnet.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-  small_resnet.maxpool = torch.nn.Identity()
+  basic = resnet.ResNet(resnet.BasicBlock, [2, 1, 1, 1], CLASSES)
+  basic.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+  basic.maxpool = torch.nn.Identity()
   return {
     'cifar_resnet': (torch_models.CifarResNet(14, CLASSES), 12),
     'cifar_resnet_identity': (
@@ -77,15 +77,11 @@ def members() -> dict[str, tuple[torch.nn.Module, int]]:
     ),
     'wide_resnet': (torch_models.WideResNet(16, 2, CLASSES), 12),
     'densenet_bc': (torch_models.DenseNetBC(16, 6, CLASSES), 12),
-    'resnet_basic': (
-      resnet.ResNet(resnet.BasicBlock, [1, 2, 1, 1], CLASSES),
-      40,
-    ),
+    'resnet_basic_small_stem': (basic, 8),
     'resnet_bottleneck': (
       resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], CLASSES),
-      40,
+      33,
     ),
-    'resnet_small_stem': (small_resnet, 8),
     'densenet': (
       densenet.DenseNet(8, (2, 1, 2, 1), 16, num_classes=CLASSES),
       40,
