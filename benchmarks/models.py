@@ -18,7 +18,6 @@ installed, torchvision's networks where torchvision is, too.
 import contextlib
 import functools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from absl import app, flags
 
 from srdl_jax import environment, models, optimiser, steps, train_state
 from srdl_jax.models import densenet, resnet
+from srdl_jax.result import peak_memory
 
 MODELS = flags.DEFINE_list('models', [], 'Keys of models.MODELS; none: all.')
 BATCH = flags.DEFINE_integer('batch_size', 32, 'Images in a step.')
@@ -151,7 +151,7 @@ def measure(name: str) -> dict:
     'dtype': DTYPE.value,
     'remat': REMAT.value,
     'compile_seconds': compiling,
-    'peak_bytes': peak_bytes(),
+    'peak_bytes': peak_memory(jax.devices()),
   }
   theirs = torch_steps(name, size, classes)
   for step in theirs.values():
@@ -173,14 +173,6 @@ def measure(name: str) -> dict:
   return {**found, **environment.environment(jax.devices()[:1])}
 
 
-def peak_bytes() -> dict[str, int]:
-  found = {'host': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-  statistics_ = jax.devices()[0].memory_stats()
-  if statistics_ and 'peak_bytes_in_use' in statistics_:
-    found['device'] = statistics_['peak_bytes_in_use']
-  return found
-
-
 def main(argv: Sequence[str]) -> None:
   del argv
   names = MODELS.value or list(models.MODELS)
@@ -191,9 +183,18 @@ def main(argv: Sequence[str]) -> None:
     print(json.dumps(measure(names[0])), flush=True)
     return
   # A process a network: its memory is its own, and a failure ends no other.
-  options = [a for a in sys.argv[1:] if not a.startswith('--models=')]
-  for name in names:
-    subprocess.run([sys.executable, __file__, f'--models={name}', *options])
+  options = [
+    f'--{flag.name}={flag.value}' for flag in (BATCH, ROUNDS, DTYPE, REMAT)
+  ]
+  failed = [
+    name
+    for name in names
+    if subprocess.run(
+      [sys.executable, __file__, f'--models={name}', *options]
+    ).returncode
+  ]
+  if failed:
+    sys.exit(f'error: {", ".join(failed)} failed')
 
 
 if __name__ == '__main__':
