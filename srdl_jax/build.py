@@ -147,20 +147,16 @@ def _assemble(config, stages, devices, dataset, weights) -> Experiment:
     dtype=jnp.promote_types(config.model.dtype, jnp.float32),
   )
 
-  def network(name: str) -> Network:
-    model = create_model(config, name, dataset.num_classes)
-    step = functools.partial(
-      steps.predict_step, model=model, normalise=normalise
-    )
-    return Network(model, step, parallel.map_predict(step, devices))
-
   return Experiment(
     config=config,
     dataset=dataset,
     train_rows=train_rows,
     validation_rows=validation_rows,
     stages=stages,
-    networks={s.model: network(s.model) for s in stages},
+    networks={
+      name: _network(config, name, dataset, normalise, weights, devices)
+      for name in {stage.model: None for stage in stages}
+    },
     weights=weights,
     steps_per_epoch=steps_per_epoch,
     schedule=schedule,
@@ -171,6 +167,18 @@ def _assemble(config, stages, devices, dataset, weights) -> Experiment:
     devices=devices,
     train_chunk=_train_chunk(config, schedule, normalise, devices),
   )
+
+
+def _network(config, name, dataset, normalise, weights, devices) -> Network:
+  model = create_model(config, name, dataset.num_classes)
+  # Before anything is trained: images that are too small, foreign weights.
+  images = jnp.zeros((1, *dataset.train.images.shape[1:]))
+  init = functools.partial(model.init, train=False)
+  like = jax.eval_shape(init, jax.random.key(0), images)
+  if weights is not None and name == config.model.name:
+    pretrained.check_fit(like, weights)
+  step = functools.partial(steps.predict_step, model=model, normalise=normalise)
+  return Network(model, step, parallel.map_predict(step, devices))
 
 
 def _train_chunk(config, schedule, normalise, devices):

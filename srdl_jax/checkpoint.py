@@ -67,9 +67,7 @@ class Checkpoints(contextlib.AbstractContextManager):
   def __exit__(self, *error: object) -> None:
     self.close()
 
-  def save(
-    self, moment: Moment, *, score: float | None, wait: bool = False
-  ) -> None:
+  def save(self, moment: Moment, *, score: float | None) -> None:
     """Saves in the background, once the save before has finished.
 
     The arrays are copied before this returns. A step that is there and intact
@@ -78,7 +76,6 @@ class Checkpoints(contextlib.AbstractContextManager):
     Args:
       moment: what to save.
       score: higher is better; None (in mid-epoch) or NaN is never the best.
-      wait: return only when everything is on disk.
 
     Raises:
       CheckpointError: this save or the one before has failed.
@@ -104,8 +101,6 @@ class Checkpoints(contextlib.AbstractContextManager):
         overwrite=True,
         custom_metadata={'record': record, 'sha256': _sha256(record)},
       )
-    if wait:
-      self.wait()
 
   def wait(self) -> None:
     """Waits until the last save is on disk."""

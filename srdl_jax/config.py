@@ -99,9 +99,7 @@ FIELDS: dict[str, Field] = {
     "the first layers, for images of up to 64 pixels or larger ones; '': the "
     "family's usual",
   ),
-  'model.remat': Field(
-    False, 'compute activations again for gradients: less memory, more time'
-  ),
+  'model.remat': Field(False, 'compute activations twice: less memory'),
   'model.dtype': _one_of(
     ('float32', 'bfloat16', 'float64'), 'of the computation'
   ),

@@ -17,7 +17,6 @@ import numpy as np
 from srdl_jax import build, command, data, plan
 from srdl_jax import config as config_lib
 from srdl_jax.data import sampling
-from srdl_jax.errors import ConfigError
 from srdl_jax.flops import (
   forward_flops,
   multiply_adds,
@@ -175,11 +174,8 @@ def describe(config) -> str:
 
 def _shape(config) -> tuple[data.Shape, int]:
   """Returns the shape of the data, and how many images are trained on."""
-  name = config.data.name
-  if name not in data.SHAPES:
-    known = ', '.join(data.SHAPES)
-    raise ConfigError(f'Unknown data set {name!r}; known: {known}.')
-  shape = data.SHAPES[name]
+  data.check_name(config.data.name)
+  shape = data.SHAPES[config.data.name]
   # How many rows are chosen doesn't depend on the order of the labels.
   rows, _ = sampling.choose_rows(
     np.arange(shape.train_examples) % shape.num_classes,

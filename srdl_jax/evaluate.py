@@ -112,7 +112,8 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   Raises:
     CheckpointError: the run was trained on other data.
   """
-  config, fingerprint = run_directory.load_config(workdir)
+  record = run_directory.load_record(workdir)
+  config = record.config
   # Another machine may have other devices and no imported weights, and
   # reading must not fetch.
   config.devices = 1
@@ -121,10 +122,10 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   if data_dir is not None:
     config.data.data_dir = data_dir
   experiment = build.build(config)
-  if experiment.dataset.train.fingerprint != fingerprint:
+  if experiment.dataset.train.fingerprint != record.fingerprint:
     raise CheckpointError(
       f'{workdir} was trained on other data: its fingerprint is '
-      f"{fingerprint}, this {experiment.dataset.name}'s is "
+      f"{record.fingerprint}, this {experiment.dataset.name}'s is "
       f'{experiment.dataset.train.fingerprint}.'
     )
   return experiment

@@ -20,6 +20,7 @@ from srdl_jax import (
   parallel,
   plan,
   pretrained,
+  run_directory,
   train_state,
 )
 from srdl_jax.predict import predict
@@ -192,6 +193,15 @@ class Experiment:
       'steps_per_dispatch': self.steps_per_dispatch,
       'eval_batch_size': self.config.eval.batch_size,
     }
+
+  @property
+  def record(self) -> run_directory.Record:
+    """Which run a directory of this experiment belongs to."""
+    return run_directory.Record(
+      self.config,
+      self.dataset.train.fingerprint,
+      self.weights.digest if self.weights else None,
+    )
 
   def lineage(self, number: int, teacher: str | None) -> dict[str, Any]:
     """Returns what the checkpoints of a stage must match to be used.

@@ -150,6 +150,10 @@ METHODS: dict[str, Callable[[Settings], tuple[Stage, ...]]] = {
 }
 
 
+# Methods whose result is the mean prediction of all their stages' ends.
+ENSEMBLES = frozenset({'vanilla_ensemble'})
+
+
 def create(method: str, settings: Settings) -> tuple[Stage, ...]:
   """Returns the method's stages, each with the name of its network.
 
@@ -162,10 +166,12 @@ def create(method: str, settings: Settings) -> tuple[Stage, ...]:
       f'Unknown method {method!r}; known: {", ".join(METHODS)}.'
     )
   stages = METHODS[method](settings)
-  if settings.teacher_model and not any(stage.model for stage in stages):
+  given = settings.teacher_model or settings.teacher_epochs
+  if given and not any(stage.model for stage in stages):
     raise ConfigError(
-      f'teacher.model = {settings.teacher_model!r} is set, but method '
-      f'{method!r} has no teacher of another network.'
+      f'teacher.model = {settings.teacher_model!r} and teacher.epochs = '
+      f'{settings.teacher_epochs} are set, but method {method!r} has no '
+      'teacher of another network.'
     )
   stages = tuple(
     dataclasses.replace(stage, model=stage.model or settings.model)

@@ -4,11 +4,13 @@
 import dataclasses
 import pathlib
 import re
-import shutil
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 from flax import traverse_util
@@ -18,6 +20,15 @@ from srdl_jax.checkpoint import Checkpoints, Moment, digest
 from srdl_jax.errors import CheckpointError, ConfigError, WorkdirError
 
 CLASSIFIERS = ('fc', 'classifier')
+STEMS = ('conv1', 'features.conv0')
+_DTYPES = {
+  'F64': 'float64',
+  'F32': 'float32',
+  'F16': 'float16',
+  'BF16': 'bfloat16',
+}
+# Lines of a message; a longer list is printed before it.
+_MOST = 6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,9 +48,8 @@ class Weights:
   @property
   def num_classes(self) -> int:
     """K of its classifier."""
-    params = self.variables['params']
-    (name,) = params.keys() & set(CLASSIFIERS)
-    return len(params[name]['bias'])
+    name = _classifier(self.variables)
+    return len(self.variables['params'][name]['bias'])
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -66,8 +76,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
       continue
     if dtype != 'float32':
       raise CheckpointError(
-        f'{path}: {name} is {dtype}. Convert the file to float32: statistics '
-        'of batch norm lose digits in other formats.'
+        f'{path}: {name} is {dtype}, not float32: convert the file first.'
       )
     if not np.isfinite(value).all():
       raise CheckpointError(f'{path}: {name} holds a NaN or an infinity.')
@@ -75,9 +84,6 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   if not found:
     raise CheckpointError(f'{path}: there are no tensors in it.')
   return found
-
-
-_DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
 
 
 def _safetensors(path) -> Iterator[tuple[str, str, np.ndarray | None]]:
@@ -107,20 +113,24 @@ def _pickled(path) -> Iterator[tuple[str, str, np.ndarray | None]]:
     tensors = torch.load(path, map_location='cpu', weights_only=True)
   except Exception as error:
     # Damage shows as an error of the unpickler, of zip files, or of PyTorch.
-    text = str(error).strip().partition('\n')[0]
     raise CheckpointError(
-      f'{path} is damaged, or holds more than tensors ({text}).'
+      f'{path} is damaged, or holds more than tensors: PyTorch does not load '
+      f'it with weights_only ({type(error).__name__}).'
     ) from error
   for wrapper in ('state_dict', 'model'):
     if isinstance(tensors, dict) and isinstance(tensors.get(wrapper), dict):
       tensors = tensors[wrapper]
   if not isinstance(tensors, dict) or not all(
-    isinstance(value, torch.Tensor) for value in tensors.values()
+    isinstance(name, str)
+    and isinstance(value, torch.Tensor)
+    and value.layout == torch.strided
+    for name, value in tensors.items()
   ):
-    raise CheckpointError(f'{path} is not a state dict of tensors.')
+    raise CheckpointError(f'{path} is not a state dict of dense tensors.')
   for name, value in tensors.items():
     dtype = str(value.dtype).removeprefix('torch.')
-    yield name, dtype, value.numpy() if dtype == 'float32' else None
+    whole = dtype == 'float32'
+    yield name, dtype, value.detach().numpy() if whole else None
 
 
 def _present_name(name: str) -> str:
@@ -138,10 +148,19 @@ def num_classes_of(path: pathlib.Path, tensors: Mapping[str, Any]) -> int:
   """
   for classifier in CLASSIFIERS:
     weight = tensors.get(f'{classifier}.weight')
-    if weight is not None and weight.ndim == 2:
+    if weight is not None and weight.ndim == 2 and len(weight):
       return len(weight)
   names = ' or '.join(f'{name}.weight [K, D]' for name in CLASSIFIERS)
   raise CheckpointError(f'{path}: there is no classifier, {names}.')
+
+
+def channels_of(tensors: Mapping[str, Any]) -> int:
+  """Returns the number of an image's channels; 3 where no stem tells it."""
+  for stem in STEMS:
+    weight = tensors.get(f'{stem}.weight')
+    if weight is not None and weight.ndim == 4:
+      return weight.shape[1]
+  return 3
 
 
 def save(
@@ -158,21 +177,21 @@ def save(
   Raises:
     WorkdirError: the directory has something in it, or can't be written.
   """
+  directory = directory.absolute()
   with workdir.failures(directory):
     if directory.exists() and any(directory.iterdir()):
       raise WorkdirError(f'{directory} is not empty: give another directory.')
-    partial = directory.with_name(f'{directory.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      with Checkpoints(str(partial.absolute())) as checkpoints:
+    with tempfile.TemporaryDirectory(
+      dir=directory.parent, prefix=f'.{directory.name}.'
+    ) as partial:
+      written = pathlib.Path(partial) / 'weights'
+      with Checkpoints(str(written)) as checkpoints:
         progress = {'model': model, 'source': source}
-        checkpoints.save(Moment(0, variables, progress), score=None, wait=True)
+        checkpoints.save(Moment(0, variables, progress), score=None)
       if directory.exists():
         directory.rmdir()
-      partial.rename(directory)
-    finally:
-      shutil.rmtree(partial, ignore_errors=True)
+      written.rename(directory)
 
 
 def load(directory: str) -> Weights:
@@ -194,6 +213,35 @@ def load(directory: str) -> Weights:
   return Weights(moment.progress['model'], moment.state, digest(moment.state))
 
 
+def check_fit(like: Mapping[str, Any], weights: Weights) -> None:
+  """Checks that weights are a network's, but for the number of classes.
+
+  Args:
+    like: {params, batch_stats} of the network: arrays or their shapes.
+    weights: to start from.
+
+  Raises:
+    CheckpointError: something doesn't fit; each is named, with both shapes in
+      PyTorch's layout.
+  """
+  wanted, given = _shapes(like), _shapes(weights.variables)
+  classifier = _classifier(like)
+  if wanted.get(f'{classifier}.bias') != given.get(f'{classifier}.bias'):
+    wanted, given = (
+      {k: v for k, v in side.items() if not k.startswith(f'{classifier}.')}
+      for side in (wanted, given)
+    )
+  refuse_misfits(
+    f'init.from_path: these weights of a {weights.model} do not fit',
+    [
+      f'{name} is {given.get(name, "absent")} there, '
+      f'{wanted.get(name, "absent")} here'
+      for name in sorted({*wanted, *given})
+      if given.get(name) != wanted.get(name)
+    ],
+  )
+
+
 def overlay(fresh: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
   """Returns fresh variables with the weights in their place.
 
@@ -201,38 +249,43 @@ def overlay(fresh: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
 
   Args:
     fresh: {params, batch_stats} of a new network.
-    weights: of a network of the same kind.
+    weights: that `check_fit` has passed.
+  """
+  given = traverse_util.flatten_dict(weights.variables)
+  flat = traverse_util.flatten_dict(dict(fresh))
+  for path, value in flat.items():
+    if given[path].shape == value.shape:
+      flat[path] = jnp.asarray(given[path], value.dtype)
+    else:
+      # Its bias has another shape, its kernel too.
+      assert path[1] in CLASSIFIERS, path
+  return traverse_util.unflatten_dict(flat)
+
+
+def refuse_misfits(what: str, misfits: list[str]) -> None:
+  """Raises if there are misfits; a long list is printed before.
+
+  Args:
+    what: the message's beginning.
+    misfits: a line about each.
 
   Raises:
-    CheckpointError: something else doesn't fit; each is named, with both
-      shapes.
+    CheckpointError: there are any.
   """
-  wanted = traverse_util.flatten_dict(dict(fresh))
-  given = traverse_util.flatten_dict(weights.variables)
-  (classifier,) = fresh['params'].keys() & set(CLASSIFIERS)
-  if len(fresh['params'][classifier]['bias']) != weights.num_classes:
-    given = {p: v for p, v in given.items() if p[1] != classifier}
-    given |= {p: v for p, v in wanted.items() if p[1] == classifier}
-  misfits = [
-    f'{torch_layout.name_of(path)}: '
-    f'{given[path].shape if path in given else "absent"} there, '
-    f'{wanted[path].shape if path in wanted else "absent"} here'
-    for path in sorted({*wanted, *given})
-    if path not in given
-    or path not in wanted
-    or given[path].shape != wanted[path].shape
-  ]
-  if misfits:
-    raise CheckpointError(
-      f'init.from_path: these weights of a {weights.model} do not fit: '
-      f'{summary(misfits)}.'
-    )
-  return traverse_util.unflatten_dict(
-    {p: jax.numpy.asarray(given[p], wanted[p].dtype) for p in wanted}
-  )
+  if not misfits:
+    return
+  shown = '; '.join(misfits[:_MOST])
+  if len(misfits) > _MOST:
+    print(*misfits, sep='\n', file=sys.stderr)
+    shown += f'; and {len(misfits) - _MOST} more, listed above'
+  raise CheckpointError(f'{what}: {shown}.')
 
 
-def summary(lines: list[str], most: int = 6) -> str:
-  """Joins lines, the first of them if there are many."""
-  rest = len(lines) - most
-  return '; '.join(lines[:most]) + (f'; and {rest} more' if rest > 0 else '')
+def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+  bare = jax.tree.map(lambda x: np.empty(x.shape, bool), dict(variables))
+  return {k: v.shape for k, v in torch_layout.to_torch(bare).items()}
+
+
+def _classifier(variables: Mapping[str, Any]) -> str:
+  (name,) = variables['params'].keys() & set(CLASSIFIERS)
+  return name

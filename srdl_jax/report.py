@@ -15,12 +15,13 @@ from typing import Any
 
 from absl import flags
 
-from srdl_jax import command, run_directory, seeds, workdir
+from srdl_jax import command, plan, run_directory, seeds, workdir
 from srdl_jax import config as config_lib
 from srdl_jax.errors import ConfigError, SrdlError, WorkdirError
 
-# What a method's row shares with the vanilla row that it is compared with.
-_OF_THE_METHOD = ('method', 'teacher.model', 'teacher.epochs')
+# What a method's row needn't share with the vanilla row that it is compared
+# with: what vanilla doesn't read.
+_OF_THE_METHOD = ('method', 'teacher.', 'distillation.')
 HEADER = (
   'runs',
   'seeds',
@@ -30,7 +31,30 @@ HEADER = (
   'best epoch',
   'ensemble',
   'gain over vanilla, 95 %',
+  'commit; device',
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What the report says of a run; accuracies are fractions.
+
+  Attributes:
+    final, best: of the last stage, at its last epoch and at its best.
+    best_split: that the best was chosen on, and is an accuracy of.
+    stage_one: of the first stage's end, where there are several.
+    ensemble: of all stages' ends, where there are several.
+    cost: TrCost, in 1e16 multiply-adds.
+    origin: commit and device.
+  """
+
+  final: float
+  best: float
+  best_split: str
+  stage_one: float | None
+  ensemble: float | None
+  cost: float
+  origin: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,39 +62,33 @@ class Row:
   """Runs of one configuration.
 
   Attributes:
-    settings: the fields that change numbers, without the seed, and the
-      fingerprint of the data.
-    results: what result.json holds, by seed.
+    settings: the fields that change numbers, without the seed, and digests of
+      the data and of imported weights.
+    runs: by seed.
   """
 
   settings: dict[str, Any]
-  results: dict[int, dict[str, Any]]
+  runs: dict[int, Run]
 
-  def accuracies(self, *path: str | int) -> dict[int, float]:
-    """Returns an accuracy by seed, for the seeds that have it.
-
-    Args:
-      *path: keys of result.json down to its group of metrics.
-    """
-    found = {}
-    for seed, result in self.results.items():
-      group: Any = result
-      for key in path:
-        group = group[key] if group else None
-      if group:
-        found[seed] = group['accuracy']
-    return found
+  def accuracies(self, name: str) -> dict[int, float]:
+    """Returns an accuracy, a field of Run, by seed, where there is one."""
+    found = {seed: getattr(run, name) for seed, run in self.runs.items()}
+    return {seed: value for seed, value in found.items() if value is not None}
 
   @property
-  def best_split(self) -> str:
-    """Where the best epoch was chosen and measured, if not on the test set."""
-    split = next(iter(self.results.values()))['best']['split']
-    return '' if split == 'test' else f', {split}'
+  def result(self) -> dict[int, float]:
+    """The accuracy that the method is judged by."""
+    ensemble = self.settings['method'] in plan.ENSEMBLES
+    return self.accuracies('ensemble' if ensemble else 'final')
 
   @property
   def cost(self) -> float:
     """TrCost of one run, in 1e16 multiply-adds."""
-    return next(iter(self.results.values()))['cost']['training_1e16']
+    return next(iter(self.runs.values())).cost
+
+  def told(self, name: str) -> str:
+    """Returns what the runs say in a field of text, each thing once."""
+    return ', '.join(sorted({getattr(run, name) for run in self.runs.values()}))
 
 
 def read(directories: Sequence[str]) -> tuple[list[Row], list[str]]:
@@ -87,83 +105,103 @@ def read(directories: Sequence[str]) -> tuple[list[Row], list[str]]:
   left_out = []
   for name in directories:
     try:
-      result = _result(run_directory.resolve(name))
-      settings = config_lib.identity(result['config'])
-      seed = settings.pop('seed')
-      settings['data'] = result['data']['fingerprint']
+      settings, seed, run = _read(run_directory.resolve(name))
       row = rows.setdefault(repr(settings), Row(settings, {}))
-      if seed in row.results:
+      if seed in row.runs:
         raise WorkdirError(f'{name}: another run of the same seed is above.')
-      row.results[seed] = result
+      row.runs[seed] = run
     except SrdlError as error:
       left_out.append(str(error))
   return list(rows.values()), left_out
 
 
-def _result(directory: pathlib.Path) -> dict[str, Any]:
+def _read(directory: pathlib.Path) -> tuple[dict[str, Any], int, Run]:
+  """Returns a run's settings, its seed, and what it found."""
   path = directory / run_directory.RESULT
   if not path.exists():
     raise WorkdirError(f'{directory}: no finished run ({path.name}).')
-  result = workdir.read_json(path)
+  found = workdir.read_json(path)
   try:
-    result['final']['test']['accuracy'], result['cost']['training_1e16']
-    result['config']['seed'], result['best']['accuracy'], result['ensemble']
-    result['data']['fingerprint'], result['best']['split']
-    result['stages'][0]['test']['accuracy']
-  except (KeyError, IndexError, TypeError) as error:
+    # An older record lacks the fields that came later: their defaults.
+    config = config_lib.from_flat(found['config'])
+    settings = config_lib.identity(config_lib.flatten(config))
+    settings['data'] = found['data']['fingerprint']
+    settings['weights'] = found.get('weights')
+    return settings, settings.pop('seed'), _run(found)
+  except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
     raise WorkdirError(
       f'{path} is not the result of a run of this program.'
     ) from error
-  return result
+
+
+def _run(found: dict[str, Any]) -> Run:
+  several = len(found['stages']) > 1
+  return Run(
+    final=float(found['final']['test']['accuracy']),
+    best=float(found['best']['accuracy']),
+    best_split=str(found['best']['split']),
+    stage_one=float(found['stages'][0]['test']['accuracy'])
+    if several
+    else None,
+    ensemble=float(found['ensemble']['test']['accuracy']) if several else None,
+    cost=float(found['cost']['training_1e16']),
+    origin=f'{found["commit"]}; {found["device"]["kind"]}',
+  )
 
 
 def markdown(rows: Sequence[Row]) -> str:
   """Returns the table: accuracies in %, mean +- sample deviation (n)."""
   lines = [_line(HEADER), _line(['---'] * len(HEADER))]
-  names = _names(rows)
-  for row, name in zip(rows, names, strict=True):
-    several = len(row.results[min(row.results)]['stages']) > 1
-    lines.append(
-      _line(
-        [
-          name,
-          ', '.join(map(str, sorted(row.results))),
-          f'{row.cost:.3g}',
-          _cell(row.accuracies('stages', 0, 'test')) if several else '',
-          _cell(row.accuracies('final', 'test')),
-          _cell(row.accuracies('best')) + row.best_split,
-          _cell(row.accuracies('ensemble', 'test')),
-          _gain(row, rows),
-        ]
-      )
-    )
+  for row, name in zip(rows, _names(rows), strict=True):
+    chosen_on = row.told('best_split')
+    cells = [
+      name,
+      ', '.join(map(str, sorted(row.runs))),
+      f'{row.cost:.3g}',
+      _cell(row.accuracies('stage_one')),
+      _cell(row.accuracies('final')),
+      _cell(row.accuracies('best'))
+      + (f', {chosen_on}' if chosen_on != 'test' else ''),
+      _cell(row.accuracies('ensemble')),
+      _gain(row, rows),
+      row.told('origin'),
+    ]
+    lines.append(_line(cells))
   return '\n'.join(lines) + '\n'
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
   """Names each row by the fields in which the rows differ."""
-  fields = {name for row in rows for name in row.settings}
   differing = [
     name
-    for name in config_lib.FIELDS
-    if name in fields and len({repr(r.settings.get(name)) for r in rows}) > 1
+    for name in rows[0].settings
+    if len({repr(row.settings[name]) for row in rows}) > 1
   ]
   first = ['model.name', 'method']
   shown = first + [name for name in differing if name not in first]
   return [
     ', '.join(
-      f'{row.settings[n]}' if n in first else f'{n}={row.settings.get(n)}'
+      f'{row.settings[n]}' if n in first else f'{n}={_short(row.settings[n])}'
       for n in shown
     )
     for row in rows
   ]
 
 
+def _short(value: Any) -> str:
+  # Digests are told apart by their beginning.
+  return value[:8] if isinstance(value, str) else str(value)
+
+
 def _baseline(row: Row, rows: Sequence[Row]) -> Row | None:
   """Returns the vanilla row that differs in nothing but the method."""
 
   def rest(other: Row) -> dict[str, Any]:
-    return {k: v for k, v in other.settings.items() if k not in _OF_THE_METHOD}
+    return {
+      name: value
+      for name, value in other.settings.items()
+      if not name.startswith(_OF_THE_METHOD)
+    }
 
   for other in rows:
     if other.settings['method'] == 'vanilla' and rest(other) == rest(row):
@@ -175,9 +213,7 @@ def _gain(row: Row, rows: Sequence[Row]) -> str:
   baseline = _baseline(row, rows)
   if baseline is None or baseline is row:
     return ''
-  found = seeds.paired(
-    row.accuracies('final', 'test'), baseline.accuracies('final', 'test')
-  )
+  found = seeds.paired(row.result, baseline.result)
   if found is None:
     return 'no shared seed'
   text = f'{100 * found.mean:+.2f}'

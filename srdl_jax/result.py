@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run found, what it cost, and on what: result.json."""
 
+import dataclasses
 import resource
 from typing import Any
 
@@ -69,6 +70,7 @@ def assemble(
       'fingerprint': experiment.dataset.train.fingerprint,
       'train_examples': len(experiment.train_rows),
     },
+    'weights': experiment.record.weights,
     **experiment.environment,
   }
   if len(members) > 1:
@@ -114,6 +116,7 @@ def _cost(
   return {
     'forward_multiply_adds': {part.model: part.forward for part in work},
     'parameters': {part.model: part.parameters for part in work},
+    'stages': [dataclasses.asdict(part) for part in work],
     'training_1e16': cost.training_cost(work, examples),
     'training_flops': cost.training_flops(work, examples),
     'seconds': seconds,

@@ -2,6 +2,7 @@
 """Where a run keeps its files, and which run a directory belongs to."""
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 
@@ -25,8 +26,23 @@ def soft_targets(workdir: pathlib.Path, stage: int) -> pathlib.Path:
   return workdir / f'stage_{stage}' / 'soft_targets'
 
 
-def load_config(workdir: pathlib.Path) -> tuple[ConfigDict, str]:
-  """Returns a run's configuration and its data set's fingerprint.
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """Which run a directory belongs to.
+
+  Attributes:
+    config: of the run.
+    fingerprint: of its training split.
+    weights: digest of the weights that it started from, or None.
+  """
+
+  config: ConfigDict
+  fingerprint: str
+  weights: str | None = None
+
+
+def load_record(workdir: pathlib.Path) -> Record:
+  """Returns the record of a run.
 
   Raises:
     WorkdirError: the directory holds no run, or its record is not ours.
@@ -36,7 +52,7 @@ def load_config(workdir: pathlib.Path) -> tuple[ConfigDict, str]:
   try:
     config = config_lib.from_flat(record['config'])
     config_lib.validate(config)
-    return config, str(record['fingerprint'])
+    return Record(config, str(record['fingerprint']), record.get('weights'))
   except (KeyError, TypeError, AttributeError, ConfigError) as error:
     raise WorkdirError(
       f'{path} is not the record of a run of this program ({error}).'
@@ -55,14 +71,14 @@ def resolve(workdir: str) -> pathlib.Path:
 
 
 def refuse_another(
-  workdir: pathlib.Path, config: ConfigDict, fingerprint: str | None = None
+  workdir: pathlib.Path, config: ConfigDict, record: Record | None = None
 ) -> None:
   """Checks that a directory has no other run in it; writes nothing.
 
   Args:
     workdir: may be missing.
     config: of the run.
-    fingerprint: of its training split, if it is known yet.
+    record: of the run, once its data and weights have been read.
 
   Raises:
     WorkdirError: names what differs.
@@ -74,16 +90,20 @@ def refuse_another(
         'or give another --workdir.'
       )
     return
-  there, data_there = load_config(workdir)
-  old = config_lib.identity(config_lib.flatten(there))
-  new = config_lib.identity(config_lib.flatten(config))
+  there = load_record(workdir)
+  old, new = (
+    config_lib.identity(config_lib.flatten(one))
+    for one in (there.config, config)
+  )
+  pairs = {name: (old[name], new[name]) for name in new}
+  if record is not None:
+    pairs['the data'] = there.fingerprint, record.fingerprint
+    pairs['the weights that it starts from'] = there.weights, record.weights
   different = [
-    f'{name} ({old[name]!r} there, {new[name]!r} here)'
-    for name in new
-    if old[name] != new[name]
+    f'{name} ({theirs!r} there, {ours!r} here)'
+    for name, (theirs, ours) in pairs.items()
+    if theirs != ours
   ]
-  if fingerprint not in (None, data_there):
-    different.append(f'the data ({data_there} there, {fingerprint} here)')
   if different:
     raise WorkdirError(
       f'{workdir} holds another run; it differs in {", ".join(different)}. '
@@ -92,16 +112,13 @@ def refuse_another(
 
 
 @contextlib.contextmanager
-def claim(
-  workdir: pathlib.Path, config: ConfigDict, fingerprint: str
-) -> Iterator[None]:
+def claim(workdir: pathlib.Path, record: Record) -> Iterator[None]:
   """Holds a directory for a run: a new one, or the one it began in.
 
   Args:
     workdir: created where it is missing.
-    config: of the run; its record is renewed, as fields without influence on
-      the numbers, such as paths, may have changed.
-    fingerprint: of its training split.
+    record: of the run; what is on disk is renewed, as fields without influence
+      on the numbers, such as paths, may have changed.
 
   Raises:
     WorkdirError: another run's directory (what differs is named, and nothing
@@ -109,12 +126,13 @@ def claim(
   """
   # Before the lock, so that a foreign directory isn't touched; and after it,
   # for the case of two that come at once.
-  refuse_another(workdir, config, fingerprint)
+  refuse_another(workdir, record.config, record)
   with workdir_lib.lock(workdir):
-    refuse_another(workdir, config, fingerprint)
-    record = {
-      'config': config_lib.flatten(config),
-      'fingerprint': fingerprint,
+    refuse_another(workdir, record.config, record)
+    content = {
+      'config': config_lib.flatten(record.config),
+      'fingerprint': record.fingerprint,
+      'weights': record.weights,
     }
-    workdir_lib.write_json(workdir / CONFIG, record)
+    workdir_lib.write_json(workdir / CONFIG, content)
     yield

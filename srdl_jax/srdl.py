@@ -33,8 +33,7 @@ def run(
   # Known before the data set is read, which may mean to fetch it.
   run_directory.refuse_another(path, config)
   experiment = build(config)
-  fingerprint = experiment.dataset.train.fingerprint
-  with run_directory.claim(path, config, fingerprint):
+  with run_directory.claim(path, experiment.record):
     if (path / run_directory.RESULT).exists():
       print(f'{path} is finished; its result:', file=sys.stderr)
     else:

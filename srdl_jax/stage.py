@@ -78,25 +78,16 @@ def train(
     state = flax.serialization.from_state_dict(state, moment.state)
     progress = moment.progress
     log.event(f'Stage {number} goes on from step {moment.step}.')
-  changed = stage_record.note_session(
+  if changed := stage_record.note_session(
     progress, experiment.environment, int(state.step)
-  )
-  if changed:
-    log.event(
-      f'Changed since the last session: {", ".join(changed)}. The bits of an '
-      'uninterrupted run are not promised.'
-    )
-  resident = {
-    'image': experiment.dataset.train.images,
-    'label': experiment.dataset.train.labels,
-    'soft_logits': bank.log_probs_NxK if bank else None,
-  }
+  ):
+    log.event(changed)
   loop = _Loop(
     experiment=experiment,
     number=number,
     step=int(state.step),
     state=parallel.replicate(state, experiment.devices),
-    resident=parallel.replicate(resident, experiment.devices),
+    resident=_resident(experiment, bank),
     progress=progress,
     checkpoints=checkpoints,
     log=log,
@@ -107,6 +98,16 @@ def train(
   log.rewind(number, loop.step)
   log.event(f'Stage {number}: compiling; the first step takes a while.')
   return loop.run()
+
+
+def _resident(experiment: Experiment, bank: Bank | None) -> Any:
+  """Puts the training split and its soft targets on every device."""
+  arrays = {
+    'image': experiment.dataset.train.images,
+    'label': experiment.dataset.train.labels,
+    'soft_logits': bank.log_probs_NxK if bank else None,
+  }
+  return parallel.replicate(arrays, experiment.devices)
 
 
 @dataclasses.dataclass
@@ -208,12 +209,7 @@ class _Loop:
       first_step=before + 1,
       metrics=metrics,
     )
-    sums = self.progress['sums']
-    for name, values in metrics.items():
-      # One by one: the sum must not depend on the size of a chunk.
-      for value in values:
-        sums[name] = sums.get(name, 0.0) + float(value)
-    self.progress['sum_steps'] += len(metrics['loss'])
+    stage_record.add_steps(self.progress, metrics)
     self.pace.count(len(metrics['loss']))
 
   def _diverged(self, what: str, step: int) -> None:
@@ -229,14 +225,7 @@ class _Loop:
     config = self.experiment.config
     last = epoch + 1 == self.epochs
     place = {'stage': self.number, 'epoch': epoch + 1, 'step': self.step}
-    steps = self.progress['sum_steps']
-    means = {
-      name: total / steps
-      for name, total in self.progress['sums'].items()
-      if name != 'learning_rate'
-    }
-    means['examples'] = steps * config.batch_size
-    self.progress |= {'sums': {}, 'sum_steps': 0, 'train': means}
+    means = stage_record.close_epoch(self.progress, config.batch_size)
     self.log.evaluation(**place, split='train_epoch', metrics=means)
     best, score = self.progress['best'], None
     if last or (epoch + 1) % config.eval.every_epochs == 0:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a checkpoint remembers beside the state of training."""
 
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from srdl_jax.checkpoint import Moment
 from srdl_jax.errors import CheckpointError
@@ -47,7 +50,7 @@ def refuse_foreign(
 
 def note_session(
   progress: dict[str, Any], environment: dict[str, Any], step: int
-) -> list[str]:
+) -> str:
   """Adds this process to the record.
 
   Args:
@@ -56,10 +59,50 @@ def note_session(
     step: the global step that the process goes on from.
 
   Returns:
-    Names of what has changed since the process before, if there was one.
+    A line about what has changed since the process before; '' if nothing has.
   """
   sessions = progress['sessions']
   before = sessions[-1]['environment'] if sessions else environment
   changed = [k for k in environment if before.get(k) != environment[k]]
   sessions.append({'from_step': step, 'environment': environment})
-  return changed
+  if not changed:
+    return ''
+  return (
+    f'Changed since the last session: {", ".join(changed)}. The bits of an '
+    'uninterrupted run are not promised.'
+  )
+
+
+def add_steps(
+  progress: dict[str, Any], metrics: Mapping[str, np.ndarray]
+) -> None:
+  """Adds a chunk's metrics, arrays [S], to the sums of the epoch."""
+  sums = progress['sums']
+  for name, values in metrics.items():
+    # One by one: the sum must not depend on the size of a chunk.
+    for value in values:
+      sums[name] = sums.get(name, 0.0) + float(value)
+  progress['sum_steps'] += len(metrics['loss'])
+
+
+def close_epoch(
+  progress: dict[str, Any], batch_size: int
+) -> dict[str, float | int]:
+  """Returns the means over the steps of an epoch, and begins a new one.
+
+  Args:
+    progress: of the stage; changed.
+    batch_size: examples in a step.
+
+  Returns:
+    The means of loss, its parts and accuracy, and the number of examples.
+  """
+  steps = progress['sum_steps']
+  means = {
+    name: total / steps
+    for name, total in progress['sums'].items()
+    if name != 'learning_rate'
+  }
+  means['examples'] = steps * batch_size
+  progress |= {'sums': {}, 'sum_steps': 0, 'train': means}
+  return means

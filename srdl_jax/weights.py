@@ -14,7 +14,7 @@ batch size.
 
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,7 +36,13 @@ from srdl_jax.errors import CheckpointError, ConfigError
 from srdl_jax.experiment import Experiment
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
-SINGLE = ('final', 'best')
+# What changes a family's tensors, beside its name.
+VARIANTS: tuple[dict[str, Any], ...] = (
+  {},
+  {'small_stem': True},
+  {'small_stem': False},
+  {'shortcut': 'identity'},
+)
 
 
 def import_weights(source: pathlib.Path, model: str, out: pathlib.Path) -> str:
@@ -59,23 +65,36 @@ def import_weights(source: pathlib.Path, model: str, out: pathlib.Path) -> str:
   models.create(model, 1)
   tensors = pretrained.read_tensors(source)
   num_classes = pretrained.num_classes_of(source, tensors)
-  # The number of pixels is of no consequence: networks pool over them all.
-  like = jax.eval_shape(
-    functools.partial(models.create(model, num_classes).init, train=False),
-    jax.random.key(0),
-    jnp.zeros((1, 32, 32, 3)),
+  variables, misfits = _fit(tensors, model, num_classes)
+  pretrained.refuse_misfits(
+    f'{source} is not a {model} of {num_classes} classes', misfits
   )
-  variables, misfits = torch_layout.from_torch(tensors, like)
-  if misfits:
-    raise CheckpointError(
-      f'{source} is not a {model} of {num_classes} classes: '
-      f'{pretrained.summary(misfits)}.'
-    )
   pretrained.save(out, model, variables, source.name)
   return (
     f'{len(tensors)} tensors of a {model} of {num_classes} classes are in '
     f'{out}; start from them with --config.init.from_path={out}'
   )
+
+
+def _fit(
+  tensors: Mapping[str, np.ndarray], model: str, num_classes: int
+) -> tuple[dict[str, Any], list[str]]:
+  """Returns variables and misfits for the options that fit, or the usual."""
+  found = []
+  # The number of pixels is of no consequence: networks pool over them all.
+  images = jnp.zeros((1, 64, 64, pretrained.channels_of(tensors)))
+  for options in VARIANTS:
+    try:
+      network = models.create(model, num_classes, **options)
+    except ConfigError:  # Not an option of this family.
+      continue
+    init = functools.partial(network.init, train=False)
+    like = jax.eval_shape(init, jax.random.key(0), images)
+    variables, misfits = torch_layout.from_torch(tensors, like)
+    if not misfits:
+      return variables, []
+    found.append((variables, misfits))
+  return found[0]
 
 
 def to_safetensors(variables: Any, model: str) -> bytes:
@@ -84,6 +103,9 @@ def to_safetensors(variables: Any, model: str) -> bytes:
   Args:
     variables: {params, batch_stats}.
     model: name of the network, for the file's metadata.
+
+  Raises:
+    CheckpointError: the file would hold something else.
   """
   tensors = torch_layout.to_torch(variables)
   content = safetensors.numpy.save(tensors, {'format': 'pt', 'model': model})
@@ -102,6 +124,9 @@ def to_stablehlo(predict: Callable[[Any], Any], shape: Sequence[int]) -> bytes:
   Args:
     predict: uint8 images [b, H, W, C] to probabilities [b, K].
     shape: (H, W, C).
+
+  Raises:
+    CheckpointError: the program would compute something else.
   """
   (batch,) = jax.export.symbolic_shape('b')
   images = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
@@ -111,7 +136,8 @@ def to_stablehlo(predict: Callable[[Any], Any], shape: Sequence[int]) -> bytes:
   rng = np.random.default_rng(0)
   for count in (1, 3):
     images = rng.integers(0, 256, (count, *shape), np.uint8)
-    expected = predict(images)
+    # Compiled as well: in bfloat16 an uncompiled one rounds elsewhere.
+    expected = jax.jit(predict)(images)
     if not np.allclose(again.call(images), expected, rtol=1e-4, atol=1e-6):
       raise CheckpointError('The program does not compute what the model does.')
   return content
@@ -158,19 +184,19 @@ def _required(name: str) -> str:
   return value
 
 
+def _path(name: str) -> pathlib.Path:
+  return pathlib.Path(_required(name)).expanduser()
+
+
 def main(argv: Sequence[str]) -> None:
   """Imports or exports weights."""
+  if len(argv) > 2:
+    raise ConfigError(f'Unexpected argument {argv[2]!r}: files have flags.')
   if argv[1:] == ['import']:
-    print(
-      import_weights(
-        pathlib.Path(_required('from')).expanduser(),
-        _required('model'),
-        pathlib.Path(_required('out')).expanduser(),
-      )
-    )
+    print(import_weights(_path('from'), _required('model'), _path('out')))
   elif argv[1:] == ['export']:
     directory = run_directory.resolve(_required('workdir'))
-    out = pathlib.Path(_required('out')).expanduser()
+    out = _path('out')
     experiment = evaluate.open_run(directory, flags.FLAGS.data_dir)
     args = flags.FLAGS
     content = export(experiment, directory, args.checkpoint, args.format)

@@ -95,7 +95,7 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
   Raises:
     WorkdirError: the file cannot be written; the old one stays.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).absolute()
   # The process id keeps two writers of one name out of each other's file.
   draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   with failures(path):

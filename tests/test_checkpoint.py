@@ -507,7 +507,8 @@ def full_disk():
 )
 def test_a_save_that_failed_is_raised_by_the_next_call(tmp_path, call):
   with Checkpoints(tmp_path) as checkpoints:
-    checkpoints.save(make_moment(1), score=0.1, wait=True)
+    checkpoints.save(make_moment(1), score=0.1)
+    checkpoints.wait()
     with full_disk():
       checkpoints.save(Moment(2, LARGE, {}), score=0.2)
       with pytest.raises(CheckpointError, match='save failed: .*too large$'):
@@ -531,11 +532,13 @@ import numpy as np
 from srdl_jax.checkpoint import Checkpoints, Moment
 checkpoints = Checkpoints(sys.argv[1])
 state = {'large': np.random.default_rng(0).normal(size=500_000)}
-checkpoints.save(Moment(1, state, {}), score=0.1, wait=True)
+checkpoints.save(Moment(1, state, {}), score=0.1)
+checkpoints.wait()
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-checkpoints.save(Moment(2, state, {}), score=0.2, wait=True)
+checkpoints.save(Moment(2, state, {}), score=0.2)
+checkpoints.wait()
 """
 
 

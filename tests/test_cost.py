@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 import tiny
 
 from srdl_jax import build, cost, data, models, plan, result
-from srdl_jax.data import cifar
+from srdl_jax.data.cifar_archives import CIFAR10, CIFAR100
 from srdl_jax.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -375,7 +375,7 @@ def test_command_respects_the_fields_of_data_and_model(
 @pytest.mark.parametrize(
   ('fields', 'pattern'),
   [
-    ({'data.name': 'cifar'}, "'cifar'; known: digits, cifar10, cifar100"),
+    ({'data.name': 'cifar'}, "'cifar'; known: cifar10, cifar100, digits"),
     ({'data.holdout': 50_000}, 'holdout=50000 leaves nothing'),
     ({'data.examples_per_class': 501}, 'has 500 examples'),
     ({'epochs': 1}, 'epochs = 1 leaves stage 1'),
@@ -480,8 +480,16 @@ def test_shape_of_the_digits():
   ('spec', 'description', 'classes'),
   [
     # In all, and of each class.
-    (cifar.CIFAR10, r'are (\d+) training images and 10000 test images', 1),
-    (cifar.CIFAR100, r'are (\d+) training images and 100 testing', 100),
+    (
+      CIFAR10,
+      r'are (\d+) training images and 10000 test images',
+      1,
+    ),
+    (
+      CIFAR100,
+      r'are (\d+) training images and 100 testing',
+      100,
+    ),
   ],
   ids=['cifar10', 'cifar100'],
 )
@@ -491,7 +499,7 @@ def test_shape_of_cifar_is_as_the_authors_of_tfds_say(
   module = sys.modules[tfds.builder_cls(spec.name).__module__]
   text = re.sub(r'"\s*"', '', inspect.getsource(module))
   examples = int(re.search(description, text)[1]) * classes
-  shape = data.Shape(cifar._SHAPE, spec.num_classes, examples)
+  shape = data.Shape(CIFAR, spec.num_classes, examples)
   assert data.SHAPES[spec.name] == shape
 
 

@@ -24,12 +24,12 @@ import tensorflow_datasets as tfds
 from sklearn import datasets as sklearn_datasets
 
 from srdl_jax import data
-from srdl_jax.data import cifar, tfds_reader
+from srdl_jax.data import cifar, cifar_archives, tfds_reader
 from srdl_jax.errors import ConfigError, DataError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REAL = ROOT / '../shared/tfds'
-SPECS = {'cifar10': cifar.CIFAR10, 'cifar100': cifar.CIFAR100}
+SPECS = {'cifar10': cifar_archives.CIFAR10, 'cifar100': cifar_archives.CIFAR100}
 COUNTS = {'train': 40, 'test': 20}
 # In which order the real CIFAR-100 has the examples of these splits with ids
 # below 20. The order is a hash of split and id, so that any subset keeps it.
@@ -45,7 +45,7 @@ PREPARE = """
 import dataclasses, fcntl, os, signal, sys
 from PIL import Image
 from srdl_jax import data
-from srdl_jax.data import cifar
+from srdl_jax.data import cifar, cifar_archives
 name, sha256, data_dir, manual_dir, trouble = sys.argv[1:]
 def no_locks(*args):
   raise OSError('no locks here')
@@ -57,7 +57,7 @@ elif trouble == 'killed at an image':
   Image.fromarray = die
 elif trouble == 'killed at the end':
   os.rename = die
-spec = {'cifar10': cifar.CIFAR10, 'cifar100': cifar.CIFAR100}[name]
+spec = getattr(cifar_archives, name.upper())
 spec = dataclasses.replace(spec, sha256=sha256)
 print('ready', flush=True)
 sys.stdin.readline()
@@ -69,7 +69,7 @@ cifar.prepare(spec, data.Source(data_dir, manual_dir, download=False))
 class Tiny:
   """A made-up archive of 40 and 20 examples, and what is in it by id."""
 
-  spec: cifar.Cifar
+  spec: cifar_archives.Cifar
   folder: pathlib.Path
   images: dict[str, np.ndarray]
   labels: dict[str, np.ndarray]
@@ -224,8 +224,8 @@ def test_the_splits_of_digits_have_their_own_fingerprints():
 def test_nothing_here_imports_jax_or_tensorflow(prepared):
   program = (
     'import sys; from srdl_jax import data; data.load("digits")\n'
-    'from srdl_jax.data import cifar, sampling\n'
-    f'cifar.load(cifar.CIFAR100, data.Source({str(prepared)!r}))\n'
+    'from srdl_jax.data import cifar, cifar_archives, sampling\n'
+    f'cifar.load(cifar_archives.CIFAR100, data.Source({str(prepared)!r}))\n'
     'print([m for m in ("jax", "tensorflow") if m in sys.modules])'
   )
   done = subprocess.run(
@@ -403,8 +403,8 @@ def test_missing_data_without_download_says_what_to_put_where(tmp_path):
   message = str(caught.value)
   for part in (
     'cifar10/3.0.2',
-    cifar.CIFAR10.url,
-    cifar.CIFAR10.sha256,
+    cifar_archives.CIFAR10.url,
+    cifar_archives.CIFAR10.sha256,
     str(tmp_path / 'd' / 'downloads' / 'manual'),
   ):
     assert part in message
@@ -422,7 +422,7 @@ def test_missing_data_without_network_says_why_and_what_to_do(tmp_path):
   with socket.create_server(('127.0.0.1', 0)) as server:
     port = server.getsockname()[1]
   url = f'http://127.0.0.1:{port}/cifar-100-binary.tar.gz'
-  spec = dataclasses.replace(cifar.CIFAR100, url=url)
+  spec = dataclasses.replace(cifar_archives.CIFAR100, url=url)
   with pytest.raises(DataError) as caught:
     cifar.load(spec, data.Source(str(tmp_path)))
   for part in ('refused', url, spec.sha256, str(tmp_path)):
@@ -431,7 +431,7 @@ def test_missing_data_without_network_says_why_and_what_to_do(tmp_path):
 
 
 def test_a_wrong_archive_is_named_and_kept(tiny100, tmp_path):
-  spec = cifar.CIFAR100
+  spec = cifar_archives.CIFAR100
   archive = tiny100.folder / spec.archive
   with pytest.raises(
     DataError,
@@ -571,8 +571,8 @@ def test_cifar100_statistics_are_near_those_of_real_training_images(real):
   pixels = images / 255
   # Means of 2,000 images scatter by 0.15 / sqrt(2000) = 0.0034.
   np.testing.assert_allclose(
-    pixels.mean((0, 1, 2)), cifar.CIFAR100.mean, atol=0.015
+    pixels.mean((0, 1, 2)), cifar_archives.CIFAR100.mean, atol=0.015
   )
   np.testing.assert_allclose(
-    pixels.std((0, 1, 2)), cifar.CIFAR100.std, atol=0.01
+    pixels.std((0, 1, 2)), cifar_archives.CIFAR100.std, atol=0.01
   )

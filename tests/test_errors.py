@@ -52,6 +52,8 @@ def assert_known(error: SrdlError, code: int, pattern: str):
       "'resnet9'; known: .*resnet110",
     ),
     ({'teacher.model': 'resnet8'}, 2, "'srdl' has no teacher of another"),
+    ({'model.name': 'densenet121'}, 2, 'images are too small'),
+    ({'model.name': 'resnet8', 'model.stem': 'small'}, 2, "'small_stem'"),
     ({'batch_size': 42, 'devices': 4}, 2, '42 is not divisible by the 4'),
     ({'devices': 64}, 2, 'devices = 64, but 4 cpu'),
     ({'batch_size': 240}, 2, '240 is larger than the 200'),
@@ -149,7 +151,7 @@ def test_workdir_of_another_data_set(stage_two_to_do):
   before = snapshot(stage_two_to_do)
   with pytest.raises(SrdlError) as caught:
     run(stage_two_to_do)
-  assert_known(caught.value, 4, r'the data \(abc there')
+  assert_known(caught.value, 4, r"the data \('abc' there")
   assert snapshot(stage_two_to_do) == before
 
 

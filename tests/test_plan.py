@@ -118,9 +118,12 @@ def test_kd_needs_a_teacher():
 
 
 @pytest.mark.parametrize('method', ['vanilla', 'srdl'])
-def test_a_teacher_that_nothing_uses_is_an_error(method):
-  with pytest.raises(ConfigError, match=f"'resnet110' is set.*{method!r}"):
-    plan.create(method, Settings(2, teacher_model='resnet110'))
+@pytest.mark.parametrize(
+  'teacher', [{'teacher_model': 'resnet110'}, {'teacher_epochs': 3}]
+)
+def test_a_teacher_that_nothing_uses_is_an_error(method, teacher):
+  with pytest.raises(ConfigError, match=f'are set, but method {method!r}'):
+    plan.create(method, Settings(2, **teacher))
 
 
 def test_table6_control_is_two_independent_halves():

@@ -30,8 +30,8 @@ def finished(tmp_path_factory):
 def place(finished, tmp_path):
   """Writes a run's result with other accuracies, as another seed's."""
 
-  def write(name, method, seed, last, **fields):
-    result = copy.deepcopy(finished[method])
+  def write(name, like, seed, last, **fields):
+    result = copy.deepcopy(finished[like])
     result['config'] |= {'seed': seed, **fields}
     result['final']['test']['accuracy'] = last
     result['best']['accuracy'] = last + 0.01
@@ -111,13 +111,77 @@ def test_what_is_no_finished_run_is_named_and_the_rest_goes_on(place, tmp_path):
     (tmp_path / name / 'result.json').write_text(content)
   names = [str(tmp_path / n) for n in ('empty', 'damaged', 'foreign')]
   rows, left_out = report.read([*names, good, again])
-  assert [row.accuracies('final', 'test') for row in rows] == [{0: 0.6}]
+  assert [row.accuracies('final') for row in rows] == [{0: 0.6}]
   assert len(left_out) == 4
   for name, line in zip([*names, again], left_out, strict=True):
     assert name in line
   assert 'no finished run' in left_out[0] and 'damaged' in left_out[1]
   assert 'not the result of a run' in left_out[2]
   assert 'same seed' in left_out[3]
+
+
+def test_ablations_of_distillation_share_the_vanilla_row(place):
+  rows, _ = report.read(
+    [
+      place('v', 'vanilla', 0, 0.5),
+      place('s', 'srdl', 0, 0.6, **{'distillation.temperature': 4.0}),
+    ]
+  )
+  text = report.markdown(rows)
+  assert '+10.00 (1)' in text and 'distillation.temperature=4.0' in text
+
+
+def test_imported_weights_make_another_row(place):
+  paths = [place('v', 'vanilla', 0, 0.5), place('s', 'srdl', 0, 0.6)]
+  result = workdir.read_json(f'{paths[1]}/result.json')
+  result['weights'] = 'abcdef0123456789'
+  workdir.write_json(f'{paths[1]}/result.json', result)
+  rows, _ = report.read(paths)
+  text = report.markdown(rows)
+  assert 'weights=abcdef01' in text and '+10.00' not in text
+
+
+def test_a_control_is_judged_by_its_ensemble(place):
+  rows, _ = report.read(
+    [
+      place('v', 'vanilla', 0, 0.5),
+      place('e', 'srdl', 0, 0.5, method='vanilla_ensemble'),
+    ]
+  )
+  # 0.52 of the ensemble, not 0.50 of the second half.
+  assert '+2.00 (1)' in report.markdown(rows)
+
+
+def test_older_results_have_the_defaults_of_later_fields(place):
+  paths = [place('v', 'vanilla', 0, 0.5), place('s', 'srdl', 0, 0.6)]
+  result = workdir.read_json(f'{paths[0]}/result.json')
+  del result['config']['model.remat'], result['weights']
+  workdir.write_json(f'{paths[0]}/result.json', result)
+  rows, _ = report.read(paths)
+  assert '+10.00 (1)' in report.markdown(rows)
+
+
+@pytest.mark.parametrize(
+  ('path', 'value'),
+  [
+    (('config', 'method'), 3),
+    (('config', 'surplus'), 3),
+    (('cost', 'training_1e16'), None),
+    (('final', 'test'), {'accuracy': 'high'}),
+    (('ensemble',), {}),
+    (('stages',), 3),
+  ],
+)
+def test_malformed_results_are_left_out(place, path, value):
+  name = place('s', 'srdl', 0, 0.6)
+  result = workdir.read_json(f'{name}/result.json')
+  inner = result
+  for key in path[:-1]:
+    inner = inner[key]
+  inner[path[-1]] = value
+  workdir.write_json(f'{name}/result.json', result)
+  rows, left_out = report.read([name])
+  assert not rows and len(left_out) == 1
 
 
 def test_validation_is_not_called_test(place):

@@ -4,6 +4,8 @@
 import ast
 import pathlib
 import re
+import subprocess
+import sys
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
 
@@ -115,3 +117,21 @@ def test_config_stops_at_the_upper_rungs():
 
 def test_algorithm_1_fits_on_a_screen():
   assert len((PACKAGE / 'srdl.py').read_text().splitlines()) <= 80
+
+
+def test_files_and_functions_stay_readable():
+  for _, path in modules():
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300, path.name
+    for node in ast.walk(ast.parse(text)):
+      if isinstance(node, ast.FunctionDef):
+        docstring = ast.get_docstring(node) or ''
+        length = node.end_lineno - node.lineno - len(docstring.splitlines())
+        assert length < 60, (path.name, node.name)
+
+
+def test_reports_are_made_without_jax():
+  program = 'import sys, srdl_jax.report; assert "jax" not in sys.modules'
+  subprocess.run(
+    [sys.executable, '-c', program], check=True, cwd=PACKAGE.parent
+  )

@@ -26,7 +26,12 @@ from srdl_jax import (
   torch_layout,
   weights,
 )
-from srdl_jax.errors import CheckpointError, ConfigError, SrdlError
+from srdl_jax.errors import (
+  CheckpointError,
+  ConfigError,
+  SrdlError,
+  WorkdirError,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 REFERENCES = ROOT / 'tests' / 'references'
@@ -105,6 +110,8 @@ def test_pth_files_and_load_state_dict(tmp_path, monkeypatch):
 
   model = torch_models.create('resnet8', 10).eval()
   state = {k: torch.from_numpy(v) for k, v in state_dict('resnet8').items()}
+  # As a model's named_parameters() are.
+  state['fc.bias'] = torch.nn.Parameter(state['fc.bias'])
   path = tmp_path / 'in.pth'
   torch.save({'state_dict': {f'module.{k}': v for k, v in state.items()}}, path)
   weights.import_weights(path, 'resnet8', tmp_path / 'out')
@@ -119,6 +126,19 @@ def test_pth_files_and_load_state_dict(tmp_path, monkeypatch):
     loaded.variables, images.transpose(0, 2, 3, 1), train=False
   )
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', ['integers', 'sparse', 'text'])
+def test_pth_files_that_are_no_state_dict(tmp_path, kind):
+  torch = pytest.importorskip('torch', reason='PyTorch is not installed')
+  content = {
+    'integers': {1: torch.zeros(2)},
+    'sparse': {'fc.weight': torch.zeros(2, 2).to_sparse()},
+    'text': {'fc.weight': 'a'},
+  }[kind]
+  torch.save(content, tmp_path / 'in.pth')
+  with pytest.raises(CheckpointError, match='not a state dict of dense'):
+    weights.import_weights(tmp_path / 'in.pth', 'resnet8', tmp_path / 'out')
 
 
 def test_pickles_run_nothing(tmp_path):
@@ -182,11 +202,15 @@ BAD = {
   ),
   'half': (
     lambda t: changed(t, 'fc.bias', np.zeros(10, np.float16)),
-    'fc.bias is float16. Convert the file to float32',
+    'fc.bias is float16, not float32: convert the file',
   ),
   'double': (
     lambda t: changed(t, 'fc.bias', np.zeros(10)),
-    'fc.bias is F64. Convert the file to float32',
+    'fc.bias is float64, not float32: convert the file',
+  ),
+  'no classes': (
+    lambda t: changed(t, 'fc.weight', np.zeros((0, 64), np.float32)),
+    'no classifier',
   ),
   'empty': (lambda t: {}, 'no tensors'),
 }
@@ -222,7 +246,9 @@ def test_damaged_files(tmp_path, content, suffix):
 def test_files_of_other_networks_name_what_differs(tmp_path):
   path = tmp_path / 'in.safetensors'
   safetensors.numpy.save_file(state_dict('resnet20'), path)
-  with pytest.raises(CheckpointError, match='layer1.1.bn1.bias.* and 54 more'):
+  with pytest.raises(
+    CheckpointError, match='layer1.1.bn1.*and 54 more, listed'
+  ):
     weights.import_weights(path, 'resnet8', tmp_path / 'out')
   with pytest.raises(ConfigError, match="'resnet9'; known: resnet8"):
     weights.import_weights(path, 'resnet9', tmp_path / 'out')
@@ -246,6 +272,36 @@ def finished(tmp_path_factory):
   config = tiny.config(**{'model.name': 'resnet8', 'epochs': 2})
   srdl.run(config, str(directory), stop_request.StopRequest())
   return directory
+
+
+@pytest.mark.parametrize(
+  'options', [{'shortcut': 'identity'}, {'channels': 1}, {'small_stem': True}]
+)
+def test_options_of_a_family_show_in_its_tensors(tmp_path, options):
+  options = dict(options)
+  channels = options.pop('channels', 3)
+  name = 'resnet18' if 'small_stem' in options else 'resnet8'
+  like = jax.eval_shape(
+    functools.partial(models.create(name, 10, **options).init, train=False),
+    jax.random.key(0),
+    jnp.zeros((1, 32, 32, channels)),
+  )
+  variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), dict(like))
+  path = tmp_path / 'in.safetensors'
+  path.write_bytes(weights.to_safetensors(variables, name))
+  weights.import_weights(path, name, tmp_path / 'out')
+  loaded = pretrained.load(str(tmp_path / 'out'))
+  jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+
+
+def test_a_neighbour_of_the_directory_is_left_alone(tmp_path):
+  path = tmp_path / 'in.safetensors'
+  safetensors.numpy.save_file(state_dict('resnet8'), path)
+  (tmp_path / 'out.partial').mkdir()
+  (tmp_path / 'out.partial' / 'mine').write_text('x')
+  weights.import_weights(path, 'resnet8', tmp_path / 'out')
+  assert (tmp_path / 'out.partial' / 'mine').read_text() == 'x'
+  assert len(list(tmp_path.iterdir())) == 3
 
 
 # Starting from weights.
@@ -295,10 +351,9 @@ def test_what_does_not_fit_is_named_with_both_shapes(imported, monkeypatch):
   wide = functools.partial(tiny.Tiny, width=9)
   monkeypatch.setitem(models.MODELS, 'tiny', wide)
   directory, _ = imported[10]
-  experiment = build.build(tiny.config(**{'init.from_path': directory}))
   with pytest.raises(CheckpointError) as caught:
-    experiment.initial_state(1, None)
-  assert 'Conv_0.weight: (3, 3, 1, 8) there, (3, 3, 1, 9) here' in str(
+    build.build(tiny.config(**{'init.from_path': directory}))
+  assert 'Conv_0.weight is (8, 1, 3, 3) there, (9, 1, 3, 3) here' in str(
     caught.value
   )
 
@@ -327,11 +382,13 @@ def test_a_run_remembers_what_it_started_from(imported, tmp_path):
   # Its checkpoints are evaluated without the weights' directory.
   experiment = evaluate.open_run(tmp_path, None)
   assert evaluate.load_members(tmp_path, 'final', experiment).keys() == {1}
-  (tmp_path / 'result.json').unlink()
-  with pytest.raises(CheckpointError, match='differs in weights'):
-    srdl.run(
-      tiny.config(**fields | {'init.from_path': ''}), str(tmp_path), stop
-    )
+  before = (tmp_path / 'config.json').read_bytes()
+  for other in ('', imported[7][0]):
+    with pytest.raises(WorkdirError, match='the weights that it starts from'):
+      srdl.run(
+        tiny.config(**fields | {'init.from_path': other}), str(tmp_path), stop
+      )
+  assert (tmp_path / 'config.json').read_bytes() == before
 
 
 # Programs.
@@ -344,6 +401,20 @@ program = jax.export.deserialize(bytearray(open(sys.argv[1], 'rb').read()))
 images = numpy.load(sys.argv[2])
 numpy.save(sys.argv[3], program.call(images))
 """
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_programs_of_every_number_format(dtype):
+  config = tiny.config(**{'model.name': 'resnet8', 'model.dtype': dtype})
+  experiment = build.build(config)
+  variables = experiment.initial_state(1, None).variables
+  step = experiment.network(1).predict_step
+  content = weights.to_stablehlo(
+    lambda images: jax.nn.softmax(step(variables, images)), (8, 8, 1)
+  )
+  program = jax.export.deserialize(bytearray(content))
+  found = program.call(experiment.dataset.test.images[:3])
+  np.testing.assert_allclose(found.sum(-1), np.ones(3), rtol=1e-5)
 
 
 def test_a_program_runs_without_this_package(finished, tmp_path):
@@ -406,6 +477,7 @@ def test_an_ensemble_is_not_one_file(finished):
     ),
     (['export', '--workdir=none', '--out=o'], 4, 'none/config.json'),
     (['export', '--format=onnx'], 2, 'onnx'),
+    (['import', 'x.safetensors'], 2, 'Unexpected argument .x.safetensors'),
   ],
 )
 def test_command_line(arguments, code, pattern):

@@ -115,15 +115,15 @@ def _digits(source: Source) -> Dataset:
 
 
 def _cifar10(source: Source) -> Dataset:
-  from srdl_jax.data import cifar
+  from srdl_jax.data import cifar, cifar_archives
 
-  return cifar.load(cifar.CIFAR10, source)
+  return cifar.load(cifar_archives.CIFAR10, source)
 
 
 def _cifar100(source: Source) -> Dataset:
-  from srdl_jax.data import cifar
+  from srdl_jax.data import cifar, cifar_archives
 
-  return cifar.load(cifar.CIFAR100, source)
+  return cifar.load(cifar_archives.CIFAR100, source)
 
 
 DATASETS: dict[str, Callable[[Source], Dataset]] = {
@@ -137,6 +137,17 @@ SHAPES: dict[str, Shape] = {
   'cifar10': Shape((32, 32, 3), 10, 50_000),
   'cifar100': Shape((32, 32, 3), 100, 50_000),
 }
+
+
+def check_name(name: str) -> None:
+  """Checks that there is a data set of this name.
+
+  Raises:
+    ConfigError: there is none; the known ones are listed.
+  """
+  if name not in DATASETS:
+    known = ', '.join(sorted(DATASETS))
+    raise ConfigError(f'Unknown data set {name!r}; known: {known}.')
 
 
 def load(
@@ -162,7 +173,5 @@ def load(
     ConfigError: there is no data set of this name.
     DataError: the data is missing, damaged or in a form that can't be read.
   """
-  if name not in DATASETS:
-    known = ', '.join(sorted(DATASETS))
-    raise ConfigError(f'unknown data set {name!r}; known are: {known}')
+  check_name(name)
   return DATASETS[name](Source(data_dir, manual_dir, download))

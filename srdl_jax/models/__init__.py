@@ -42,4 +42,5 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
   try:
     return MODELS[name](num_classes=num_classes, **options)
   except TypeError as error:
-    raise ConfigError(f'Model {name!r} has no such option: {error}') from error
+    unknown = str(error).rpartition(' ')[2]
+    raise ConfigError(f'Model {name!r} has no option {unknown}.') from error

@@ -43,6 +43,11 @@ class Transition(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    if min(x.shape[1:3]) < 2:
+      raise ConfigError(
+        'The images are too small for this DenseNet: nothing is left of them '
+        'to pool between two of its blocks.'
+      )
     y = nn.relu(self.layers.norm(name='norm')(x))
     y = self.layers.conv(x.shape[-1] // 2, 1, name='conv')(y)
     return nn.avg_pool(y, (2, 2), (2, 2))
@@ -59,7 +64,8 @@ class DenseNet(nn.Module):
       instead of the 7 x 7 one with stride, batch norm and pooling.
     remat: compute a layer's activations again for its gradient, so that only
       the concatenations stay in memory.
-    dtype, axis_name: see `layers.Layers`.
+    dtype, axis_name, kernel_init: see `layers.Layers`; torchvision counts the
+      inputs of a layer, DenseNet-BC the outputs.
   """
 
   blocks: tuple[int, ...]
@@ -69,13 +75,12 @@ class DenseNet(nn.Module):
   remat: bool = False
   dtype: Any = jnp.float32
   axis_name: str | None = None
+  kernel_init: nn.initializers.Initializer = he_fan_in
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     """Returns logits [B, K] of normalised images [B, H, W, C]."""
-    # Each as in its original: torchvision's counts a layer's inputs.
-    init = he_fan_out if self.small_stem else he_fan_in
-    layers = Layers(train, self.dtype, self.axis_name, init)
+    layers = Layers(train, self.dtype, self.axis_name, self.kernel_init)
     dense = nn.remat(DenseLayer) if self.remat else DenseLayer
     x = self._stem(layers, images.astype(self.dtype))
     for block, count in enumerate(self.blocks, start=1):
@@ -116,7 +121,8 @@ def densenet_bc(
       f'A DenseNet-BC has depth 6n + 4 (40, 100, 190, ...), not {depth}.'
     )
   blocks = 3 * ((depth - 4) // 6,)
-  return DenseNet(blocks, growth, num_classes, **{'small_stem': True} | options)
+  usual = {'small_stem': True, 'kernel_init': he_fan_out}
+  return DenseNet(blocks, growth, num_classes, **usual | options)
 
 
 MODELS = {
