@@ -132,6 +132,8 @@ def _read(directory: pathlib.Path) -> tuple[dict[str, Any], int, Run]:
     raise WorkdirError(
       f'{path} is not the result of a run of this program.'
     ) from error
+  except ConfigError as error:
+    raise WorkdirError(f'{path}: {error}') from error
 
 
 def _run(found: dict[str, Any]) -> Run:

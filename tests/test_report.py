@@ -182,6 +182,7 @@ def test_malformed_results_are_left_out(place, path, value):
   workdir.write_json(f'{name}/result.json', result)
   rows, left_out = report.read([name])
   assert not rows and len(left_out) == 1
+  assert name in left_out[0]
 
 
 def test_validation_is_not_called_test(place):
