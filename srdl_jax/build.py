@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a configuration to everything that a run needs."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -20,19 +21,28 @@ from srdl_jax import (
   steps,
 )
 from srdl_jax import config as config_lib
+from srdl_jax import teacher as teacher_lib
 from srdl_jax.data import sampling
 from srdl_jax.errors import ConfigError
 from srdl_jax.experiment import Experiment, Network
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
   """Builds an experiment; reads the data set, and compiles nothing yet.
+
+  Args:
+    config: of the run; the name of an imported teacher's network is added.
+    to_train: else imported weights and teachers aren't read: they need not be
+      where a trained run is evaluated.
 
   Raises:
     ConfigError: a field is out of range, or fields don't fit each other.
     DataError: the data set can't be read.
+    WorkdirError: the run of an imported teacher is missing or unfinished.
   """
   config_lib.validate(config)
+  if to_train:
+    teacher_lib.name_network(config)
   stages = create_plan(config)
   if config.model.dtype == 'float64':
     jax.config.update('jax_enable_x64', True)
@@ -46,14 +56,17 @@ def build(config: ConfigDict) -> Experiment:
   # Names are checked before the data set is read.
   for stage in stages:
     create_model(config, stage.model, num_classes=1)
-  weights = _weights(config)
+  weights = _weights(config) if to_train else None
+  teacher = None
+  if to_train and config.teacher.workdir:
+    teacher = teacher_lib.load(config.teacher.workdir)
   dataset = data.load(
     config.data.name,
     data_dir=config.data.data_dir,
     manual_dir=config.data.manual_dir,
     download=config.data.download,
   )
-  return _assemble(config, stages, devices, dataset, weights)
+  return _assemble(config, stages, devices, dataset, weights, teacher)
 
 
 def _weights(config) -> pretrained.Weights | None:
@@ -81,6 +94,14 @@ def create_plan(config: ConfigDict) -> tuple[plan.Stage, ...]:
       model=config.model.name,
       teacher_model=config.teacher.model,
       teacher_epochs=config.teacher.epochs,
+      teacher_imported=bool(config.teacher.workdir),
+      split=tuple(config.srdl.split),
+      complete=tuple(config.srdl.complete),
+      start=config.srdl.start,
+      keep_optimiser=config.srdl.keep_optimiser,
+      generations=config.born_again.generations,
+      label_smoothing=config.label_smoothing,
+      online=config.distillation.online,
     ),
   )
 
@@ -114,25 +135,48 @@ def create_model(config: ConfigDict, name: str, num_classes: int) -> nn.Module:
   )
 
 
-def _assemble(config, stages, devices, dataset, weights) -> Experiment:
+def _rows(config, dataset):
+  """Returns the rows to train on, to validate and to test on."""
   train_rows, validation_rows = sampling.choose_rows(
     dataset.train.labels,
+    classes=config.data.classes,
     holdout=config.data.holdout,
     examples_per_class=config.data.examples_per_class,
     seed=config.seed,
   )
-  steps_per_epoch = len(train_rows) // config.batch_size
-  if not steps_per_epoch:
+  if len(train_rows) < config.batch_size:
     raise ConfigError(
       f'batch_size = {config.batch_size} is larger than the '
       f'{len(train_rows)} training examples.'
     )
+  test_rows = sampling.rows_of_classes(dataset.test.labels, config.data.classes)
+  return train_rows, validation_rows, test_rows
+
+
+def _augmentation(config, dataset):
   height, width, _ = dataset.train.images.shape[1:]
   if config.augment.padding >= min(height, width):
     raise ConfigError(
       f'augment.padding = {config.augment.padding} must be below the '
       f"images' size, {height} x {width}."
     )
+  return functools.partial(
+    augment.flip_and_crop,
+    flip=config.augment.flip,
+    padding=config.augment.padding,
+    mode=config.augment.mode,
+  )
+
+
+def _assemble(config, stages, devices, dataset, weights, teacher) -> Experiment:
+  train_rows, validation_rows, test_rows = _rows(config, dataset)
+  # The other classes' examples stay where they are: rows keep their numbers.
+  classes = config.data.classes or dataset.num_classes
+  dataset = dataclasses.replace(dataset, num_classes=classes)
+  if teacher is not None:
+    teacher_lib.check_data(teacher, dataset, train_rows)
+  flip_and_crop = _augmentation(config, dataset)
+  steps_per_epoch = len(train_rows) // config.batch_size
   schedule = schedules.over_stages(
     config.optimiser.learning_rate,
     [stage.epochs * steps_per_epoch for stage in stages],
@@ -146,18 +190,25 @@ def _assemble(config, stages, devices, dataset, weights) -> Experiment:
     std=dataset.std,
     dtype=jnp.promote_types(config.model.dtype, jnp.float32),
   )
-
-  return Experiment(
+  networks = {
+    name: _network(config, name, dataset, normalise, weights, devices)
+    for name in {stage.model: None for stage in stages}
+  }
+  imported = None
+  if teacher is not None:
+    its = teacher.record.config
+    imported = _network(its, teacher.model, dataset, normalise, None, devices)
+  experiment = Experiment(
     config=config,
     dataset=dataset,
     train_rows=train_rows,
     validation_rows=validation_rows,
+    test_rows=test_rows,
     stages=stages,
-    networks={
-      name: _network(config, name, dataset, normalise, weights, devices)
-      for name in {stage.model: None for stage in stages}
-    },
+    networks=networks,
     weights=weights,
+    teacher=teacher,
+    teacher_network=imported,
     steps_per_epoch=steps_per_epoch,
     schedule=schedule,
     optimiser=optimiser.sgd(
@@ -165,8 +216,13 @@ def _assemble(config, stages, devices, dataset, weights) -> Experiment:
       weight_decay=config.optimiser.weight_decay,
     ),
     devices=devices,
-    train_chunk=_train_chunk(config, schedule, normalise, devices),
+    flip_and_crop=jax.jit(flip_and_crop),
+    # Stages that learn alike share a compilation.
+    train_chunk_of=functools.cache(
+      lambda kind: _train_chunk(experiment, kind, flip_and_crop, normalise)
+    ),
   )
+  return experiment
 
 
 def _network(config, name, dataset, normalise, weights, devices) -> Network:
@@ -181,27 +237,32 @@ def _network(config, name, dataset, normalise, weights, devices) -> Network:
   return Network(model, step, parallel.map_predict(step, devices))
 
 
-def _train_chunk(config, schedule, normalise, devices):
+def _train_chunk(experiment, kind, flip_and_crop, normalise):
+  config = experiment.config
+  label_smoothing, teacher = kind
   step = functools.partial(
     steps.train_step,
-    schedule=schedule,
+    schedule=experiment.schedule,
     temperature=config.distillation.temperature,
+    label_smoothing=label_smoothing,
     label_weight=config.distillation.label_weight,
     imitation_weight=config.distillation.imitation_weight,
     axis_name=parallel.AXIS,
   )
-  flip_and_crop = functools.partial(
-    augment.flip_and_crop,
-    flip=config.augment.flip,
-    padding=config.augment.padding,
-    mode=config.augment.mode,
-  )
+  targets = steps.bank_rows
+  if teacher is not None:
+    targets = functools.partial(
+      steps.online_teacher,
+      model=experiment.network(teacher).model,
+      temperature=config.distillation.temperature,
+    )
   return parallel.map_train(
     functools.partial(
       steps.resident_step,
       augment=flip_and_crop,
       normalise=normalise,
       step=step,
+      targets=targets,
     ),
-    devices,
+    experiment.devices,
   )

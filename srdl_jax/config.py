@@ -1,171 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every field of a run: default, meaning, unit, range; no field elsewhere."""
+"""Configurations: made, changed by arguments, checked, told apart, as JSON."""
 
-import dataclasses
 import math
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from srdl_jax.errors import ConfigError
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-  """A field of the configuration.
-
-  Attributes:
-    default: its value; its type is the field's type.
-    meaning: what it does, with its unit.
-    valid: whether a value is acceptable.
-    range: the acceptable values in words, for the message.
-    identity: whether it changes a run's numbers. A workdir is resumed only by
-      a run whose identity fields are equal.
-  """
-
-  default: Any
-  meaning: str
-  valid: Callable[[Any], bool] = lambda value: True
-  range: str = ''
-  identity: bool = True
-
-
-def _at_least(minimum: float, default: Any, meaning: str, **rest: Any) -> Field:
-  return Field(
-    default, meaning, lambda v: v >= minimum, f'at least {minimum}', **rest
-  )
-
-
-def _above_zero(default: float, meaning: str) -> Field:
-  return Field(default, meaning, lambda v: v > 0, 'above 0')
-
-
-def _one_of(values: tuple[str, ...], meaning: str) -> Field:
-  return Field(
-    values[0],
-    meaning,
-    lambda v: v in values,
-    'one of ' + ', '.join(value or "''" for value in values),
-  )
-
-
-def _fraction(default: float, meaning: str) -> Field:
-  return Field(default, meaning, lambda v: 0 <= v < 1, 'in [0, 1)')
-
-
-def _boundaries(values: tuple[float, ...]) -> bool:
-  numbers = all(isinstance(v, int | float) for v in values)
-  return (
-    numbers
-    and all(0 < v < 1 for v in values)
-    and list(values) == sorted(values)
-  )
-
-
-def _local(default: Any, meaning: str, **rest: Any) -> Field:
-  return Field(default, meaning, identity=False, **rest)
-
-
-FIELDS: dict[str, Field] = {
-  'seed': Field(
-    0,
-    'every random number of the run follows from it',
-    lambda v: 0 <= v < 2**32,
-    'from 0 to 2**32 - 1',
-  ),
-  'method': Field('srdl', 'a key of plan.METHODS'),
-  'epochs': _at_least(
-    1, 200, "M: passes over the data, all stages together but kd's teacher"
-  ),
-  'batch_size': _at_least(1, 128, 'examples in a step, over all devices'),
-  'data.name': Field('cifar100', 'a key of data.DATASETS'),
-  'data.data_dir': _local('', "TFDS directory; '': TFDS's default"),
-  'data.manual_dir': _local('', 'where archives got by hand lie'),
-  'data.download': _local(True, 'fetch what is missing'),
-  'data.holdout': _at_least(
-    0, 0, 'training examples kept for validation, drawn by the seed'
-  ),
-  'data.examples_per_class': _at_least(
-    0, 0, 'train on the first so many of each class; 0: on all'
-  ),
-  'model.name': Field('resnet32', 'a key of models.MODELS'),
-  'model.shortcut': _one_of(
-    ('', 'projection', 'identity'),
-    "what a change of shape goes through; '': the family's usual",
-  ),
-  'model.stem': _one_of(
-    ('', 'small', 'large'),
-    "the first layers, for images of up to 64 pixels or larger ones; '': the "
-    "family's usual",
-  ),
-  'model.remat': Field(False, 'compute activations twice: less memory'),
-  'model.dtype': _one_of(
-    ('float32', 'bfloat16', 'float64'), 'of the computation'
-  ),
-  'init.from_path': _local(
-    '', "directory of imported weights that fresh stages start from; '': none"
-  ),
-  'teacher.model': Field(
-    '', "method kd: the teacher's network, a key of models.MODELS"
-  ),
-  'teacher.epochs': _at_least(
-    0, 0, "method kd: the teacher's epochs, on top of M; 0: as many as M"
-  ),
-  'augment.flip': Field(True, 'mirror half of the training images'),
-  'augment.padding': _at_least(0, 4, 'pixels around the image for the crop'),
-  'augment.mode': _one_of(('reflect', 'zero'), 'what the padding holds'),
-  'optimiser.learning_rate': _above_zero(0.1, 'initial rate'),
-  'optimiser.momentum': _fraction(0.9, 'Nesterov momentum'),
-  'optimiser.weight_decay': _at_least(0, 2e-4, 'coupled, on all parameters'),
-  'schedule.decay_at': Field(
-    (0.5, 0.75),
-    "fractions of a decay's length at which the rate falls",
-    _boundaries,
-    'ascending fractions in (0, 1)',
-  ),
-  'schedule.decay_factor': _above_zero(0.1, 'what the rate falls by'),
-  'distillation.temperature': _above_zero(3.0, 'T of Eq 5'),
-  'distillation.label_weight': _at_least(
-    0, 1.0, 'of the cross-entropy where there are soft targets'
-  ),
-  'distillation.imitation_weight': _at_least(0, 1.0, 'of T^2 R_kl in Eq 7'),
-  'eval.every_epochs': _at_least(
-    1,
-    1,
-    "epochs between evaluations; a stage's last is always evaluated",
-    identity=False,
-  ),
-  'eval.batch_size': _at_least(
-    1, 500, 'images in a call of the predict step', identity=False
-  ),
-  'checkpoint.every_epochs': _at_least(
-    1, 1, 'epochs between checkpoints', identity=False
-  ),
-  'checkpoint.every_steps': _at_least(
-    0,
-    0,
-    'steps between checkpoints within an epoch; 0: none',
-    identity=False,
-  ),
-  'log.every_steps': _at_least(
-    1, 1, 'steps between lines of metrics.jsonl', identity=False
-  ),
-  'log.tensorboard': _local(True, 'write TensorBoard files'),
-  'steps_per_dispatch': _at_least(
-    0,
-    0,
-    'steps in one call of the device; 0: 1 on CPU, else an epoch',
-    identity=False,
-  ),
-  'devices': _at_least(0, 0, 'devices to use; 0: all', identity=False),
-  'profile': _local(False, 'write a trace of a few steps'),
-}
-
-RECIPES: dict[str, dict[str, Any]] = {
-  'paper': {'optimiser.weight_decay': 2e-4},
-  'strong': {'optimiser.weight_decay': 5e-4},
-}
+from srdl_jax.fields import FIELDS, RECIPES
 
 
 def defaults() -> ConfigDict:
@@ -185,7 +29,10 @@ def _argument_model(config: ConfigDict, value: str) -> None:
 
 
 def _argument_teacher(config: ConfigDict, value: str) -> None:
-  config.teacher.model = value
+  if '/' in value or pathlib.Path(value).is_dir():
+    config.teacher.workdir = value
+  else:
+    config.teacher.model = value
 
 
 def _argument_method(config: ConfigDict, value: str) -> None:

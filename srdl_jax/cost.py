@@ -9,12 +9,21 @@ be there. What the numbers mean is in docs/cost.md.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from srdl_jax import build, command, data, plan
+from srdl_jax import (
+  build,
+  command,
+  data,
+  plan,
+  run_directory,
+  teacher,
+  workdir,
+)
 from srdl_jax import config as config_lib
 from srdl_jax.data import sampling
 from srdl_jax.flops import (
@@ -32,7 +41,8 @@ class Work:
   Attributes:
     model: name of its network.
     epochs: passes that train.
-    extractions: passes that predict: 1 where it teaches (Eq 5), else 0.
+    extractions: passes that predict, for later stages: 1 where it teaches
+      (Eq 5), 0 where it doesn't, as many as views, or as epochs online.
     parameters: see `flops.parameters`.
     forward: see `flops.multiply_adds`.
     forward_flops: see `flops.forward_flops`.
@@ -57,6 +67,8 @@ def work(
   stages: Sequence[plan.Stage],
   networks: Mapping[str, nn.Module],
   image_shape: tuple[int, int, int],
+  *,
+  views: int = 0,
 ) -> list[Work]:
   """Returns what each stage of a plan does.
 
@@ -64,17 +76,50 @@ def work(
     stages: the plan.
     networks: by the names that the stages give.
     image_shape: (H, W, C).
+    views: augmented views of an image that a soft target is the mean of; 0:
+      the clean image.
   """
   counters = (parameters, multiply_adds, forward_flops, train_flops)
   counts = {
     name: [count(network, image_shape) for count in counters]
     for name, network in networks.items()
   }
-  teachers = {stage.teacher for stage in stages}
   return [
-    Work(stage.model, stage.epochs, int(n in teachers), *counts[stage.model])
+    Work(
+      stage.model,
+      stage.epochs,
+      _extractions(n, stages, views),
+      *counts[stage.model],
+    )
     for n, stage in enumerate(stages, start=1)
   ]
+
+
+def _extractions(number: int, stages: Sequence[plan.Stage], views: int) -> int:
+  """Returns the passes in which a stage predicts for those that it teaches."""
+  taught = [stage for stage in stages if stage.teacher == number]
+  online = sum(stage.epochs for stage in taught if stage.online)
+  stored = any(not stage.online for stage in taught)
+  return online + (max(views, 1) if stored else 0)
+
+
+def with_imported(
+  recorded: Sequence[Mapping[str, Any]],
+  stages: Sequence[plan.Stage],
+  views: int = 0,
+) -> list[Work]:
+  """Returns what an imported teacher cost: its run, and what it predicts.
+
+  Args:
+    recorded: the work that its result.json lists (`cost.stages`).
+    stages: of its student.
+    views: see `work`.
+  """
+  works = [Work(**one) for one in recorded]
+  passes = _extractions(plan.IMPORTED, stages, views)
+  last = works[-1]
+  works[-1] = dataclasses.replace(last, extractions=last.extractions + passes)
+  return works
 
 
 def training_cost(stages: Sequence[Work], examples: int) -> float:
@@ -150,8 +195,12 @@ def _text(value: str | int | float | None) -> str:
   return f'{value:,}' if isinstance(value, int) else f'{value:#.4g}'
 
 
-def describe(config) -> str:
-  """Returns what a configuration costs, as text; reads no data.
+def planned(config) -> tuple[list[Work], data.Shape, int]:
+  """Returns what a configuration's own stages do; reads no data.
+
+  Returns:
+    Their work, the shape of the data, and the number of training images. The
+    work of an imported teacher is not in it.
 
   Raises:
     ConfigError: a field is out of range, or a name unknown.
@@ -164,7 +213,26 @@ def describe(config) -> str:
       stage.model: build.create_model(config, stage.model, shape.num_classes)
       for stage in stages
     }
-    counted = work(stages, networks, shape.image_shape)
+    views = config.distillation.views
+    counted = work(stages, networks, shape.image_shape, views=views)
+  return counted, shape, examples
+
+
+def describe(config) -> str:
+  """Returns what a configuration costs, as text; reads no data.
+
+  Raises:
+    ConfigError: a field is out of range, or a name unknown.
+    WorkdirError: the run of an imported teacher is missing or unfinished.
+  """
+  teacher.name_network(config)
+  counted, shape, examples = planned(config)
+  if config.teacher.workdir:
+    path = run_directory.resolve(config.teacher.workdir)
+    found = workdir.read_json(path / run_directory.RESULT)
+    recorded, stages = found['cost']['stages'], build.create_plan(config)
+    views = config.distillation.views
+    counted = [*with_imported(recorded, stages, views), *counted]
   return (
     f'{config.data.name}, {config.method}: {examples:,} training images, '
     f'{" x ".join(map(str, shape.image_shape))}, {shape.num_classes} classes\n'
@@ -179,11 +247,13 @@ def _shape(config) -> tuple[data.Shape, int]:
   # How many rows are chosen doesn't depend on the order of the labels.
   rows, _ = sampling.choose_rows(
     np.arange(shape.train_examples) % shape.num_classes,
+    classes=config.data.classes,
     holdout=config.data.holdout,
     examples_per_class=config.data.examples_per_class,
     seed=config.seed,
   )
-  return shape, len(rows)
+  classes = config.data.classes or shape.num_classes
+  return dataclasses.replace(shape, num_classes=classes), len(rows)
 
 
 def main(argv: Sequence[str]) -> None:

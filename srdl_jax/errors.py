@@ -9,6 +9,7 @@ EXIT_CODES = {
   4: 'workdir, checkpoint or soft targets foreign, damaged, locked '
   'or unwritable',
   5: 'training diverged: a loss was not finite',
+  6: 'some jobs of a sweep failed; the others are done',
   75: 'interrupted; everything is saved: run the same command again',
   130: 'interrupted at once, by a second Ctrl-C or before the run began',
 }
@@ -50,6 +51,12 @@ class NonFiniteLossError(SrdlError):
   """A loss became NaN or infinite."""
 
   exit_code = 5
+
+
+class SweepError(SrdlError):
+  """Some jobs of a sweep failed."""
+
+  exit_code = 6
 
 
 class Interrupted(SrdlError):

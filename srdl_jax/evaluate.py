@@ -38,10 +38,11 @@ def evaluate(
     split: 'test', 'validation' or 'train' (the rows that are trained on).
 
   Returns:
-    See `metrics.Classification.result`.
+    See `metrics.Classification.result`; of several models also 'disagreement',
+    the share of examples on which not all predict the same class.
   """
   source, _ = experiment.rows(split)
-  sums = Classification()
+  sums, differing = Classification(), 0
   passes = [
     experiment.predict(number, variables, split)
     for number, variables in members.items()
@@ -51,7 +52,12 @@ def evaluate(
     log_probs = np.stack([log_softmax(logits) for _, logits in blocks])
     mean = np.logaddexp.reduce(log_probs) - np.log(len(members))
     sums.add(mean, source.labels[rows])
-  return sums.result()
+    top1 = log_probs.argmax(-1)
+    differing += int((top1 != top1[0]).any(0).sum())
+  result = sums.result()
+  if len(members) > 1:
+    result['disagreement'] = differing / result['examples']
+  return result
 
 
 def load_members(
@@ -114,14 +120,12 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   """
   record = run_directory.load_record(workdir)
   config = record.config
-  # Another machine may have other devices and no imported weights, and
-  # reading must not fetch.
+  # Another machine may have other devices, and reading must not fetch.
   config.devices = 1
   config.data.download = False
-  config.init.from_path = ''
   if data_dir is not None:
     config.data.data_dir = data_dir
-  experiment = build.build(config)
+  experiment = build.build(config, to_train=False)
   if experiment.dataset.train.fingerprint != record.fingerprint:
     raise CheckpointError(
       f'{workdir} was trained on other data: its fingerprint is '

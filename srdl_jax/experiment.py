@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import numpy as np
@@ -23,8 +24,10 @@ from srdl_jax import (
   run_directory,
   train_state,
 )
+from srdl_jax.checkpoint import Moment
 from srdl_jax.predict import predict
 from srdl_jax.randomness import Purpose, key_for
+from srdl_jax.teacher import Teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,31 +51,41 @@ class Experiment:
 
   Attributes:
     config: validated.
-    dataset: all of it; row numbers refer to its full splits.
+    dataset: all of it, but for the number of classes, which is of those in
+      use; row numbers refer to its full splits.
     train_rows, validation_rows: row numbers of the training split.
+    test_rows: row numbers of the test split.
     stages: the method's plan.
     networks: by the names that the stages give.
     weights: that the configured network starts from, or None.
+    teacher: the finished run that teaches, or None.
+    teacher_network: its network, or None.
     steps_per_epoch: optimiser steps; the remainder of an epoch is dropped.
     schedule: rate by global step.
     optimiser: the optax chain.
     devices: to run on.
-    train_chunk: see `parallel.map_train`; its resident tree is
-      {image, label, soft_logits}.
+    flip_and_crop: the augmentation, see `augment.flip_and_crop`.
+    train_chunk_of: a stage's `kind` to its train step, see
+      `parallel.map_train`; the resident tree is {image, label, soft_logits,
+      teacher}.
   """
 
   config: ConfigDict
   dataset: data.Dataset
   train_rows: np.ndarray
   validation_rows: np.ndarray
+  test_rows: np.ndarray
   stages: tuple[plan.Stage, ...]
   networks: Mapping[str, Network]
   weights: pretrained.Weights | None
+  teacher: Teacher | None
+  teacher_network: Network | None
   steps_per_epoch: int
   schedule: optax.Schedule
   optimiser: optax.GradientTransformationExtraArgs
   devices: list[jax.Device]
-  train_chunk: Callable[..., Any]
+  flip_and_crop: Callable[..., jax.Array]
+  train_chunk_of: Callable[[tuple[float, int | None]], Callable[..., Any]]
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -102,8 +115,20 @@ class Experiment:
     return text if there == here else f'{text}, with a new classifier of {here}'
 
   def network(self, number: int) -> Network:
-    """Returns the network of stage `number` (from 1)."""
+    """Returns the network of stage `number` (from 1), or plan.IMPORTED."""
+    if number == plan.IMPORTED:
+      return self.teacher_network
     return self.networks[self.stages[number - 1].model]
+
+  def kind(self, number: int) -> tuple[float, int | None]:
+    """Returns what stages must share to share a train step: the smoothing of
+    labels, and the number of a teacher that predicts online."""
+    stage = self.stages[number - 1]
+    return stage.label_smoothing, stage.teacher if stage.online else None
+
+  def train_chunk(self, number: int) -> Callable[..., Any]:
+    """Returns the compiled train step of stage `number` (from 1)."""
+    return self.train_chunk_of(self.kind(number))
 
   def first_step(self, number: int) -> int:
     """Returns the global step at which stage `number` (from 1) begins."""
@@ -114,7 +139,7 @@ class Experiment:
     """Returns the full split that 'train', 'validation' or 'test' is part of,
     and its row numbers."""
     if split == 'test':
-      return self.dataset.test, np.arange(len(self.dataset.test.labels))
+      return self.dataset.test, self.test_rows
     if split == 'train':
       return self.dataset.train, self.train_rows
     return self.dataset.train, self.validation_rows
@@ -125,41 +150,68 @@ class Experiment:
     return 'validation' if len(self.validation_rows) else 'test'
 
   def predict(
-    self, number: int, variables: Any, split: str
+    self, number: int, variables: Any, split: str, view: int | None = None
   ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (rows [b], logits [b, K]) over a split, in order.
 
     Args:
-      number: of the stage whose network it is, from 1.
+      number: of the stage whose network it is, from 1, or plan.IMPORTED.
       variables: its parameters and statistics.
       split: see `rows`.
+      view: number of an augmented view of the images; None: clean.
     """
     source, rows = self.rows(split)
+    fetch = source.images.__getitem__
+    if view is not None:
+      key = key_for(self._seed(number), Purpose.VIEW, number, view)
+
+      def fetch(rows_B):
+        images = source.images[rows_B]
+        return np.asarray(self.flip_and_crop(key, images, rows_B))
+
     ways = len(self.devices)
     batch_size = -(-self.config.eval.batch_size // ways) * ways
     return predict(
       self.network(number).predict_batch,
       parallel.replicate(variables, self.devices),
-      source.images,
+      fetch,
       rows,
       batch_size,
     )
 
+  def _seed(self, number: int) -> int:
+    # The soft targets of an imported teacher are the same for all students.
+    owner = self.config if number else self.teacher.record.config
+    return owner.seed
+
   def initial_state(
-    self, number: int, previous: Mapping[str, Any] | None
+    self, number: int, previous: Moment | None
   ) -> train_state.TrainState:
     """Returns the state that a stage begins with (see `plan.Stage.start`).
 
     Args:
       number: of the stage, from 1.
-      previous: parameters and statistics at the end of the stage before; read
-        only where the stage goes on from them.
+      previous: the end of the stage before; read only where the stage goes on
+        from it.
     """
+    state = self._parameters(number, previous)
+    if not self.stages[number - 1].keep_optimiser:
+      return state
+    opt_state = flax.serialization.from_state_dict(
+      state.opt_state, previous.state['opt_state']
+    )
+    return state.replace(opt_state=opt_state)
+
+  def _parameters(
+    self, number: int, previous: Moment | None
+  ) -> train_state.TrainState:
     start = self.stages[number - 1].start
     model = self.network(number).model
     step = self.first_step(number)
     if start == 'previous':
-      return train_state.from_variables(model, self.optimiser, previous, step)
+      return train_state.from_variables(
+        model, self.optimiser, previous.variables, step
+      )
     origin = 1 if start == 'same' else number
     key = key_for(self.config.seed, Purpose.INITIALISE, origin)
     state = train_state.fresh(
@@ -201,6 +253,7 @@ class Experiment:
       self.config,
       self.dataset.train.fingerprint,
       self.weights.digest if self.weights else None,
+      self.teacher.checkpoint if self.teacher else None,
     )
 
   def lineage(self, number: int, teacher: str | None) -> dict[str, Any]:
@@ -221,7 +274,15 @@ class Experiment:
     }
 
   def provenance(self, number: int, checkpoint_digest: str) -> dict[str, Any]:
-    """Returns what soft targets of a stage (from 1) must match to be used."""
+    """Returns what soft targets of a stage must match to be used.
+
+    Args:
+      number: of the stage, from 1, or plan.IMPORTED.
+      checkpoint_digest: of the network that makes them.
+    """
+    imported = number == plan.IMPORTED
+    owner = self.teacher.record.config if imported else self.config
+    model = self.teacher.model if imported else self.stages[number - 1].model
     rows = self.train_rows.astype('<i4').tobytes()
     return {
       'dataset': self.dataset.name,
@@ -229,7 +290,8 @@ class Experiment:
       'split': self.dataset.train.name,
       'fingerprint': self.dataset.train.fingerprint,
       'rows': hashlib.sha256(rows).hexdigest(),
-      'model': self.stages[number - 1].model,
+      'model': model,
       'checkpoint': checkpoint_digest,
-      'temperature': self.config.distillation.temperature,
+      'temperature': owner.distillation.temperature,
+      'views': self.config.distillation.views,
     }

@@ -1,40 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
 """Induces a stage's knowledge: one pass over the training set, kept (Eq 5)."""
 
+import contextlib
+import dataclasses
 import pathlib
 import time
+from collections.abc import Iterator
+from typing import Any
 
-from srdl_jax import soft_targets, workdir
+import numpy as np
+
+from srdl_jax import plan, run_directory, soft_targets, workdir
 from srdl_jax.checkpoint import Moment, digest
 from srdl_jax.experiment import Experiment
 
 
-def extract(
-  experiment: Experiment, number: int, end: Moment, directory: pathlib.Path
-) -> tuple[soft_targets.Bank, float | None]:
-  """Stores what a stage's end predicts of its training examples (Eq 5).
+@dataclasses.dataclass(frozen=True)
+class Knowledge:
+  """What a network hands on to a later stage.
 
-  One pass in evaluation mode over clean images, every example once. A
-  complete bank is not made again.
+  Attributes:
+    checkpoint: digest of the network.
+    bank: its soft targets; None where it teaches online.
+    variables: its parameters and statistics.
+    seconds: that predicting and writing the soft targets took, compilation
+      apart; None if unknown, as a kill fell between the bank and its timing.
+  """
+
+  checkpoint: str
+  bank: soft_targets.Bank | None
+  variables: Any
+  seconds: float | None
+
+
+def induce(
+  experiment: Experiment, number: int, end: Moment, directory: pathlib.Path
+) -> Knowledge:
+  """Returns what a stage's end teaches; predicts its soft targets if need be.
+
+  A complete bank is not made again.
 
   Args:
     experiment: of the run.
-    number: of the stage, from 1.
+    number: of the stage, from 1, or plan.IMPORTED.
     end: the stage's last moment.
     directory: the bank's folder.
-
-  Returns:
-    The soft targets, and the seconds that predicting and writing them took,
-    compilation apart; None if a kill fell between the bank and its timing.
 
   Raises:
     SoftTargetsError: what is there is damaged or of another making.
   """
+  checkpoint = digest(end.state)
+  if experiment.config.distillation.online:
+    return Knowledge(checkpoint, None, end.variables, 0.0)
   size = {
     'num_examples': len(experiment.dataset.train.labels),
     'num_classes': experiment.dataset.num_classes,
   }
-  provenance = experiment.provenance(number, digest(end.state))
+  provenance = experiment.provenance(number, checkpoint)
   timing = directory.with_name('extraction.json')
   if not soft_targets.is_complete(directory):
     # Compiles, if no evaluation has.
@@ -42,8 +64,8 @@ def extract(
     begun = time.monotonic()
     soft_targets.save(
       directory,
-      experiment.predict(number, end.variables, 'train'),
-      temperature=experiment.config.distillation.temperature,
+      _logits(experiment, number, end.variables, provenance['temperature']),
+      temperature=provenance['temperature'],
       provenance=provenance,
       expected_rows=experiment.train_rows,
       **size,
@@ -51,4 +73,50 @@ def extract(
     workdir.write_json(timing, {'seconds': time.monotonic() - begun})
   bank = soft_targets.load(directory, provenance=provenance, **size)
   seconds = workdir.read_json(timing)['seconds'] if timing.exists() else None
-  return bank, seconds
+  return Knowledge(checkpoint, bank, end.variables, seconds)
+
+
+def induce_imported(experiment: Experiment) -> dict[int, Knowledge]:
+  """Returns what the finished run of `teacher.workdir` teaches, if any does.
+
+  It is under plan.IMPORTED. Its soft targets are kept in its own directory, at its own temperature, for
+  every student.
+
+  Raises:
+    SoftTargetsError, WorkdirError: they are of another making, or can't be
+      written there.
+  """
+  teacher = experiment.teacher
+  if teacher is None:
+    return {}
+  directory = run_directory.soft_targets(teacher.directory, teacher.number)
+  hold = contextlib.nullcontext()
+  online = experiment.config.distillation.online
+  if not online and not soft_targets.is_complete(directory):
+    hold = workdir.lock(teacher.directory, wait=True)
+  with hold:
+    number = plan.IMPORTED
+    return {number: induce(experiment, number, teacher.end, directory)}
+
+
+def _logits(
+  experiment: Experiment, number: int, variables: Any, temperature: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields rows [b], logits [b, K]: of clean images, or the mean of views.
+
+  The mean is of softened probabilities: T times its logarithm are logits that
+  soften to it.
+  """
+  views = experiment.config.distillation.views
+  if not views:
+    yield from experiment.predict(number, variables, 'train')
+    return
+  passes = [
+    experiment.predict(number, variables, 'train', view)
+    for view in range(views)
+  ]
+  for blocks in zip(*passes, strict=True):
+    softened = [soft_targets.soften(z, temperature) for _, z in blocks]
+    wide = np.stack(softened).astype(np.float64)
+    mean = np.logaddexp.reduce(wide) - np.log(views)
+    yield blocks[0][0], temperature * mean

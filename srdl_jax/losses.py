@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import optax
 
 
-def cross_entropy(logits_BxK: jax.Array, labels_B: jax.Array) -> jax.Array:
+def cross_entropy(
+  logits_BxK: jax.Array, labels_B: jax.Array, label_smoothing: float = 0.0
+) -> jax.Array:
   """Returns the cross-entropy with the labels, in nats (Eq 2).
 
   -log p(y|x) at temperature 1, averaged over the batch. The paper prints
@@ -15,6 +17,8 @@ def cross_entropy(logits_BxK: jax.Array, labels_B: jax.Array) -> jax.Array:
   Args:
     logits_BxK: class scores z, [B, K].
     labels_B: integer labels in [0, K), [B].
+    label_smoothing: share of a label's mass that all K classes get alike
+      (Szegedy et al. 2016), in [0, 1); 0 in the paper.
 
   Returns:
     A scalar. Uniform logits give log K:
@@ -22,9 +26,17 @@ def cross_entropy(logits_BxK: jax.Array, labels_B: jax.Array) -> jax.Array:
     >>> float(cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])))
     1.3862943649291992
   """
-  return jnp.mean(
-    optax.losses.softmax_cross_entropy_with_integer_labels(logits_BxK, labels_B)
+  if label_smoothing == 0:
+    return jnp.mean(
+      optax.losses.softmax_cross_entropy_with_integer_labels(
+        logits_BxK, labels_B
+      )
+    )
+  one_hot_BxK = jax.nn.one_hot(
+    labels_B, logits_BxK.shape[-1], dtype=logits_BxK.dtype
   )
+  smooth_BxK = optax.losses.smooth_labels(one_hot_BxK, label_smoothing)
+  return jnp.mean(optax.losses.softmax_cross_entropy(logits_BxK, smooth_BxK))
 
 
 def imitation(
@@ -60,6 +72,7 @@ def srdl(
   temperature: float,
   label_weight: float = 1.0,
   imitation_weight: float = 1.0,
+  label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the stage's loss, L = L_ce + T^2 R_kl (Eq 7), and its parts.
 
@@ -75,12 +88,13 @@ def srdl(
     label_weight: weight of the cross-entropy (1 in the paper) where there are
       soft targets.
     imitation_weight: weight of T^2 R_kl (1 in the paper).
+    label_smoothing: see `cross_entropy`.
 
   Returns:
     The loss, a scalar in nats, and {'cross_entropy': scalar} or, with soft
     targets, {'cross_entropy': scalar, 'imitation': R_kl}.
   """
-  ce = cross_entropy(logits_BxK, labels_B)
+  ce = cross_entropy(logits_BxK, labels_B, label_smoothing)
   if soft_logits_BxK is None:
     return ce, {'cross_entropy': ce}
   kl = imitation(logits_BxK, soft_logits_BxK, temperature)

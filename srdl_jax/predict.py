@@ -11,7 +11,7 @@ import numpy as np
 def predict(
   step: Callable[[Any, np.ndarray], jax.Array],
   variables: Any,
-  images: np.ndarray,
+  fetch: Callable[[np.ndarray], np.ndarray],
   rows: np.ndarray,
   batch_size: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -24,7 +24,7 @@ def predict(
   Args:
     step: mapped over devices (see `parallel.map_predict`).
     variables: replicated parameters and statistics.
-    images: uint8 [N, H, W, C].
+    fetch: row numbers [b] to their images, uint8 [b, H, W, C].
     rows: row numbers to predict, [n].
     batch_size: images in a call, a multiple of the number of devices.
 
@@ -35,7 +35,7 @@ def predict(
   for start in range(0, len(rows), batch_size):
     block = rows[start : start + batch_size]
     padded = np.resize(block, batch_size)
-    outputs = step(variables, images[padded])
+    outputs = step(variables, fetch(padded))
     if pending is not None:
       yield _unpad(*pending)
     pending = (block, outputs)

@@ -11,6 +11,7 @@ class Purpose(enum.IntEnum):
 
   INITIALISE = 0
   AUGMENT = 1
+  VIEW = 2
 
 
 def key_for(seed: int, purpose: Purpose, *counts: int) -> jax.Array:
@@ -22,7 +23,7 @@ def key_for(seed: int, purpose: Purpose, *counts: int) -> jax.Array:
   Args:
     seed: of the run.
     purpose: what is drawn.
-    *counts: stage, from 1, and epoch, from 0.
+    *counts: stage, from 1, and epoch or view, from 0.
   """
   key = jax.random.key(seed)
   for count in (purpose, *counts):

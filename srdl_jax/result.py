@@ -6,21 +6,20 @@ import resource
 from typing import Any
 
 import jax
-import numpy as np
 
+from srdl_jax import analysis, cost, plan, schedules
 from srdl_jax import config as config_lib
-from srdl_jax import cost, soft_targets
 from srdl_jax.checkpoint import Moment
 from srdl_jax.evaluate import evaluate
 from srdl_jax.experiment import Experiment
-from srdl_jax.metrics import METRICS, Classification
+from srdl_jax.extraction import Knowledge
+from srdl_jax.metrics import METRICS
 
 
 def assemble(
   experiment: Experiment,
   ends: list[Moment],
-  banks: dict[int, soft_targets.Bank],
-  extractions: dict[int, float | None],
+  knowledge: dict[int, Knowledge],
 ) -> dict[str, Any]:
   """Returns the content of result.json.
 
@@ -31,13 +30,17 @@ def assemble(
   Args:
     experiment: of the run.
     ends: the last moment of each stage.
-    banks: soft targets of the stages that taught, by number.
-    extractions: seconds that each bank took, None where unknown.
+    knowledge: what the teachers handed on, by the number of their stage or
+      plan.IMPORTED.
   """
   members = {n: end.variables for n, end in enumerate(ends, start=1)}
+  imported = knowledge.get(plan.IMPORTED)
+  analysed = analysis.stages(experiment, members, knowledge)
   stages = [
     {
       'stage': number,
+      'teacher': stage.teacher,
+      **analysed[number],
       'model': stage.model,
       'epochs': stage.epochs,
       'steps': stage.epochs * experiment.steps_per_epoch,
@@ -52,15 +55,20 @@ def assemble(
       zip(experiment.stages, ends, strict=True), start=1
     )
   ]
-  for number, bank in banks.items():
-    stages[number - 1]['train'] = _train(experiment, bank)
-    stages[number - 1]['extraction_seconds'] = extractions[number]
+  for stage in stages:
+    if stage['stage'] in knowledge:
+      stage['extraction_seconds'] = knowledge[stage['stage']].seconds
   found = {
     'final': {'test': stages[-1]['test']},
     'best': ends[-1].progress['best'],
     'ensemble': None,
     'stages': stages,
-    'cost': _cost(experiment, stages),
+    'teacher': _teacher(experiment, analysed, imported),
+    'schedule': schedules.changes(
+      experiment.schedule, experiment.first_step(len(stages) + 1)
+    ),
+    'steps_per_epoch': experiment.steps_per_epoch,
+    'cost': _cost(experiment, stages, imported.seconds if imported else None),
     'peak_memory_bytes': peak_memory(experiment.devices),
     'seed': experiment.config.seed,
     'config': config_lib.flatten(experiment.config),
@@ -87,32 +95,59 @@ def _test(
   return evaluate(experiment, {number: end.variables}, 'test')
 
 
-def _train(
-  experiment: Experiment, bank: soft_targets.Bank
-) -> dict[str, float | int]:
-  """Returns metrics on clean training images, from the stored targets."""
-  sums = Classification()
-  rows = experiment.train_rows
-  log_probs = soft_targets.at_temperature(
-    bank.log_probs_NxK[rows].astype(np.float64), bank.temperature, 1.0
-  )
-  sums.add(log_probs, experiment.dataset.train.labels[rows])
-  return sums.result()
+def _teacher(
+  experiment: Experiment,
+  analysed: dict[int, dict[str, Any]],
+  imported: Knowledge | None,
+) -> dict[str, Any] | None:
+  """Returns what is known of an imported teacher."""
+  teacher = experiment.teacher
+  if teacher is None:
+    return None
+  return {
+    'model': teacher.model,
+    'method': teacher.record.config.method,
+    'seed': teacher.record.config.seed,
+    'workdir': str(teacher.directory),
+    'checkpoint': teacher.checkpoint,
+    'test': teacher.result['final']['test'],
+    'train_epoch': teacher.result['stages'][-1]['train_epoch'],
+    'extraction_seconds': imported.seconds,
+    **analysed[plan.IMPORTED],
+  }
 
 
 def _cost(
-  experiment: Experiment, stages: list[dict[str, Any]]
+  experiment: Experiment,
+  stages: list[dict[str, Any]],
+  imported: float | None = None,
 ) -> dict[str, Any]:
-  """Returns cost in the paper's unit, in FLOPs and in seconds."""
+  """Returns cost in the paper's unit, in FLOPs and in seconds.
+
+  Args:
+    experiment: of the run.
+    stages: what is known of each.
+    imported: seconds of the extraction of an imported teacher.
+  """
   networks = {name: n.model for name, n in experiment.networks.items()}
-  work = cost.work(experiment.stages, networks, experiment.image_shape)
+  views = experiment.config.distillation.views
+  work = cost.work(
+    experiment.stages, networks, experiment.image_shape, views=views
+  )
+  if teacher := experiment.teacher:
+    recorded = teacher.result['cost']['stages']
+    work = [*cost.with_imported(recorded, experiment.stages, views), *work]
   examples = len(experiment.train_rows)
   taught = [stage for stage in stages if 'extraction_seconds' in stage]
   seconds = {
     'train': sum(s['seconds']['train'] for s in stages),
     'evaluate': sum(s['seconds']['evaluate'] for s in stages),
-    'extract': sum(s['extraction_seconds'] or 0.0 for s in taught),
+    'extract': sum(s['extraction_seconds'] or 0.0 for s in taught)
+    + (imported or 0.0),
   }
+  if teacher:
+    earlier = teacher.result['cost']['seconds']
+    seconds['teacher'] = earlier['train'] + earlier['extract']
   return {
     'forward_multiply_adds': {part.model: part.forward for part in work},
     'parameters': {part.model: part.parameters for part in work},

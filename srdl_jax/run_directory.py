@@ -34,11 +34,13 @@ class Record:
     config: of the run.
     fingerprint: of its training split.
     weights: digest of the weights that it started from, or None.
+    teacher: digest of the imported network that teaches it, or None.
   """
 
   config: ConfigDict
   fingerprint: str
   weights: str | None = None
+  teacher: str | None = None
 
 
 def load_record(workdir: pathlib.Path) -> Record:
@@ -52,7 +54,12 @@ def load_record(workdir: pathlib.Path) -> Record:
   try:
     config = config_lib.from_flat(record['config'])
     config_lib.validate(config)
-    return Record(config, str(record['fingerprint']), record.get('weights'))
+    return Record(
+      config,
+      str(record['fingerprint']),
+      record.get('weights'),
+      record.get('teacher'),
+    )
   except (KeyError, TypeError, AttributeError, ConfigError) as error:
     raise WorkdirError(
       f'{path} is not the record of a run of this program ({error}).'
@@ -99,6 +106,7 @@ def refuse_another(
   if record is not None:
     pairs['the data'] = there.fingerprint, record.fingerprint
     pairs['the weights that it starts from'] = there.weights, record.weights
+    pairs['the imported teacher'] = there.teacher, record.teacher
   different = [
     f'{name} ({theirs!r} there, {ours!r} here)'
     for name, (theirs, ours) in pairs.items()
@@ -133,6 +141,7 @@ def claim(workdir: pathlib.Path, record: Record) -> Iterator[None]:
       'config': config_lib.flatten(record.config),
       'fingerprint': record.fingerprint,
       'weights': record.weights,
+      'teacher': record.teacher,
     }
     workdir_lib.write_json(workdir / CONFIG, content)
     yield

@@ -3,6 +3,9 @@
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -35,6 +38,18 @@ def step_decay(
     boundary = int(round(fraction * steps, 9))
     scales[boundary] = scales.get(boundary, 1.0) * decay_factor
   return optax.piecewise_constant_schedule(rate, scales)
+
+
+def changes(schedule: optax.Schedule, steps: int) -> list[list[float]]:
+  """Returns [step, rate] wherever the rate of a schedule takes a new value.
+
+  Args:
+    schedule: rate by step.
+    steps: how many, from 0.
+  """
+  rates = np.asarray(jax.vmap(schedule)(jnp.arange(steps)))
+  new = np.flatnonzero(np.diff(rates, prepend=np.nan) != 0)
+  return [[int(step), float(rates[step])] for step in new]
 
 
 def over_stages(

@@ -11,9 +11,10 @@ from srdl_jax import result, run_directory, stage, workdir
 from srdl_jax.build import build
 from srdl_jax.checkpoint import Checkpoints
 from srdl_jax.experiment import Experiment
-from srdl_jax.extraction import extract
+from srdl_jax.extraction import induce, induce_imported
 from srdl_jax.log import RunLog
 from srdl_jax.stop_request import StopRequest
+from srdl_jax.teacher import name_network
 
 
 def run(
@@ -30,6 +31,7 @@ def run(
     What result.json holds.
   """
   path = run_directory.resolve(directory)
+  name_network(config)
   # Known before the data set is read, which may mean to fetch it.
   run_directory.refuse_another(path, config)
   experiment = build(config)
@@ -48,7 +50,7 @@ def train(
 ) -> dict[str, Any]:
   """Algorithm 1: trains stage by stage; some teach later ones."""
   config = experiment.config
-  ends, banks, seconds = [], {}, {}
+  ends, knowledge = [], induce_imported(experiment)
   with RunLog(
     path,
     total_epochs=sum(s.epochs for s in experiment.stages),
@@ -62,7 +64,7 @@ def train(
           experiment,
           number,
           previous=ends[-1] if ends else None,
-          bank=banks.get(plan.teacher),
+          knowledge=knowledge.get(plan.teacher),
           checkpoints=checkpoints,
           log=log,
           stop=stop,
@@ -71,8 +73,6 @@ def train(
       ends.append(end)
       if any(later.teacher == number for later in experiment.stages):
         target = run_directory.soft_targets(path, number)
-        banks[number], seconds[number] = extract(
-          experiment, number, end, target
-        )
+        knowledge[number] = induce(experiment, number, end, target)
         stop.end_if_asked(f'after stage {number}')
-  return result.assemble(experiment, ends, banks, seconds)
+  return result.assemble(experiment, ends, knowledge)

@@ -11,24 +11,20 @@ import flax
 import jax
 import numpy as np
 
-from srdl_jax import parallel, profiling, stage_record
+from srdl_jax import parallel, profiling, soft_targets, stage_record
 from srdl_jax.checkpoint import Checkpoints, Moment
 from srdl_jax.data import sampling
 from srdl_jax.errors import NonFiniteLossError
 from srdl_jax.evaluate import evaluate
 from srdl_jax.experiment import Experiment
+from srdl_jax.extraction import Knowledge
 from srdl_jax.log import RunLog
 from srdl_jax.pace import Pace
 from srdl_jax.randomness import Purpose, key_for
-from srdl_jax.soft_targets import Bank
 from srdl_jax.stop_request import StopRequest
 from srdl_jax.train_state import TrainState
 
 SECONDS_BETWEEN_SHOWS = 1.0
-REMEDY = (
-  'The last good checkpoint is kept. Lower optimiser.learning_rate, in '
-  'another workdir, or look at the data.'
-)
 
 
 def train(
@@ -36,7 +32,7 @@ def train(
   number: int,
   *,
   previous: Moment | None,
-  bank: Bank | None,
+  knowledge: Knowledge | None,
   checkpoints: Checkpoints,
   log: RunLog,
   stop: StopRequest,
@@ -48,7 +44,7 @@ def train(
     experiment: of the run.
     number: of the stage, from 1.
     previous: the end of the stage before, if any.
-    bank: soft targets of the stage's teacher, or None for labels alone.
+    knowledge: of the stage's teacher, or None for labels alone.
     checkpoints: of the stage; the latest intact one is gone on from, one of
       another run or teacher is refused.
     log: of the run.
@@ -57,12 +53,11 @@ def train(
 
   Raises:
     CheckpointError: the checkpoints there are all damaged, or another run's.
-    NonFiniteLossError: a loss or a parameter isn't finite; the last
-      checkpoint is good.
+    NonFiniteLossError: a loss or a parameter isn't; a checkpoint is good.
     Interrupted: `stop` asked for it; all is saved.
   """
   lineage = experiment.lineage(
-    number, bank.provenance['checkpoint'] if bank else None
+    number, knowledge.checkpoint if knowledge else None
   )
   moment = checkpoints.load_latest(on_damaged=lambda e: log.event(f'{e}'))
   if moment is not None:
@@ -70,9 +65,7 @@ def train(
     if moment.step == experiment.first_step(number + 1):
       log.event(f'Stage {number} is finished.')
       return moment
-  state = experiment.initial_state(
-    number, previous.variables if previous else None
-  )
+  state = experiment.initial_state(number, previous)
   progress = stage_record.new(lineage)
   if moment is not None:
     state = flax.serialization.from_state_dict(state, moment.state)
@@ -87,7 +80,7 @@ def train(
     number=number,
     step=int(state.step),
     state=parallel.replicate(state, experiment.devices),
-    resident=_resident(experiment, bank),
+    resident=_resident(experiment, knowledge),
     progress=progress,
     checkpoints=checkpoints,
     log=log,
@@ -100,12 +93,20 @@ def train(
   return loop.run()
 
 
-def _resident(experiment: Experiment, bank: Bank | None) -> Any:
-  """Puts the training split and its soft targets on every device."""
+def _resident(experiment: Experiment, knowledge: Knowledge | None) -> Any:
+  """Puts the training split, and what teaches it, on every device."""
+  soft_logits = teacher = None
+  if knowledge and knowledge.bank:
+    soft_logits = soft_targets.to_learn_from(
+      knowledge.bank, experiment.config.distillation.temperature
+    )
+  elif knowledge:
+    teacher = knowledge.variables
   arrays = {
     'image': experiment.dataset.train.images,
     'label': experiment.dataset.train.labels,
-    'soft_logits': bank.log_probs_NxK if bank else None,
+    'soft_logits': soft_logits,
+    'teacher': teacher,
   }
   return parallel.replicate(arrays, experiment.devices)
 
@@ -118,7 +119,7 @@ class _Loop:
   number: int
   step: int
   state: TrainState
-  resident: dict[str, jax.Array | None]
+  resident: dict[str, Any]
   progress: dict[str, Any]
   checkpoints: Checkpoints
   log: RunLog
@@ -163,7 +164,7 @@ class _Loop:
     while offset < steps:
       # The grid of dispatches is a function of the epoch, not of the resume.
       end = min(steps, (offset // size + 1) * size)
-      self.state, metrics = self.experiment.train_chunk(
+      self.state, metrics = self.experiment.train_chunk(self.number)(
         self.state, self.resident, rows[offset:end], key
       )
       tick()
@@ -217,7 +218,8 @@ class _Loop:
     epoch = (step - 1) // self.experiment.steps_per_epoch + 1
     raise NonFiniteLossError(
       f'Training diverged: {what} in stage {self.number}, epoch {epoch} of the '
-      f'run, step {step}. {REMEDY}'
+      f'run, step {step}. The last good checkpoint is kept. Lower '
+      'optimiser.learning_rate, in another workdir, or look at the data.'
     )
 
   def _finish_epoch(self, epoch: int) -> Moment | None:

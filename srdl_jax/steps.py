@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The train step and the predict step: pure functions, written per device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +27,7 @@ def train_step(
   temperature: float,
   label_weight: float = 1.0,
   imitation_weight: float = 1.0,
+  label_smoothing: float = 0.0,
   axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
   """One optimiser step on Eq 2 or, with soft targets, Eq 7.
@@ -36,7 +37,8 @@ def train_step(
     batch: image [b, H, W, C] (augmented and normalised), label [b], index
       [b], and soft_logits: None or softened targets [b, K].
     schedule: rate by global step.
-    temperature, label_weight, imitation_weight: see `losses.srdl`.
+    temperature, label_weight, imitation_weight, label_smoothing: see
+      `losses.srdl`.
     axis_name: mapped axis to average gradients and metrics over.
 
   Returns:
@@ -58,6 +60,7 @@ def train_step(
       temperature=temperature,
       label_weight=label_weight,
       imitation_weight=imitation_weight,
+      label_smoothing=label_smoothing,
     )
     correct = jnp.mean(
       jnp.argmax(logits_BxK, -1) == batch['label'], dtype=loss.dtype
@@ -86,8 +89,9 @@ def predict_step(
   return model.apply(variables, normalise(images), train=False)
 
 
-def bank_rows(soft_logits_NxK: jax.Array | None) -> TargetSource:
+def bank_rows(resident: Mapping[str, Any]) -> TargetSource:
   """The ordinary target source: looks rows up by example index."""
+  soft_logits_NxK = resident['soft_logits']
 
   def source(index_B, images, key):
     del images, key
@@ -96,32 +100,52 @@ def bank_rows(soft_logits_NxK: jax.Array | None) -> TargetSource:
   return source
 
 
+def online_teacher(
+  resident: Mapping[str, Any], *, model: nn.Module, temperature: float
+) -> TargetSource:
+  """An ablation: the teacher predicts the very images that are trained on.
+
+  Args:
+    resident: its 'teacher' holds the teacher's parameters and statistics.
+    model: the teacher's network, which runs in evaluation mode.
+    temperature: T of Eq 5.
+  """
+
+  def source(index_B, images, key):
+    del index_B, key
+    logits_BxK = model.apply(resident['teacher'], images, train=False)
+    return jax.nn.log_softmax(logits_BxK / temperature)
+
+  return source
+
+
 def resident_step(
   state: TrainState,
-  resident: dict[str, jax.Array | None],
+  resident: Mapping[str, Any],
   rows_B: jax.Array,
   key: jax.Array,
   *,
   augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
   normalise: Callable[[jax.Array], jax.Array],
   step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-  targets: Callable[[jax.Array | None], TargetSource] = bank_rows,
+  targets: Callable[[Mapping[str, Any]], TargetSource] = bank_rows,
 ) -> tuple[TrainState, Metrics]:
   """Assembles a batch from arrays that live on the device, and steps.
 
   Args:
     state: to update.
-    resident: image uint8 [N, H, W, C], label [N], soft_logits None or [N, K].
+    resident: image uint8 [N, H, W, C], label [N], soft_logits None or [N, K],
+      and what else `targets` reads.
     rows_B: row numbers of the batch.
     key: of the epoch; see `augment.flip_and_crop`.
     augment: (key, images, index) to images.
     normalise: uint8 images to what the model takes.
     step: `train_step`, its options bound.
-    targets: makes the target source from the resident soft logits.
+    targets: makes the target source from what is resident.
   """
   images = augment(key, resident['image'][rows_B], rows_B)
   images = normalise(images)
-  source = targets(resident['soft_logits'])
+  source = targets(resident)
   batch = {
     'image': images,
     'label': resident['label'][rows_B],

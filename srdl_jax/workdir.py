@@ -17,7 +17,9 @@ _LOCK = '.lock'
 
 
 @contextlib.contextmanager
-def lock(workdir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+def lock(
+  workdir: str | os.PathLike[str], *, wait: bool = False
+) -> Iterator[pathlib.Path]:
   """Holds `workdir` for this process alone; the kernel ends the hold.
 
   The file `.lock` stays behind: removing it would let two processes lock two
@@ -25,6 +27,7 @@ def lock(workdir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
   Args:
     workdir: the run directory; created, with its parents, where missing.
+    wait: whether to wait until another process lets go of it.
 
   Yields:
     `workdir` as a path.
@@ -36,7 +39,7 @@ def lock(workdir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   workdir = pathlib.Path(workdir)
   descriptor = _open_lock(workdir)
   try:
-    _take(descriptor, workdir)
+    _take(descriptor, workdir, wait)
     try:
       yield workdir
     finally:
@@ -45,6 +48,19 @@ def lock(workdir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
       fcntl.flock(descriptor, fcntl.LOCK_UN)
   finally:
     os.close(descriptor)
+
+
+def is_held(workdir: str | os.PathLike[str]) -> bool:
+  """Whether a process holds the lock of a directory, which may be missing."""
+  path = pathlib.Path(workdir) / _LOCK
+  try:
+    with open(path, 'rb') as file:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return False
+  except BlockingIOError:
+    return True
+  except OSError:
+    return False
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
@@ -162,10 +178,10 @@ def _open_lock(workdir: pathlib.Path) -> int:
     ) from error
 
 
-def _take(descriptor: int, workdir: pathlib.Path) -> None:
+def _take(descriptor: int, workdir: pathlib.Path, wait: bool) -> None:
   """Locks the open file and writes into it who holds it."""
   try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     holder = f'pid {os.getpid()} on {socket.gethostname()} since {since}\n'
     os.ftruncate(descriptor, 0)

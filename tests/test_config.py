@@ -160,7 +160,8 @@ def test_arguments_set_model_method_and_recipe():
   assert returned is config
   flat = config_lib.flatten(config)
   changed = {k: v for k, v in flat.items() if v != FIELDS[k].default}
-  del changed['schedule.decay_at']
+  for name in ('schedule.decay_at', 'srdl.split', 'srdl.complete'):
+    assert tuple(changed.pop(name)) == FIELDS[name].default
   assert changed == {
     'model.name': 'resnet110',
     'method': 'vanilla',
@@ -199,6 +200,16 @@ RANGES = {
   'data.holdout': ([0, 5000], [-1]),
   'teacher.epochs': ([0, 90], [-1]),
   'data.examples_per_class': ([0, 1], [-1]),
+  'data.classes': ([0, 100], [-1]),
+  'srdl.split': (
+    [(1, 1), (0.5, 0.2, 0.3)],
+    [(1.0,), (1, 0), (1, -1), (True, True), ()],
+  ),
+  'srdl.complete': ([(True, False), (False,) * 3], [(1, 0), (True, 'no')]),
+  'srdl.start': (['fresh', 'previous', 'same'], ['warm', '']),
+  'born_again.generations': ([1, 5], [0]),
+  'label_smoothing': ([0.0, 0.1, 0.999], [1.0, -0.1, math.nan]),
+  'distillation.views': ([0, 4], [-1]),
   'model.stem': (['', 'small', 'large'], ['none']),
   'model.shortcut': (['', 'projection', 'identity'], ['none']),
   'model.dtype': (['float32', 'bfloat16', 'float64'], ['float16', 'int8']),
@@ -263,6 +274,8 @@ def test_identity_leaves_out_what_does_not_change_numbers():
     'data.download',
     # The run's checkpoints hold the digest of the weights instead.
     'init.from_path',
+    # Likewise the digest of the teacher's network.
+    'teacher.workdir',
     'eval.every_epochs',
     'eval.batch_size',
     'checkpoint.every_epochs',

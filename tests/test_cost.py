@@ -466,7 +466,10 @@ def test_command_counts_the_stages_of_a_run(method):
 
 
 def test_every_data_set_has_its_shape():
-  assert data.SHAPES.keys() == data.DATASETS.keys()
+  assert data.SHAPES.keys() >= data.DATASETS.keys()
+  # Of the paper's other data sets only the costs can be told so far.
+  others = {'tiny_imagenet', 'imagenet', 'market1501'}
+  assert data.SHAPES.keys() - data.DATASETS.keys() == others
 
 
 def test_shape_of_the_digits():

@@ -111,9 +111,8 @@ def test_factorial_of_complete_stages_at_every_step(complete, expected):
     ('no_restart', COMPLETE + COMPLETE),
     ('same_initialisation', COMPLETE + COMPLETE),
     ('stage_incomplete', FIRST_HALF + SECOND_HALF),
-    ('stage_incomplete_no_restart', FIRST_HALF + SECOND_HALF),
-    ('stage_one_incomplete', FIRST_HALF + COMPLETE),
-    ('stage_two_incomplete', COMPLETE + SECOND_HALF),
+    ('born_again_equal_budget', COMPLETE + COMPLETE),
+    ('label_smoothing', FIRST_HALF + SECOND_HALF),
   ],
 )
 def test_each_method_has_its_rates(method, expected):
@@ -157,6 +156,32 @@ def test_fractions_and_factor_reach_every_stage():
   schedule = schedules.over_stages(1.0, [4, 4], [True, False], **decay)
   # The single decay over 8 falls at step 2, before stage two begins.
   _assert_rates(schedule, range(8), [1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+  ('complete', 'start', 'expected'),
+  [
+    ((False, True), 'fresh', FIRST_HALF + COMPLETE),
+    ((True, False), 'fresh', COMPLETE + SECOND_HALF),
+    ((False, True), 'previous', FIRST_HALF + COMPLETE),
+    ((True, False), 'previous', COMPLETE + SECOND_HALF),
+    ((False, False), 'previous', FIRST_HALF + SECOND_HALF),
+  ],
+)
+def test_the_factorial_of_table4_is_a_matter_of_fields(
+  complete, start, expected
+):
+  settings = plan.Settings(4, complete=complete, start=start)
+  stages = plan.create('srdl', settings)
+  schedule = schedules.over_stages(0.1, [4, 4], [s.complete for s in stages])
+  _assert_rates(schedule, range(8), expected)
+
+
+def test_changes_of_a_schedule_are_where_the_rate_is_new():
+  schedule = schedules.over_stages(0.1, [4, 4], [True, True])
+  steps, rates = zip(*schedules.changes(schedule, 8), strict=True)
+  assert steps == (0, 2, 3, 4, 6, 7)
+  np.testing.assert_allclose(rates, [HIGH, MIDDLE, LOW] * 2, rtol=1e-6)
 
 
 def test_stages_and_their_completeness_must_match():

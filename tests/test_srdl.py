@@ -68,7 +68,7 @@ def test_alg1_call_sequence(tmp_path, monkeypatch):
   record(
     stage,
     'train',
-    lambda k: 'train' if k['bank'] is None else 'train with targets',
+    lambda k: 'train' if k['knowledge'] is None else 'train with targets',
   )
   record(train_state, 'fresh', lambda _: 'fresh')
   record(soft_targets, 'save', lambda _: 'save')
@@ -82,7 +82,8 @@ def test_alg1_call_sequence(tmp_path, monkeypatch):
     **{'eval.every_epochs': 2, 'data.examples_per_class': 4, 'epochs': 2},
   )
   # A prediction closes each stage as its evaluation; the two before 'save'
-  # are the warm-up and the extraction, the last two the ensemble.
+  # are the warm-up and the extraction, the last three what stage two says of
+  # the training images, and the ensemble.
   assert calls == [
     'train',
     'fresh',
@@ -92,6 +93,7 @@ def test_alg1_call_sequence(tmp_path, monkeypatch):
     'save',
     'train with targets',
     'fresh',
+    'predict',
     'predict',
     'predict',
     'predict',
@@ -165,9 +167,9 @@ def test_eq5_bank_holds_every_training_example_and_no_other(finished):
   directory, found = finished
   built = build.build(tiny.config())
   end = end_of(directory, 1, 10)
-  bank, _ = extraction.extract(
+  bank = extraction.induce(
     built, 1, end, run_directory.soft_targets(directory, 1)
-  )
+  ).bank
   present = np.flatnonzero(bank.present_N)
   np.testing.assert_array_equal(present, built.train_rows)
   labels = built.dataset.train.labels
@@ -252,9 +254,9 @@ def test_table2_kd_is_srdl_with_another_teacher(finished, distilled):
   end = end_of(directory, 1, 10)
   assert end.state['params']['Conv_0']['kernel'].shape[-1] == 12
   # The cached bank of Eq 5, of the teacher's own predictions.
-  bank, _ = extraction.extract(
+  bank = extraction.induce(
     built, 1, end, run_directory.soft_targets(directory, 1)
-  )
+  ).bank
   assert bank.provenance['model'] == 'teacher'
   rows, logits = next(built.predict(1, end.variables, 'train'))
   np.testing.assert_array_equal(
@@ -360,16 +362,17 @@ def test_each_program_is_compiled_once(tmp_path, caplog):
 
 def test_permuted_bank_changes_stage_two(finished, tmp_path, monkeypatch):
   directory, _ = finished
-  original = srdl.extract
+  original = srdl.induce
 
   def permuted(experiment, *rest):
-    bank, seconds = original(experiment, *rest)
+    knowledge = original(experiment, *rest)
     rows = experiment.train_rows
-    log_probs = bank.log_probs_NxK.copy()
+    log_probs = knowledge.bank.log_probs_NxK.copy()
     log_probs[rows] = log_probs[np.roll(rows, 1)]
-    return dataclasses.replace(bank, log_probs_NxK=log_probs), seconds
+    bank = dataclasses.replace(knowledge.bank, log_probs_NxK=log_probs)
+    return dataclasses.replace(knowledge, bank=bank)
 
-  monkeypatch.setattr(srdl, 'extract', permuted)
+  monkeypatch.setattr(srdl, 'induce', permuted)
   run(tmp_path)
   right, wrong = lines(directory, 'train'), lines(tmp_path, 'train')
   assert right[:10] == wrong[:10]

@@ -122,7 +122,7 @@ def arrange(event: str) -> None:
       lambda path, _: 'soft_targets' in str(path) and _kill(),
     )
   elif name == 'after_bank':
-    _after(srdl, 'extract', lambda *_: _kill())
+    _after(srdl, 'induce', lambda *_: _kill())
   elif name == 'before_result':
     _before(
       workdir,

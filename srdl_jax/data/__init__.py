@@ -131,11 +131,14 @@ DATASETS: dict[str, Callable[[Source], Dataset]] = {
   'cifar10': _cifar10,
   'cifar100': _cifar100,
 }
-# Costs are told without the data.
+# Costs are told without the data, also of those that can't be read yet.
 SHAPES: dict[str, Shape] = {
   'digits': Shape((8, 8, 1), 10, 1437),
   'cifar10': Shape((32, 32, 3), 10, 50_000),
   'cifar100': Shape((32, 32, 3), 100, 50_000),
+  'tiny_imagenet': Shape((64, 64, 3), 200, 100_000),
+  'imagenet': Shape((224, 224, 3), 1000, 1_281_167),
+  'market1501': Shape((256, 128, 3), 751, 12_936),
 }
 
 

@@ -35,6 +35,7 @@ def epoch_order(
 def choose_rows(
   labels: np.ndarray,
   *,
+  classes: int = 0,
   holdout: int = 0,
   examples_per_class: int = 0,
   seed: int = 0,
@@ -43,6 +44,8 @@ def choose_rows(
 
   Args:
     labels: integers [N], the labels of the full split.
+    classes: use examples of the labels below it alone; 0 takes all. At least
+      2, and no more than there are.
     holdout: number of examples, drawn with the seed, kept for validation.
     examples_per_class: the first so many of each class, by row number, among
       the rest; 0 takes all of the rest.
@@ -52,17 +55,33 @@ def choose_rows(
     (train_rows, holdout_rows), both int32, ascending and disjoint.
 
   Raises:
-    ConfigError: a negative number, a hold-out that leaves nothing to train
-      on, or a class with fewer examples than asked for.
+    ConfigError: a number out of its range, a hold-out that leaves nothing to
+      train on, or a class with fewer examples than asked for.
   """
-  _check_counts(len(labels), holdout, examples_per_class, seed)
-  drawn = _generator(seed, 0, 0, _HOLDOUT).permutation(len(labels))[:holdout]
-  kept = np.ones(len(labels), bool)
+  used = rows_of_classes(labels, classes)
+  _check_counts(len(used), holdout, examples_per_class, seed)
+  drawn = _generator(seed, 0, 0, _HOLDOUT).permutation(len(used))[:holdout]
+  kept = np.ones(len(used), bool)
   kept[drawn] = False
-  train, held = np.flatnonzero(kept), np.flatnonzero(~kept)
+  train, held = used[kept], used[~kept]
   if examples_per_class:
-    train = _first_of_each_class(labels, train, examples_per_class)
+    wanted = np.unique(labels[used])
+    train = _first_of_each_class(labels, train, wanted, examples_per_class)
   return train.astype(np.int32), held.astype(np.int32)
+
+
+def rows_of_classes(labels: np.ndarray, classes: int) -> np.ndarray:
+  """Returns the rows, ascending, whose labels are below `classes`; 0: all.
+
+  Raises:
+    ConfigError: fewer than two classes, or more than there are.
+  """
+  count = int(labels.max()) + 1
+  if classes and not 2 <= classes <= count:
+    raise ConfigError(
+      f'classes={classes} must be from 2 to {count}, or 0 for all of them'
+    )
+  return np.flatnonzero(labels < (classes or count))
 
 
 def _check_counts(
@@ -84,10 +103,13 @@ def _check_counts(
 
 
 def _first_of_each_class(
-  labels: np.ndarray, rows: np.ndarray, examples_per_class: int
+  labels: np.ndarray,
+  rows: np.ndarray,
+  wanted: np.ndarray,
+  examples_per_class: int,
 ) -> np.ndarray:
   chosen = []
-  for label in np.unique(labels):
+  for label in wanted:
     members = rows[labels[rows] == label]
     if len(members) < examples_per_class:
       raise ConfigError(

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the rows of the paper's tables and figures, and reports them.
+
+    python -m srdl_jax.reproduce table1 --workdir=runs/paper
+    python -m srdl_jax.reproduce all --scale=smoke --workdir=runs/smoke
+
+What is finished isn't trained again: the same command goes on after any kill.
+"""
+
+import fnmatch
+import functools
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from srdl_jax import (
+  command,
+  cost,
+  data,
+  flops,
+  models,
+  run_directory,
+  scales,
+  stop_request,
+  sweep,
+  workdir,
+)
+from srdl_jax.errors import ConfigError, SweepError
+from srdl_jax.paper import TABLES, Row, Run
+
+
+def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
+  """Returns the rows that are asked for.
+
+  Args:
+    tables: keys of paper.TABLES, or 'all'.
+    scale: a key of scales.SCALES.
+    patterns: of 'group: name', with * and ?, separated by ';'; '' for all.
+
+  Raises:
+    ConfigError: a table, the scale or a pattern fits nothing.
+  """
+  known = [*TABLES, 'all']
+  for table in tables:
+    if table not in known:
+      raise ConfigError(f'Unknown table {table!r}; known: {", ".join(known)}.')
+  names = TABLES if 'all' in tables else dict.fromkeys(tables)
+  rows = [row for table in names for row in scales.rows(table, scale)]
+  titles = [f'{row.group}: {row.name}' for row in rows]
+  chosen = set()
+  for pattern in filter(None, (p.strip() for p in patterns.split(';'))):
+    found = {title for title in titles if _fits(title, pattern)}
+    if not found:
+      listed = '; '.join(dict.fromkeys(titles)) or 'none'
+      raise ConfigError(
+        f'No row fits {pattern!r}. Rows of {", ".join(names)} at scale '
+        f'{scale!r}: {listed}.'
+      )
+    chosen |= found
+  return [
+    row
+    for row, title in zip(rows, titles, strict=True)
+    if not patterns or title in chosen
+  ]
+
+
+def _fits(title: str, pattern: str) -> bool:
+  return fnmatch.fnmatch(title.lower(), f'*{pattern.lower()}*')
+
+
+@functools.cache
+def work_of(run: Run) -> float:
+  """Returns the TrCost of a run's own stages, in 1e16 multiply-adds."""
+  config = scales.config(run)
+  if run.teacher:
+    # It is a run of its own, which need not be there yet.
+    config.teacher.workdir = '.'
+  work, _, examples = cost.planned(config)
+  return cost.training_cost(work, examples)
+
+
+def flatness_jobs(
+  root: pathlib.Path, rows: Sequence[Row], scale: str
+) -> list[sweep.Job]:
+  """Returns the job of Figure 4, if its rows are among those chosen."""
+  places = [
+    sweep.directory(root, row.run, 0) for row in rows if row.table == 'fig4'
+  ]
+  if not places:
+    return []
+  out = root / f'flatness-{scale}' / 'flatness.json'
+  arguments = [f'--{n}={v}' for n, v in scales.SCALES[scale].flatness]
+  return [
+    sweep.Job(
+      name=out.parent.name,
+      command=(
+        '-m',
+        'srdl_jax.flatness',
+        *(f'--workdir={place}' for place in places),
+        *arguments,
+        f'--out={out}',
+      ),
+      done=out,
+      needs=tuple(place.name for place in places),
+    )
+  ]
+
+
+def table_of(
+  root: pathlib.Path, rows: Sequence[Row], seeds: Sequence[int]
+) -> str:
+  """Returns what would be run: rows, costs of a run, and what is there."""
+  lines = []
+  for table in dict.fromkeys(row.table for row in rows):
+    lines.append(f'{TABLES[table].title}')
+    for row in rows:
+      if row.table == table:
+        done = sum(
+          (sweep.directory(root, row.run, seed) / run_directory.RESULT).exists()
+          for seed in seeds
+        )
+        lines.append(
+          f'  {row.group}: {row.name}: {work_of(row.run):.3g} (1e16), '
+          f'{done} of {len(seeds)} seeds done, {row.run.config}'
+        )
+  return '\n'.join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the tables that the command line names."""
+  args = flags.FLAGS
+  if not args.workdir or not argv[1:]:
+    raise ConfigError(
+      'Name tables and a directory: python -m srdl_jax.reproduce table1 '
+      f'--workdir=DIR. Tables: {", ".join(TABLES)}, all.'
+    )
+  scale = args.scale
+  rows = choose(argv[1:], scale, args.rows)
+  rows, unread = _readable(rows)
+  root = run_directory.resolve(args.workdir).absolute()
+  seeds = list(range(args.seeds or scales.SCALES[scale].seeds))
+  extra = [('data.data_dir', args.data_dir)] if args.data_dir else []
+  jobs = sweep.run_jobs(root, rows, seeds, extra=extra, work=work_of)
+  jobs += flatness_jobs(root, rows, scale)
+  jobs = sweep.shard(jobs, *_shard(args.shard))
+  if not jobs:
+    raise ConfigError(f'Scale {scale!r} has none of these rows.')
+  if args.dry_run:
+    print(table_of(root, rows, seeds))
+    print(_estimate(jobs, args.jobs))
+    failed = {}
+  else:
+    with stop_request.listen() as stop:
+      failed = sweep.Sweep(root, jobs, args.jobs, _tell).run(stop)
+    _report(root)
+  if unread:
+    print(f"Left out, as their data can't be read yet: {'; '.join(unread)}")
+  if failed:
+    listed = '\n'.join(f'  {name}: {why}' for name, why in failed.items())
+    raise SweepError(f'{len(failed)} of {len(jobs)} jobs failed:\n{listed}')
+
+
+def _readable(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+  """Parts rows by whether their data set can be read."""
+  unread = [
+    f'{row.group}: {row.name}'
+    for row in rows
+    if scales.config(row.run).data.name not in data.DATASETS
+  ]
+  return [
+    row for row in rows if f'{row.group}: {row.name}' not in unread
+  ], list(dict.fromkeys(unread))
+
+
+def _shard(text: str) -> tuple[int, int]:
+  index, slash, count = text.partition('/')
+  numbers = index.isdigit() and count.isdigit()
+  if not (slash and numbers and 1 <= int(index) <= int(count)):
+    raise ConfigError(f'--shard={text!r}: give I/N, such as 1/4.')
+  return int(index), int(count)
+
+
+def _tell(line: str) -> None:
+  print(f'{time.strftime("%H:%M:%S")} {line}', file=sys.stderr, flush=True)
+
+
+def _estimate(jobs: Sequence[sweep.Job], slots: int) -> str:
+  """Returns how many jobs and how much time are left, from measured speed."""
+  left = [job for job in jobs if not job.is_done]
+  spent = [_seconds(job) for job in jobs if job.is_done and job.work]
+  worked = sum(job.work for job in jobs if job.is_done)
+  if worked:
+    how, speed = 'the finished runs', worked / sum(spent)
+  else:
+    how, speed = 'a ResNet-20 train step here', _speed()
+  seconds = sum(job.work for job in left) / speed / slots
+  return (
+    f'{len(left)} of {len(jobs)} jobs are to be done, '
+    f"{sum(job.work for job in left):.3g} (1e16) of the paper's TrCost; about "
+    f'{sweep.duration(seconds)}, by the speed of {how}.'
+  )
+
+
+def _seconds(job: sweep.Job) -> float:
+  seconds = workdir.read_json(job.done)['cost']['seconds']
+  return seconds['train'] + seconds['evaluate'] + seconds['extract']
+
+
+def _speed(batch: int = 64, steps: int = 3) -> float:
+  """Returns the forward multiply-adds, in 1e16, trained in a second here."""
+  model = models.create('resnet20', 100)
+  images = jnp.zeros((batch, 32, 32, 3))
+  variables = model.init(jax.random.key(0), images, train=False)
+
+  @jax.jit
+  def gradient(params):
+    def loss(params):
+      logits, _ = model.apply(
+        {**variables, 'params': params},
+        images,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      return jnp.mean(logits**2)
+
+    return jax.grad(loss)(params)
+
+  jax.block_until_ready(gradient(variables['params']))
+  begun = time.monotonic()
+  for _ in range(steps):
+    jax.block_until_ready(gradient(variables['params']))
+  seconds = (time.monotonic() - begun) / steps
+  return flops.multiply_adds(model, (32, 32, 3)) * batch / 1e16 / seconds
+
+
+def _report(root: pathlib.Path) -> None:
+  out = root / 'report.html'
+  subprocess.run(
+    [sys.executable, '-m', 'srdl_jax.report', str(root), f'--out={out}'],
+    check=True,
+  )
+  print(f'The report is {out}.')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'Directory of the sweep.')
+  flags.DEFINE_enum('scale', 'full', list(scales.SCALES), 'How large.')
+  flags.DEFINE_string(
+    'rows', '', "Parts of 'data: row', with * and ?, separated by ';'."
+  )
+  flags.DEFINE_integer('seeds', 0, "How many; 0: the scale's.", lower_bound=0)
+  flags.DEFINE_integer('jobs', 1, 'Runs at the same time here.', lower_bound=1)
+  flags.DEFINE_string('shard', '1/1', "I/N: this machine's part, I of N.")
+  flags.DEFINE_bool('dry_run', False, 'Tell what would be done, and its cost.')
+  flags.DEFINE_string('data_dir', None, 'TFDS directory.')
+  command.run(main, positional=True)
