@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of a model, or of several models' mean, over exactly N examples.
 
-    python -m srdl_jax.evaluate --workdir=DIR \
-        [--checkpoint=final|best|stage_1|ensemble] [--split=test]
+    python -m srdl_jax.evaluate --workdir=DIR [--workdir=DIR ...] \
+        [--checkpoint=final|best|stage_1|ensemble|...,...] [--split=test]
 
 prints one JSON object: accuracies as fractions, NLL and calibration error,
-each over the number of examples that stands beside them.
+each over the number of examples that stands beside them. Of several runs or
+checkpoints it is the mean of their probabilities.
 """
 
 import json
@@ -38,26 +39,62 @@ def evaluate(
     split: 'test', 'validation' or 'train' (the rows that are trained on).
 
   Returns:
+    See `ensemble`.
+  """
+  return ensemble([(experiment, members)], split)
+
+
+def ensemble(
+  runs: Sequence[tuple[Experiment, Mapping[int, Any]]], split: str
+) -> dict[str, float | int]:
+  """Returns metrics of the mean prediction of models of several runs.
+
+  Args:
+    runs: of each, what `evaluate` takes.
+    split: see `evaluate`.
+
+  Returns:
     See `metrics.Classification.result`; of several models also 'disagreement',
     the share of examples on which not all predict the same class.
+
+  Raises:
+    ConfigError: the runs are of different examples or classes.
   """
-  source, _ = experiment.rows(split)
+  source, _ = _same_examples([experiment for experiment, _ in runs], split)
   sums, differing = Classification(), 0
   passes = [
     experiment.predict(number, variables, split)
+    for experiment, members in runs
     for number, variables in members.items()
   ]
   for blocks in zip(*passes, strict=True):
     rows = blocks[0][0]
     log_probs = np.stack([log_softmax(logits) for _, logits in blocks])
-    mean = np.logaddexp.reduce(log_probs) - np.log(len(members))
+    mean = np.logaddexp.reduce(log_probs) - np.log(len(passes))
     sums.add(mean, source.labels[rows])
     top1 = log_probs.argmax(-1)
     differing += int((top1 != top1[0]).any(0).sum())
   result = sums.result()
-  if len(members) > 1:
+  if len(passes) > 1:
     result['disagreement'] = differing / result['examples']
   return result
+
+
+def _same_examples(experiments: Sequence[Experiment], split: str):
+  first, rows = experiments[0].rows(split)
+  for other in experiments[1:]:
+    theirs, their_rows = other.rows(split)
+    same = (
+      theirs.fingerprint == first.fingerprint
+      and np.array_equal(their_rows, rows)
+      and other.dataset.num_classes == experiments[0].dataset.num_classes
+    )
+    if not same:
+      raise ConfigError(
+        f'The runs have other {split} examples or classes: '
+        f'{experiments[0].description}; {other.description}.'
+      )
+  return first, rows
 
 
 def load_members(
@@ -69,8 +106,8 @@ def load_members(
 
   Args:
     workdir: of the run.
-    name: 'final', 'best' (of the last stage), 'stage_N' (the end of a stage)
-      or 'ensemble' (the ends of all stages).
+    name: 'final', 'best' (of the last stage), 'stage_N' (the end of a stage),
+      'ensemble' (the ends of all stages), or several, with commas.
     experiment: of the run.
 
   Returns:
@@ -83,29 +120,36 @@ def load_members(
   stages = len(experiment.stages)
   ends = {f'stage_{n}': [n] for n in range(1, stages + 1)}
   ends |= {'final': [stages], 'ensemble': list(range(1, stages + 1))}
-  if name != 'best' and name not in ends:
-    raise ConfigError(
-      f'Unknown checkpoint {name!r}; known: best, {", ".join(ends)}.'
-    )
-  members = {}
-  for number in ends.get(name, [stages]):
-    directory = run_directory.checkpoints(workdir, number)
-    with checkpoint.Checkpoints(directory, read_only=True) as checkpoints:
-      if name == 'best':
-        moment = checkpoints.load_best()
-      else:
-        end = experiment.first_step(number + 1)
-        if end not in (saved := checkpoints.steps()):
-          raise CheckpointError(
-            f'{directory}: the stage has not been trained to its end, step '
-            f'{end}; its checkpoints are at {saved or "no step"}.'
-          )
-        moment = checkpoints.load(end)
-    lineage = experiment.lineage(number, None)
-    del lineage['teacher'], lineage['weights']
-    stage_record.refuse_foreign(moment, lineage, number)
-    members[number] = moment.variables
+  members: dict[int, Any] = {}
+  for part in name.split(','):
+    if part != 'best' and part not in ends:
+      raise ConfigError(
+        f'Unknown checkpoint {part!r}; known: best, {", ".join(ends)}.'
+      )
+    for number in ends.get(part, [stages]):
+      if number in members:
+        raise ConfigError(f'{name!r} names stage {number} twice.')
+      members[number] = _load(workdir, part, number, experiment)
   return members
+
+
+def _load(workdir, name, number, experiment) -> Any:
+  directory = run_directory.checkpoints(workdir, number)
+  with checkpoint.Checkpoints(directory, read_only=True) as checkpoints:
+    if name == 'best':
+      moment = checkpoints.load_best()
+    else:
+      end = experiment.first_step(number + 1)
+      if end not in (saved := checkpoints.steps()):
+        raise CheckpointError(
+          f'{directory}: the stage has not been trained to its end, step '
+          f'{end}; its checkpoints are at {saved or "no step"}.'
+        )
+      moment = checkpoints.load(end)
+  lineage = experiment.lineage(number, None)
+  del lineage['teacher'], lineage['weights']
+  stage_record.refuse_foreign(moment, lineage, number)
+  return moment.variables
 
 
 def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
@@ -141,21 +185,25 @@ def main(argv: Sequence[str]) -> None:
   args = flags.FLAGS
   if not args.workdir:
     raise ConfigError('--workdir=DIR is missing.')
-  workdir = run_directory.resolve(args.workdir)
-  experiment = open_run(workdir, args.data_dir)
-  if args.split == 'validation' and not len(experiment.validation_rows):
-    raise ConfigError('The run kept no validation set (data.holdout = 0).')
-  members = load_members(workdir, args.checkpoint, experiment)
-  result = evaluate(experiment, members, args.split)
+  runs = []
+  for workdir in map(run_directory.resolve, args.workdir):
+    experiment = open_run(workdir, args.data_dir)
+    if args.split == 'validation' and not len(experiment.validation_rows):
+      raise ConfigError('The run kept no validation set (data.holdout = 0).')
+    members = load_members(workdir, args.checkpoint, experiment)
+    runs.append((experiment, members))
+  result = ensemble(runs, args.split)
   print(
     json.dumps({'checkpoint': args.checkpoint, 'split': args.split, **result})
   )
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Run directory.')
+  flags.DEFINE_multi_string(
+    'workdir', [], 'Run directory; several: the mean of their probabilities.'
+  )
   flags.DEFINE_string(
-    'checkpoint', 'final', 'final, best, stage_1, stage_2, ... or ensemble.'
+    'checkpoint', 'final', 'final, best, stage_1, ..., ensemble, or several.'
   )
   flags.DEFINE_enum('split', 'test', SPLITS, 'What to evaluate.')
   flags.DEFINE_string(

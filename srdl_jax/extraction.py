@@ -79,8 +79,8 @@ def induce(
 def induce_imported(experiment: Experiment) -> dict[int, Knowledge]:
   """Returns what the finished run of `teacher.workdir` teaches, if any does.
 
-  It is under plan.IMPORTED. Its soft targets are kept in its own directory, at its own temperature, for
-  every student.
+  It is under plan.IMPORTED. Its soft targets are kept in its own directory,
+  at its own temperature, for every student.
 
   Raises:
     SoftTargetsError, WorkdirError: they are of another making, or can't be
@@ -102,15 +102,16 @@ def induce_imported(experiment: Experiment) -> dict[int, Knowledge]:
 def _logits(
   experiment: Experiment, number: int, variables: Any, temperature: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields rows [b], logits [b, K]: of clean images, or the mean of views.
+  """Returns rows [b], logits [b, K]: of clean images, or the mean of views."""
+  if experiment.config.distillation.views:
+    return _mean_of_views(experiment, number, variables, temperature)
+  return experiment.predict(number, variables, 'train')
 
-  The mean is of softened probabilities: T times its logarithm are logits that
-  soften to it.
-  """
+
+def _mean_of_views(experiment, number, variables, temperature):
+  """Yields logits that soften to the mean of softened probabilities: T times
+  its logarithm."""
   views = experiment.config.distillation.views
-  if not views:
-    yield from experiment.predict(number, variables, 'train')
-    return
   passes = [
     experiment.predict(number, variables, 'train', view)
     for view in range(views)

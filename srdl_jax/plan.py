@@ -8,44 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from srdl_jax.errors import ConfigError
+from srdl_jax.settings import ReadSettings, Settings
 
 STARTS = ('fresh', 'previous', 'same')
 IMPORTED = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What the configuration says to a method.
-
-  `create` refuses what a method doesn't read, unless at its default.
-
-  Attributes:
-    epochs: M, the budget of the method.
-    model: name of the network.
-    teacher_model: name of another network that teaches, or ''.
-    teacher_epochs: epochs of that teacher, on top of M; 0: M as well.
-    teacher_imported: whether the teacher is a finished run's last network.
-    split: how the budget is split over srdl's stages, in any unit.
-    complete: of each of them, whether it runs a decay of its own.
-    start: of each but the first (see `Stage.start`).
-    keep_optimiser: of each but the first (see `Stage.keep_optimiser`).
-    generations: of born-again students after the first network.
-    label_smoothing: see `Stage.label_smoothing`.
-    online: see `Stage.online`.
-  """
-
-  epochs: int
-  model: str = ''
-  teacher_model: str = ''
-  teacher_epochs: int = 0
-  teacher_imported: bool = False
-  split: tuple[float, ...] = (1.0, 1.0)
-  complete: tuple[bool, ...] = (True, True)
-  start: str = 'fresh'
-  keep_optimiser: bool = False
-  generations: int = 1
-  label_smoothing: float = 0.1
-  online: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,18 +187,6 @@ METHODS: dict[str, Callable[[Settings], tuple[Stage, ...]]] = {
 ENSEMBLES = frozenset({'vanilla_ensemble'})
 
 
-class _Read:
-  """Settings that remember what a method has read."""
-
-  def __init__(self, settings: Settings):
-    self._settings = settings
-    self.names: set[str] = set()
-
-  def __getattr__(self, name: str) -> Any:
-    self.names.add(name)
-    return getattr(self._settings, name)
-
-
 def create(method: str, settings: Settings) -> tuple[Stage, ...]:
   """Returns the method's stages, each with the name of its network.
 
@@ -244,7 +198,7 @@ def create(method: str, settings: Settings) -> tuple[Stage, ...]:
     raise ConfigError(
       f'Unknown method {method!r}; known: {", ".join(METHODS)}.'
     )
-  read = _Read(settings)
+  read = ReadSettings(settings)
   stages = tuple(
     dataclasses.replace(
       stage,
@@ -255,23 +209,14 @@ def create(method: str, settings: Settings) -> tuple[Stage, ...]:
   )
   if any(stage.teacher is not None for stage in stages):
     read.names.add('online')
-  _refuse_unread(method, settings, read.names | {'epochs', 'model'})
+  if unread := read.left_over():
+    raise ConfigError(
+      f'Method {method!r} has no use for {", ".join(unread)}: leave it out, or '
+      'take another method.'
+    )
   for number, stage in enumerate(stages, start=1):
     _check(method, settings, stages, number, stage)
   return stages
-
-
-def _refuse_unread(method, settings, read: set[str]) -> None:
-  unread = [
-    f'{field.name} = {getattr(settings, field.name)!r}'
-    for field in dataclasses.fields(Settings)
-    if field.name not in read and getattr(settings, field.name) != field.default
-  ]
-  if unread:
-    raise ConfigError(
-      f'Method {method!r} has no use for {", ".join(unread)}: leave it out, '
-      'or take another method.'
-    )
 
 
 def _check(method, settings, stages, number: int, stage: Stage) -> None:

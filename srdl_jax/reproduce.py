@@ -150,7 +150,10 @@ def main(argv: Sequence[str]) -> None:
   jobs += flatness_jobs(root, rows, scale)
   jobs = sweep.shard(jobs, *_shard(args.shard))
   if not jobs:
-    raise ConfigError(f'Scale {scale!r} has none of these rows.')
+    why = f'scale {scale!r} has none of these rows'
+    if unread:
+      why = f"their data can't be read yet: {'; '.join(unread)}"
+    raise ConfigError(f'Nothing to do: {why}.')
   if args.dry_run:
     print(table_of(root, rows, seeds))
     print(_estimate(jobs, args.jobs))
@@ -241,11 +244,13 @@ def _speed(batch: int = 64, steps: int = 3) -> float:
 
 def _report(root: pathlib.Path) -> None:
   out = root / 'report.html'
-  subprocess.run(
+  done = subprocess.run(
     [sys.executable, '-m', 'srdl_jax.report', str(root), f'--out={out}'],
-    check=True,
+    check=False,
   )
-  print(f'The report is {out}.')
+  # It has said what is wrong.
+  if done.returncode == 0:
+    print(f'The report is {out}.')
 
 
 if __name__ == '__main__':

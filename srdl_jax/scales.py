@@ -91,12 +91,12 @@ SCALES: dict[str, Scale] = {
       'densenet121': 'densenet_bc_40_12',
       'densenet201': 'densenet_bc_40_12',
     },
-    epochs=16,
+    epochs=8,
     largest_budget=1.0,
     fields=(
-      ('data.examples_per_class', 16),
-      ('batch_size', 32),
-      ('eval.every_epochs', 4),
+      ('data.examples_per_class', 8),
+      ('batch_size', 16),
+      ('eval.every_epochs', 8),
       ('checkpoint.every_epochs', 8),
     ),
     flatness=(('points', 5), ('examples', 100)),
@@ -129,6 +129,8 @@ def _at(scale: Scale, row: Row) -> Row | None:
   run = _run_at(scale, row.run, share)
   if run is None or share > scale.largest_budget:
     return None
+  if scale.epochs and scale.epochs * share < 2:
+    return None
   names = [row.name, row.against]
   for model, ours in (scale.models or {}).items():
     stand_in = f'{NAMES[ours]} for {NAMES[model]}'
@@ -148,7 +150,7 @@ def _at(scale: Scale, row: Row) -> Row | None:
 
 
 def _epochs(scale: Scale, share: float) -> int:
-  return max(2, round(scale.epochs * share))
+  return round(scale.epochs * share)
 
 
 def _run_at(scale: Scale, run: Run, share: float = 1.0) -> Run | None:

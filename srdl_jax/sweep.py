@@ -200,7 +200,8 @@ class Sweep:
         self._start(free[0], job)
 
   def _start(self, slot: int, job: Job) -> None:
-    self.tell(f'{job.name}: started, job {self._done() + 1} or later')
+    self.tell(f'{job.name}: started')
+    job.done.parent.mkdir(parents=True, exist_ok=True)
     with open(self._log(job), 'ab') as log, _cores(slot, self.slots):
       process = subprocess.Popen(
         [sys.executable, *job.command],

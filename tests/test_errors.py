@@ -51,7 +51,7 @@ def assert_known(error: SrdlError, code: int, pattern: str):
       2,
       "'resnet9'; known: .*resnet110",
     ),
-    ({'teacher.model': 'resnet8'}, 2, "'srdl' has no teacher of another"),
+    ({'teacher.model': 'resnet8'}, 2, "'srdl' has no use for teacher.model"),
     ({'model.name': 'densenet121'}, 2, 'images are too small'),
     ({'model.name': 'resnet8', 'model.stem': 'small'}, 2, "'small_stem'"),
     ({'batch_size': 42, 'devices': 4}, 2, '42 is not divisible by the 4'),

@@ -130,27 +130,25 @@ def test_kd_needs_a_teacher():
   ],
 )
 def test_a_teacher_that_nothing_uses_is_an_error(method, teacher):
-  (name,) = teacher
-  with pytest.raises(ConfigError, match=f'{method!r} has no use for {name}'):
+  with pytest.raises(ConfigError, match=f'{method!r} has no use for teacher.'):
     plan.create(method, Settings(2, **teacher))
 
 
 @pytest.mark.parametrize(
-  'setting',
+  ('name', 'value', 'field'),
   [
-    {'split': (1, 1, 1)},
-    {'complete': (False, True)},
-    {'start': 'same'},
-    {'keep_optimiser': True},
-    {'generations': 2},
-    {'label_smoothing': 0.2},
-    {'online': True},
+    ('split', (1, 1, 1), 'srdl.split'),
+    ('complete', (False, True), 'srdl.complete'),
+    ('start', 'same', 'srdl.start'),
+    ('keep_optimiser', True, 'srdl.keep_optimiser'),
+    ('generations', 2, 'born_again.generations'),
+    ('label_smoothing', 0.2, 'label_smoothing'),
+    ('online', True, 'distillation.online'),
   ],
 )
-def test_what_a_method_does_not_read_is_an_error(setting):
-  (name,) = setting
-  with pytest.raises(ConfigError, match=f"'vanilla' has no use for {name} = "):
-    plan.create('vanilla', Settings(2, **setting))
+def test_what_a_method_does_not_read_is_an_error(name, value, field):
+  with pytest.raises(ConfigError, match=f"'vanilla' has no use for {field} = "):
+    plan.create('vanilla', Settings(2, **{name: value}))
 
 
 def test_srdl_takes_any_number_of_stages_and_any_split():
@@ -201,7 +199,7 @@ def test_born_again_students_have_the_full_budget_each():
 def test_self_distillation_is_born_again_with_one_student():
   settings = Settings(5)
   assert plan.create('self_kd', settings) == plan.create('born_again', settings)
-  with pytest.raises(ConfigError, match='no use for generations = 2'):
+  with pytest.raises(ConfigError, match='no use for born_again.gen'):
     plan.create('self_kd', Settings(5, generations=2))
 
 

@@ -27,6 +27,7 @@ from srdl_jax import (
   stop_request,
   train_state,
 )
+from srdl_jax.errors import ConfigError
 
 
 def run(directory, **fields):
@@ -124,7 +125,7 @@ def test_table5_starts_of_stage_two(finished, method, same_as):
   directory, _ = finished
   built = build.build(tiny.config(method=method))
   end = end_of(directory, 1, 10)
-  begun = built.initial_state(2, end.variables)
+  begun = built.initial_state(2, end)
   expected = {
     'stage one': built.initial_state(1, None).params,
     'end of stage one': end.state['params'],
@@ -204,6 +205,45 @@ def test_table6_ensemble_is_the_mean_of_probabilities(
   )
   own = probabilities[np.arange(len(labels)), labels]
   assert found['ensemble']['test']['nll'] == pytest.approx(-np.log(own).mean())
+
+
+def test_an_ensemble_may_be_of_several_runs(finished, tmp_path):
+  directory, _ = finished
+  run(tmp_path, method='vanilla', seed=1)
+  runs, probabilities = [], 0.0
+  for place, number, step in ((directory, 2, 20), (tmp_path, 1, 20)):
+    built = evaluate.open_run(place, None)
+    runs.append((built, evaluate.load_members(place, 'final', built)))
+    variables = end_of(place, number, step).variables
+    blocks = built.predict(number, variables, 'test')
+    logits = np.concatenate([z for _, z in blocks]).astype(np.float64)
+    exps = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = probabilities + exps / exps.sum(1, keepdims=True) / 2
+  found = evaluate.ensemble(runs, 'test')
+  labels = built.dataset.test.labels
+  assert found['accuracy'] == np.mean(probabilities.argmax(1) == labels)
+  assert 0 < found['disagreement'] < 1
+
+
+def test_runs_of_other_classes_make_no_ensemble(finished, tmp_path):
+  directory, _ = finished
+  run(tmp_path, **{'method': 'vanilla', 'data.classes': 5})
+  runs = []
+  for place in (directory, tmp_path):
+    built = evaluate.open_run(place, None)
+    runs.append((built, evaluate.load_members(place, 'final', built)))
+  with pytest.raises(ConfigError, match='other test examples or classes'):
+    evaluate.ensemble(runs, 'test')
+
+
+def test_several_checkpoints_of_a_run_are_named_with_commas(finished):
+  directory, found = finished
+  built = evaluate.open_run(directory, None)
+  both = evaluate.load_members(directory, 'stage_1,final', built)
+  again = evaluate.evaluate(built, both, 'test')
+  assert again['nll'] == pytest.approx(found['ensemble']['test']['nll'])
+  with pytest.raises(ConfigError, match='names stage 2 twice'):
+    evaluate.load_members(directory, 'final,stage_2', built)
 
 
 def test_table6_control_is_two_independent_vanilla_runs_of_half_the_budget(
