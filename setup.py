@@ -26,6 +26,8 @@ setup(
     'importlib_resources>=6.0',
     'jax>=0.10',
     'jaxlib>=0.10',
+    # Figures of reports.
+    'matplotlib>=3.8',
     'ml-collections>=1.0',
     'numpy>=2.0',
     'optax>=0.2.5',

@@ -195,27 +195,38 @@ def _text(value: str | int | float | None) -> str:
   return f'{value:,}' if isinstance(value, int) else f'{value:#.4g}'
 
 
-def planned(config) -> tuple[list[Work], data.Shape, int]:
-  """Returns what a configuration's own stages do; reads no data.
+def own_training_cost(config) -> float:
+  """Returns TrCost of a configuration's own stages, in 1e16; reads no data.
 
-  Returns:
-    Their work, the shape of the data, and the number of training images. The
-    work of an imported teacher is not in it.
+  The cost of an imported teacher is not in it.
 
   Raises:
     ConfigError: a field is out of range, or a name unknown.
   """
+  stages, networks, shape, examples = _planned(config)
+  views = config.distillation.views
+  with jax.enable_x64(config.model.dtype == 'float64'):
+    forward = {
+      name: multiply_adds(network, shape.image_shape)
+      for name, network in networks.items()
+    }
+  total = sum(
+    forward[stage.model] * (stage.epochs + _extractions(n, stages, views))
+    for n, stage in enumerate(stages, start=1)
+  )
+  return total * examples / 1e16
+
+
+def _planned(config):
+  """Returns stages, networks by name, shape of the data, images trained on."""
   config_lib.validate(config)
   stages = build.create_plan(config)
   shape, examples = _shape(config)
-  with jax.enable_x64(config.model.dtype == 'float64'):
-    networks = {
-      stage.model: build.create_model(config, stage.model, shape.num_classes)
-      for stage in stages
-    }
-    views = config.distillation.views
-    counted = work(stages, networks, shape.image_shape, views=views)
-  return counted, shape, examples
+  networks = {
+    stage.model: build.create_model(config, stage.model, shape.num_classes)
+    for stage in stages
+  }
+  return stages, networks, shape, examples
 
 
 def describe(config) -> str:
@@ -226,13 +237,14 @@ def describe(config) -> str:
     WorkdirError: the run of an imported teacher is missing or unfinished.
   """
   teacher.name_network(config)
-  counted, shape, examples = planned(config)
+  stages, networks, shape, examples = _planned(config)
+  views = config.distillation.views
+  with jax.enable_x64(config.model.dtype == 'float64'):
+    counted = work(stages, networks, shape.image_shape, views=views)
   if config.teacher.workdir:
     path = run_directory.resolve(config.teacher.workdir)
     found = workdir.read_json(path / run_directory.RESULT)
-    recorded, stages = found['cost']['stages'], build.create_plan(config)
-    views = config.distillation.views
-    counted = [*with_imported(recorded, stages, views), *counted]
+    counted = [*with_imported(found['cost']['stages'], stages, views), *counted]
   return (
     f'{config.data.name}, {config.method}: {examples:,} training images, '
     f'{" x ".join(map(str, shape.image_shape))}, {shape.num_classes} classes\n'
@@ -242,8 +254,7 @@ def describe(config) -> str:
 
 def _shape(config) -> tuple[data.Shape, int]:
   """Returns the shape of the data, and how many images are trained on."""
-  data.check_name(config.data.name)
-  shape = data.SHAPES[config.data.name]
+  shape = data.shape(config.data.name)
   # How many rows are chosen doesn't depend on the order of the labels.
   rows, _ = sampling.choose_rows(
     np.arange(shape.train_examples) % shape.num_classes,

@@ -1,243 +1,237 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs as a table: mean over seeds, and the gain over vanilla, by seed.
+"""Runs beside the paper's tables, as HTML or Markdown.
 
-    python -m srdl_jax.report DIR... [--out=report.md]
+    python -m srdl_jax.report DIR... [--out=report.html | --out=report.md]
 
+A DIR is a run directory, or holds some anywhere below it, or a flatness.json.
 Runs that differ in nothing but the seed are one row. The last epoch is the
-result; the best one stands beside it.
+result; the best one stands beside it. The HTML file needs no other; beside the
+Markdown there is a folder of figures.
 """
 
-import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
 
 from absl import flags
 
-from srdl_jax import command, plan, run_directory, seeds, workdir
-from srdl_jax import config as config_lib
-from srdl_jax.errors import ConfigError, SrdlError, WorkdirError
-
-# What a method's row needn't share with the vanilla row that it is compared
-# with: what vanilla doesn't read.
-_OF_THE_METHOD = ('method', 'teacher.', 'distillation.')
-HEADER = (
-  'runs',
-  'seeds',
-  'cost (1e16)',
-  'stage one',
-  'last epoch',
-  'best epoch',
-  'ensemble',
-  'gain over vanilla, 95 %',
-  'commit; device',
+from srdl_jax import command, paper, run_directory, scales, workdir
+from srdl_jax.errors import ConfigError
+from srdl_jax.reporting import (
+  document,
+  html_report,
+  paper_tables,
+  results,
+  run_tables,
 )
+from srdl_jax.reporting.document import Figure, Items, Part, Section
+from srdl_jax.reporting.paper_tables import Placed
+from srdl_jax.reporting.results import Found, Row
+
+TITLE = 'Self-Referenced Deep Learning: results'
+_READING = (
+  'Accuracies are of the test images, in %: mean over seeds ± sample standard '
+  'deviation (number of seeds). The last epoch is the result. The best epoch '
+  'was chosen on the split that its cell names, or else on these very images, '
+  'and is no result. A gain is paired by seed; its interval is Student’s, of '
+  '95 %. Blank: not run, or not recorded. R1, R2, … lead to the runs behind a '
+  'number.',
+  'Cost is that of one run. TrCost: forward multiply-adds × epochs × training '
+  'images, in 10¹⁶. Training FLOPs: forward and backward, as the compiler '
+  'counts them, in 10¹⁶. Device time: of training, extraction and teacher, '
+  'times devices. Extraction passes and teachers are counted in. A mark such '
+  'as “×3.3 cost” says how the TrCost of a row compares with that of the row '
+  'that its gain is over, where they differ by a percent or more.',
+)
+_THEIRS = (
+  'The paper’s numbers are of its own networks, data and recipe: ours are not '
+  'to be compared with them.'
+)
+_CURVES = (
+  'Thick lines are means over seeds, thin ones single seeds. Dotted: a stage '
+  'ends. Dashed: a stage of another network, which teaches. Training accuracy '
+  'is that of the epoch’s augmented batches while it trains.'
+)
+_REASONS = (
+  'Of the last epoch, on the test images; soft targets and agreement with the '
+  'teacher on the training images.'
+)
+_PROVENANCE = (
+  'Of each row the fields that differ from the defaults. Data: the beginning '
+  'of the fingerprint of the training split.'
+)
+# What is drawn and isn't a table.
+_FIGURES = ('fig3', 'fig4')
+# Their rows are of several budgets: no curves to lay over each other.
+_NO_CURVES = (*_FIGURES, 'budget')
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """What the report says of a run; accuracies are fractions.
-
-  Attributes:
-    final, best: of the last stage, at its last epoch and at its best.
-    best_split: that the best was chosen on, and is an accuracy of.
-    stage_one: of the first stage's end, where there are several.
-    ensemble: of all stages' ends, where there are several.
-    cost: TrCost, in 1e16 multiply-adds.
-    origin: commit and device.
-  """
-
-  final: float
-  best: float
-  best_split: str
-  stage_one: float | None
-  ensemble: float | None
-  cost: float
-  origin: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """Runs of one configuration.
-
-  Attributes:
-    settings: the fields that change numbers, without the seed, and digests of
-      the data and of imported weights.
-    runs: by seed.
-  """
-
-  settings: dict[str, Any]
-  runs: dict[int, Run]
-
-  def accuracies(self, name: str) -> dict[int, float]:
-    """Returns an accuracy, a field of Run, by seed, where there is one."""
-    found = {seed: getattr(run, name) for seed, run in self.runs.items()}
-    return {seed: value for seed, value in found.items() if value is not None}
-
-  @property
-  def result(self) -> dict[int, float]:
-    """The accuracy that the method is judged by."""
-    ensemble = self.settings['method'] in plan.ENSEMBLES
-    return self.accuracies('ensemble' if ensemble else 'final')
-
-  @property
-  def cost(self) -> float:
-    """TrCost of one run, in 1e16 multiply-adds."""
-    return next(iter(self.runs.values())).cost
-
-  def told(self, name: str) -> str:
-    """Returns what the runs say in a field of text, each thing once."""
-    return ', '.join(sorted({getattr(run, name) for run in self.runs.values()}))
-
-
-def read(directories: Sequence[str]) -> tuple[list[Row], list[str]]:
-  """Reads finished runs.
+def sections(found: Found, figures: ModuleType | None) -> list[Section]:
+  """Returns the report's sections.
 
   Args:
-    directories: run directories, in any order.
-
-  Returns:
-    The rows, in the order in which they first appear, and a line about each
-    directory that holds no finished run.
+    found: what is reported.
+    figures: the module report_figures, or None for tables alone.
   """
-  rows: dict[str, Row] = {}
-  left_out = []
-  for name in directories:
-    try:
-      settings, seed, run = _read(run_directory.resolve(name))
-      row = rows.setdefault(repr(settings), Row(settings, {}))
-      if seed in row.runs:
-        raise WorkdirError(f'{name}: another run of the same seed is above.')
-      row.runs[seed] = run
-    except SrdlError as error:
-      left_out.append(str(error))
-  return list(rows.values()), left_out
-
-
-def _read(directory: pathlib.Path) -> tuple[dict[str, Any], int, Run]:
-  """Returns a run's settings, its seed, and what it found."""
-  path = directory / run_directory.RESULT
-  if not path.exists():
-    raise WorkdirError(f'{directory}: no finished run ({path.name}).')
-  found = workdir.read_json(path)
-  try:
-    # An older record lacks the fields that came later: their defaults.
-    config = config_lib.from_flat(found['config'])
-    settings = config_lib.identity(config_lib.flatten(config))
-    settings['data'] = found['data']['fingerprint']
-    settings['weights'] = found.get('weights')
-    return settings, settings.pop('seed'), _run(found)
-  except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-    raise WorkdirError(
-      f'{path} is not the result of a run of this program.'
-    ) from error
-  except ConfigError as error:
-    raise WorkdirError(f'{path}: {error}') from error
-
-
-def _run(found: dict[str, Any]) -> Run:
-  several = len(found['stages']) > 1
-  return Run(
-    final=float(found['final']['test']['accuracy']),
-    best=float(found['best']['accuracy']),
-    best_split=str(found['best']['split']),
-    stage_one=float(found['stages'][0]['test']['accuracy'])
-    if several
-    else None,
-    ensemble=float(found['ensemble']['test']['accuracy']) if several else None,
-    cost=float(found['cost']['training_1e16']),
-    origin=f'{found["commit"]}; {found["device"]["kind"]}',
-  )
-
-
-def markdown(rows: Sequence[Row]) -> str:
-  """Returns the table: accuracies in %, mean +- sample deviation (n)."""
-  lines = [_line(HEADER), _line(['---'] * len(HEADER))]
-  for row, name in zip(rows, _names(rows), strict=True):
-    chosen_on = row.told('best_split')
-    cells = [
-      name,
-      ', '.join(map(str, sorted(row.runs))),
-      f'{row.cost:.3g}',
-      _cell(row.accuracies('stage_one')),
-      _cell(row.accuracies('final')),
-      _cell(row.accuracies('best'))
-      + (f', {chosen_on}' if chosen_on != 'test' else ''),
-      _cell(row.accuracies('ensemble')),
-      _gain(row, rows),
-      row.told('origin'),
-    ]
-    lines.append(_line(cells))
-  return '\n'.join(lines) + '\n'
-
-
-def _names(rows: Sequence[Row]) -> list[str]:
-  """Names each row by the fields in which the rows differ."""
-  differing = [
-    name
-    for name in rows[0].settings
-    if len({repr(row.settings[name]) for row in rows}) > 1
-  ]
-  first = ['model.name', 'method']
-  shown = first + [name for name in differing if name not in first]
-  return [
-    ', '.join(
-      f'{row.settings[n]}' if n in first else f'{n}={_short(row.settings[n])}'
-      for n in shown
-    )
-    for row in rows
-  ]
-
-
-def _short(value: Any) -> str:
-  # Digests are told apart by their beginning.
-  return value[:8] if isinstance(value, str) else str(value)
-
-
-def _baseline(row: Row, rows: Sequence[Row]) -> Row | None:
-  """Returns the vanilla row that differs in nothing but the method."""
-
-  def rest(other: Row) -> dict[str, Any]:
-    return {
-      name: value
-      for name, value in other.settings.items()
-      if not name.startswith(_OF_THE_METHOD)
+  left_out = list(found.left_out)
+  names: dict[int, str] = {}
+  middle: list[Section] = []
+  for scale in scales.SCALES:
+    placed = {
+      table: paper_tables.place(table, scale, found.rows)
+      for table in paper.TABLES
     }
-
-  for other in rows:
-    if other.settings['method'] == 'vanilla' and rest(other) == rest(row):
-      return other
-  return None
-
-
-def _gain(row: Row, rows: Sequence[Row]) -> str:
-  baseline = _baseline(row, rows)
-  if baseline is None or baseline is row:
-    return ''
-  found = seeds.paired(row.result, baseline.result)
-  if found is None:
-    return 'no shared seed'
-  text = f'{100 * found.mean:+.2f}'
-  if found.n > 1:
-    low, high = found.interval()
-    text += f' [{100 * low:+.2f}, {100 * high:+.2f}]'
-  text += f' ({found.n})'
-  # One pass of extraction is below a percent of any run worth reporting.
-  ratio = row.cost / baseline.cost
-  return text if abs(ratio - 1) < 0.01 else f'{text}, at {ratio:.2f} x its cost'
-
-
-def _cell(by_seed: dict[int, float]) -> str:
-  if not by_seed:
-    return ''
-  found = seeds.summarise([100 * value for value in by_seed.values()])
-  spread = f' ± {found.std:.2f}' if found.n > 1 else ''
-  return f'{found.mean:.2f}{spread} ({found.n})'
+    named = list(_names(placed))
+    for row, name in named:
+      names.setdefault(row.number, name)
+    if named:
+      middle += _scale(scale, placed, figures, left_out)
+  others = [row for row in found.rows if row.number not in names]
+  if others:
+    middle += _others(others, found.rows, figures, left_out)
+    names |= {
+      row.number: f'{row.fields["model.name"]}, {row.fields["method"]}'
+      for row in others
+    }
+  if found.flatness:
+    middle.append(_flatness(found, figures))
+  if found.rows:
+    runs = run_tables.provenance(found.rows, names)
+    title = 'Where the numbers come from'
+    middle.append(Section('runs', title, (_PROVENANCE, runs)))
+  first = [Section('reading', 'How to read this', _READING)]
+  if left_out:
+    lines = Items(tuple(dict.fromkeys(left_out)))
+    first.append(Section('left-out', 'Left out', (lines,)))
+  return first + middle
 
 
-def _line(cells: Sequence[str]) -> str:
-  return '| ' + ' | '.join(cells) + ' |'
+def _names(placed: Mapping[str, Sequence[Placed]]) -> Iterator[tuple[Row, str]]:
+  for table, rows in placed.items():
+    title = paper.TABLES[table].title.partition(':')[0]
+    for one in rows:
+      if one.ours:
+        yield one.ours, f'{one.row.name} ({title}, {one.row.group})'
+      if one.teacher:
+        model = paper.NAMES[one.row.run.teacher.model]
+        yield one.teacher, f'{model}, teacher ({title}, {one.row.group})'
+
+
+def _scale(
+  scale: str,
+  placed: Mapping[str, Sequence[Placed]],
+  figures: ModuleType | None,
+  left_out: list[str],
+) -> Iterator[Section]:
+  """Yields a section for each table of a scale that has rows."""
+  title, about = f'{scale.capitalize()} scale', scales.stand_ins(scale)
+  if scale != 'full':
+    title += ': no reproduction of the paper'
+  everything = [one for rows in placed.values() for one in rows]
+  parts: list[Part] = [about, _THEIRS] if about else []
+  apart = paper_tables.beside(everything)
+  if apart:
+    parts.append(Items(tuple(apart)))
+  yield Section(scale, title, tuple(parts))
+  for table, rows in placed.items():
+    if rows and table not in _FIGURES:
+      parts = [_count(rows)]
+      if table == 'budget' and figures:
+        parts += figures.gains(rows, f'{scale}_budget')
+      parts.append(paper_tables.table(rows, scale))
+      yield Section(
+        f'{scale}-{table}', paper.TABLES[table].title, tuple(parts), 3
+      )
+  if run := paper_tables.once(everything):
+    reasons = paper_tables.reasons(run)
+    title = 'Why it may work'
+    yield Section(f'{scale}-reasons', title, (_REASONS, reasons), 3)
+  pairs = placed.get('table2', ())
+  if any(one.teacher or one.ours and one.row.run.teacher for one in pairs):
+    yield Section(
+      f'{scale}-teachers', 'Teacher check', (paper_tables.teachers(pairs),), 3
+    )
+  if figures:
+    yield from _drawn(scale, placed, figures, left_out)
+
+
+def _count(placed: Sequence[Placed]) -> str:
+  run = sum(one.ours is not None for one in placed)
+  return f'{run} of {len(placed)} rows have been run.'
+
+
+def _drawn(
+  scale: str,
+  placed: Mapping[str, Sequence[Placed]],
+  figures: ModuleType,
+  left_out: list[str],
+) -> Iterator[Section]:
+  schedules = figures.schedules(placed.get('fig3', ()), f'{scale}_fig3')
+  if schedules:
+    title = paper.TABLES['fig3'].title
+    yield Section(f'{scale}-fig3', title, tuple(schedules), 3)
+  compared = {t: rows for t, rows in placed.items() if t not in _NO_CURVES}
+  drawn: list[Figure] = []
+  for name, title, rows in figures.comparisons(compared):
+    drawn += figures.learning_curves(rows, f'{scale}_{name}', title, left_out)
+  if drawn:
+    yield Section(f'{scale}-curves', 'Learning curves', (_CURVES, *drawn), 3)
+
+
+def _others(
+  rows: Sequence[Row],
+  known: Sequence[Row],
+  figures: ModuleType | None,
+  left_out: list[str],
+) -> Iterator[Section]:
+  table = run_tables.others(rows, known)
+  about = 'Runs that are none of the rows above.'
+  yield Section('others', 'Other runs', (about, table))
+  drawn: list[Figure] = []
+  if figures:
+    for index, compared in enumerate(run_tables.comparisons(rows, known), 1):
+      drawn += figures.learning_curves(
+        compared, f'others_{index}', 'Other runs', left_out
+      )
+  if drawn:
+    yield Section('others-curves', 'Learning curves', (_CURVES, *drawn), 3)
+
+
+def _flatness(found: Found, figures: ModuleType | None) -> Section:
+  parts: list[Part] = []
+  for index, one in enumerate(found.flatness, 1):
+    if figures:
+      parts.append(figures.flatness(one, f'flatness_{index}'))
+    parts.append(run_tables.flatness(one))
+  return Section('flatness', paper.TABLES['fig4'].title, tuple(parts))
+
+
+def write(out: str, found: Found) -> None:
+  """Writes the report, whole or not at all.
+
+  Args:
+    out: a file that ends in .html or .md.
+    found: what is reported.
+
+  Raises:
+    WorkdirError: it can't be written.
+  """
+  # It takes matplotlib, and a second.
+  from srdl_jax.reporting import report_figures
+
+  path = run_directory.resolve(out)
+  parts = sections(found, report_figures)
+  if path.suffix == '.html':
+    workdir.replace_file(path, html_report.render(TITLE, parts).encode())
+    return
+  folder = path.with_name(f'{path.stem}_figures')
+  with workdir.failures(folder):
+    folder.mkdir(exist_ok=True)
+  for figure in document.figures(parts):
+    workdir.replace_file(folder / f'{figure.name}.svg', figure.svg.encode())
+  text = document.markdown(TITLE, parts, folder.name)
+  workdir.replace_file(path, text.encode())
 
 
 def main(argv: Sequence[str]) -> None:
@@ -245,18 +239,22 @@ def main(argv: Sequence[str]) -> None:
   directories = argv[1:]
   if not directories:
     raise ConfigError('Name the run directories: python -m srdl_jax.report DIR')
-  rows, left_out = read(directories)
-  for line in left_out:
+  out = flags.FLAGS.out
+  if out and pathlib.Path(out).suffix not in ('.html', '.md'):
+    raise ConfigError(f'--out={out}: name a file that ends in .html or .md.')
+  found = results.read(directories)
+  for line in found.left_out:
     print(f'left out: {line}', file=sys.stderr)
-  if not rows:
+  if not found.rows and not found.flatness:
     raise ConfigError('None of these directories holds a finished run.')
-  text = markdown(rows)
-  if flags.FLAGS.out:
-    workdir.replace_file(flags.FLAGS.out, text.encode())
+  if out:
+    write(out, found)
   else:
-    print(text, end='')
+    print(document.markdown(TITLE, sections(found, None), None), end='')
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('out', None, 'File to write, instead of printing.')
+  flags.DEFINE_string(
+    'out', None, 'File to write, .html or .md, instead of printing tables.'
+  )
   command.run(main, positional=True)

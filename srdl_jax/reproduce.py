@@ -81,8 +81,7 @@ def work_of(run: Run) -> float:
   if run.teacher:
     # It is a run of its own, which need not be there yet.
     config.teacher.workdir = '.'
-  work, _, examples = cost.planned(config)
-  return cost.training_cost(work, examples)
+  return cost.own_training_cost(config)
 
 
 def flatness_jobs(

@@ -269,9 +269,10 @@ def last_line(path: pathlib.Path) -> str:
 
 
 def duration(seconds: float) -> str:
-  """Returns seconds as text: 45 s, 12 min, 3.4 h."""
+  """Returns seconds as text: 45 s, 12 min, 3.4 h, 80 days."""
   if seconds < 90:
     return f'{seconds:.0f} s'
-  return (
-    f'{seconds / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'
-  )
+  if seconds < 90 * 60:
+    return f'{seconds / 60:.0f} min'
+  hours = seconds / 3600
+  return f'{hours:.1f} h' if hours < 72 else f'{hours / 24:,.0f} days'

@@ -1,216 +1,714 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of several runs."""
+"""The report: its numbers by hand, its comparisons, its two formats."""
 
-import copy
+import html.parser
 import pathlib
 import re
 import subprocess
 import sys
 
+import made_runs
 import pytest
 import tiny
 
-from srdl_jax import report, srdl, stop_request, workdir
+from srdl_jax import config as config_lib
+from srdl_jax import paper, report, scales, srdl, stop_request, workdir
+from srdl_jax.errors import ConfigError, WorkdirError
+from srdl_jax.reporting import (
+  comparison,
+  document,
+  html_report,
+  paper_tables,
+  report_figures,
+  results,
+  run_tables,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory):
-  """Results of real runs, one of SRDL and one of vanilla."""
-  found = {}
-  for method in ('srdl', 'vanilla'):
-    directory = tmp_path_factory.mktemp(method)
-    config = tiny.config(**{'method': method, 'epochs': 2})
-    found[method] = srdl.run(config, str(directory), stop_request.StopRequest())
-  return found
-
-
 @pytest.fixture
-def place(finished, tmp_path):
-  """Writes a run's result with other accuracies, as another seed's."""
+def place(tmp_path):
+  """Writes an invented run below a temporary directory."""
 
-  def write(name, like, seed, last, **fields):
-    result = copy.deepcopy(finished[like])
-    result['config'] |= {'seed': seed, **fields}
-    result['final']['test']['accuracy'] = last
-    result['best']['accuracy'] = last + 0.01
-    if result['ensemble']:
-      result['ensemble']['test']['accuracy'] = last + 0.02
-    result['stages'][0]['test']['accuracy'] = last - 0.03
-    (tmp_path / name).mkdir()
-    workdir.write_json(tmp_path / name / 'result.json', result)
-    return str(tmp_path / name)
+  def write(name, *arguments, **fields):
+    found = made_runs.result(*arguments, **{'model.name': 'tiny', **fields})
+    return made_runs.write(tmp_path / name, found)
 
   return write
 
 
-def cells(text):
+@pytest.fixture
+def place_row(tmp_path):
+  """Writes invented runs of a row of the paper, one a seed."""
+
+  def write(row, *accuracies, **changes):
+    flat = config_lib.flatten(scales.config(row.run))
+    for seed, accuracy in enumerate(accuracies):
+      fields = flat | {'seed': seed}
+      found = made_runs.result(
+        fields.pop('method'), fields.pop('seed'), accuracy
+      )
+      found['config'] |= fields
+      if row.run.teacher:
+        found['teacher']['model'] = row.run.teacher.model
+      count = len(list(tmp_path.iterdir()))
+      made_runs.write(tmp_path / f'row{count}', found | changes)
+
+  return write
+
+
+def rows_of(table):
+  """Returns the lines of a table, each by the names of the columns."""
   return [
-    [cell.strip() for cell in line.strip('|').split('|')]
-    for line in text.splitlines()
+    dict(zip(table.header, line, strict=True))
+    for line in table.lines
+    if not isinstance(line, document.Heading)
   ]
+
+
+def others(names):
+  """Returns the lines of the table of other runs."""
+  rows = results.read(names).rows
+  return rows_of(run_tables.others(rows, rows))
+
+
+def tabled(tmp_path, table, scale='smoke'):
+  """Returns the lines of one of the paper's tables."""
+  rows = results.read([str(tmp_path)]).rows
+  placed = paper_tables.place(table, scale, rows)
+  return rows_of(paper_tables.table(placed, scale))
+
+
+GAIN = 'gain over vanilla (points), 95 % interval'
+PAPERS_GAIN = 'gain (points), 95 % interval'
+LAST, BEST = 'last epoch (%)', 'best epoch (%)'
 
 
 def test_a_row_is_a_mean_over_seeds_and_its_gain_is_paired(place):
-  runs = [
-    place('v1', 'vanilla', 1, 0.60),
-    place('v0', 'vanilla', 0, 0.50),
-    place('v2', 'vanilla', 2, 0.70),
-    place('s0', 'srdl', 0, 0.51),
-    place('s1', 'srdl', 1, 0.62),
-    place('s2', 'srdl', 2, 0.73),
-  ]
-  rows, left_out = report.read(runs)
-  assert not left_out
-  head, _, vanilla, srdl_row = cells(report.markdown(rows))
-  vanilla, srdl_row = (
-    dict(zip(head, row, strict=True)) for row in (vanilla, srdl_row)
+  vanilla, srdl_row = others(
+    [
+      place('v1', 'vanilla', 1, 0.60),
+      place('v0', 'vanilla', 0, 0.50),
+      place('v2', 'vanilla', 2, 0.70),
+      place('s0', 'srdl', 0, 0.51),
+      place('s1', 'srdl', 1, 0.62),
+      place('s2', 'srdl', 2, 0.73),
+    ]
   )
-  assert (vanilla['runs'], srdl_row['runs']) == ('tiny, vanilla', 'tiny, srdl')
-  assert srdl_row['seeds'] == '0, 1, 2'
+  assert vanilla['runs'].text == 'tiny, vanilla'
+  assert srdl_row['runs'].text == 'tiny, srdl'
+  assert srdl_row['seeds'].text == '0, 1, 2'
   # 51, 62, 73: deviations of 11. Last epoch first, best beside it.
-  assert srdl_row['last epoch'] == '62.00 ± 11.00 (3)'
-  assert srdl_row['best epoch'] == '63.00 ± 11.00 (3)'
-  assert srdl_row['ensemble'] == '64.00 ± 11.00 (3)'
-  assert srdl_row['stage one'] == '59.00 ± 11.00 (3)'
-  assert vanilla['stage one'] == vanilla['ensemble'] == ''
+  assert list(srdl_row)[1:3] == [LAST, BEST]
+  assert srdl_row[LAST] == document.Cell('62.00 ± 11.00 (3)', strong=True)
+  assert srdl_row[BEST].text == '63.00 ± 11.00 (3)'
+  assert srdl_row['ensemble (%)'].text == '64.00 ± 11.00 (3)'
+  assert srdl_row['stage one (%)'].text == '59.00 ± 11.00 (3)'
+  assert vanilla['stage one (%)'].text == vanilla['ensemble (%)'].text == ''
   # Gains of 1, 2 and 3 points: 2 -+ 4.3027 / sqrt(3).
-  gain = srdl_row['gain over vanilla, 95 %']
-  assert gain.startswith('+2.00 [-0.48, +4.48] (3)')
-  assert vanilla['gain over vanilla, 95 %'] == ''
+  assert srdl_row[GAIN] == document.Cell('+2.00 [-0.48, +4.48] (3)')
+  assert vanilla[GAIN] == document.Cell()
 
 
-def test_rows_of_unequal_cost_are_marked(place):
-  # M = 2: the extraction pass is a third one.
-  rows, _ = report.read(
-    [place('v', 'vanilla', 0, 0.5), place('s', 'srdl', 0, 0.5)]
-  )
-  assert '+0.00 (1), at 1.50 x its cost' in report.markdown(rows)
-
-
-def test_other_budgets_and_data_are_other_rows_and_no_baseline(place):
-  rows, _ = report.read(
+def test_only_shared_seeds_are_paired(place):
+  _, gained = others(
     [
-      place('v', 'vanilla', 0, 0.5, epochs=300),
-      place('s', 'srdl', 0, 0.6),
+      place('v0', 'vanilla', 0, 0.5),
+      place('s0', 'srdl', 0, 0.6),
+      place('s1', 'srdl', 1, 0.9),
     ]
   )
-  head, _, vanilla, srdl_row = cells(report.markdown(rows))
-  assert vanilla[0] == 'tiny, vanilla, epochs=300'
-  assert srdl_row[0] == 'tiny, srdl, epochs=2'
-  assert srdl_row[head.index('gain over vanilla, 95 %')] == ''
-
-
-def test_what_is_no_finished_run_is_named_and_the_rest_goes_on(place, tmp_path):
-  good = place('s', 'srdl', 0, 0.6)
-  again = place('t', 'srdl', 0, 0.7)
-  (tmp_path / 'empty').mkdir()
-  for name, content in (('damaged', '{'), ('foreign', '[1]')):
-    (tmp_path / name).mkdir()
-    (tmp_path / name / 'result.json').write_text(content)
-  names = [str(tmp_path / n) for n in ('empty', 'damaged', 'foreign')]
-  rows, left_out = report.read([*names, good, again])
-  assert [row.accuracies('final') for row in rows] == [{0: 0.6}]
-  assert len(left_out) == 4
-  for name, line in zip([*names, again], left_out, strict=True):
-    assert name in line
-  assert 'no finished run' in left_out[0] and 'damaged' in left_out[1]
-  assert 'not the result of a run' in left_out[2]
-  assert 'same seed' in left_out[3]
-
-
-def test_ablations_of_distillation_share_the_vanilla_row(place):
-  rows, _ = report.read(
+  assert gained[GAIN].text == '+10.00 (1)'
+  _, apart = others(
     [
-      place('v', 'vanilla', 0, 0.5),
-      place('s', 'srdl', 0, 0.6, **{'distillation.temperature': 4.0}),
+      str(place('v5', 'vanilla', 5, 0.5, epochs=7)),
+      place('s6', 'srdl', 6, 0.6, epochs=7),
     ]
   )
-  text = report.markdown(rows)
-  assert '+10.00 (1)' in text and 'distillation.temperature=4.0' in text
+  assert apart[GAIN].text == 'no shared seed'
 
 
-def test_imported_weights_make_another_row(place):
-  paths = [place('v', 'vanilla', 0, 0.5), place('s', 'srdl', 0, 0.6)]
-  result = workdir.read_json(f'{paths[1]}/result.json')
-  result['weights'] = 'abcdef0123456789'
-  workdir.write_json(f'{paths[1]}/result.json', result)
-  rows, _ = report.read(paths)
-  text = report.markdown(rows)
-  assert 'weights=abcdef01' in text and '+10.00' not in text
-
-
-def test_a_control_is_judged_by_its_ensemble(place):
-  rows, _ = report.read(
-    [
-      place('v', 'vanilla', 0, 0.5),
-      place('e', 'srdl', 0, 0.5, method='vanilla_ensemble'),
-    ]
-  )
-  # 0.52 of the ensemble, not 0.50 of the second half.
-  assert '+2.00 (1)' in report.markdown(rows)
-
-
-def test_older_results_have_the_defaults_of_later_fields(place):
-  paths = [place('v', 'vanilla', 0, 0.5), place('s', 'srdl', 0, 0.6)]
-  result = workdir.read_json(f'{paths[0]}/result.json')
-  del result['config']['model.remat'], result['weights']
-  workdir.write_json(f'{paths[0]}/result.json', result)
-  rows, _ = report.read(paths)
-  assert '+10.00 (1)' in report.markdown(rows)
+def test_cost_is_told_in_three_units(place):
+  (row,) = others([place('s', 'srdl', 0, 0.5)])
+  assert [row[name].text for name in comparison.COSTS] == [
+    '0.002',
+    '0.012',
+    '12 s',
+  ]
 
 
 @pytest.mark.parametrize(
-  ('path', 'value'),
-  [
-    (('config', 'method'), 3),
-    (('config', 'surplus'), 3),
-    (('cost', 'training_1e16'), None),
-    (('final', 'test'), {'accuracy': 'high'}),
-    (('ensemble',), {}),
-    (('stages',), 3),
-  ],
+  ('seconds', 'text'),
+  [(59.9, '59.9 s'), (60, '1 min'), (5400, '1.5 h'), (36e4, '100 h')],
 )
-def test_malformed_results_are_left_out(place, path, value):
-  name = place('s', 'srdl', 0, 0.6)
-  result = workdir.read_json(f'{name}/result.json')
-  inner = result
-  for key in path[:-1]:
-    inner = inner[key]
-  inner[path[-1]] = value
-  workdir.write_json(f'{name}/result.json', result)
-  rows, left_out = report.read([name])
-  assert not rows and len(left_out) == 1
-  assert name in left_out[0]
+def test_durations(seconds, text):
+  assert comparison.duration(seconds) == text
+
+
+def test_rows_of_unequal_cost_are_marked(place):
+  names = [place('v', 'vanilla', 0, 0.5), place('s', 'srdl', 0, 0.5)]
+  found = workdir.read_json(f'{names[1]}/result.json')
+  # A percent more goes without a mark; it is one pass of extraction.
+  for cost, marks in ((0.003, ('×1.5 cost',)), (0.00201, ())):
+    found['cost']['training_1e16'] = cost
+    workdir.write_json(f'{names[1]}/result.json', found)
+    assert others(names)[1][GAIN] == document.Cell('+0.00 (1)', marks=marks)
+
+
+def test_other_budgets_are_no_baseline_and_reported(place):
+  names = [
+    place('v', 'vanilla', 0, 0.5, epochs=300),
+    place('s', 'srdl', 0, 0.6, epochs=2),
+  ]
+  rows = results.read(names).rows
+  table = run_tables.others(rows, rows)
+  vanilla, srdl_row = rows_of(table)
+  assert vanilla['runs'].text == 'tiny, vanilla, epochs=300'
+  assert srdl_row['runs'].text == 'tiny, srdl, epochs=2'
+  assert srdl_row[GAIN] == document.Cell()
+  assert table.notes == (
+    'R2 is not compared with vanilla: epochs 2 against 300.',
+  )
+
+
+def test_other_data_are_no_baseline(place):
+  _, srdl_row = others(
+    [
+      place('v', 'vanilla', 0, 0.5),
+      place('s', 'srdl', 0, 0.6, **{'data.name': 'cifar10'}),
+    ]
+  )
+  assert srdl_row[GAIN] == document.Cell()
+
+
+def test_ablations_of_distillation_share_the_vanilla_row(place):
+  _, one, two = others(
+    [
+      place('v', 'vanilla', 0, 0.5),
+      place('s', 'srdl', 0, 0.6, **{'distillation.temperature': 4.0}),
+      place('t', 'srdl', 0, 0.7, **{'srdl.start': 'previous'}),
+    ]
+  )
+  assert one[GAIN].text == '+10.00 (1)'
+  assert one['runs'].text == 'tiny, srdl, distillation.temperature=4.0'
+  assert two[GAIN].text == '+20.00 (1)'
+  assert two['runs'].text == 'tiny, srdl, srdl.start=previous'
+
+
+def test_imported_weights_make_another_row(place):
+  names = [place('v', 'vanilla', 0, 0.5), place('s', 'srdl', 0, 0.6)]
+  found = workdir.read_json(f'{names[1]}/result.json')
+  found['weights'] = 'abcdef0123456789'
+  workdir.write_json(f'{names[1]}/result.json', found)
+  _, row = others(names)
+  assert row['runs'].text == 'tiny, srdl, weights=abcdef01'
+  assert row[GAIN] == document.Cell()
+
+
+def test_a_control_is_judged_by_its_ensemble(place):
+  _, row = others(
+    [
+      place('v', 'vanilla', 0, 0.5),
+      place('e', 'vanilla_ensemble', 0, 0.5),
+    ]
+  )
+  # 0.52 of the ensemble, not 0.50 of the second half.
+  assert row[GAIN].text == '+2.00 (1)'
 
 
 def test_validation_is_not_called_test(place):
-  path = place('s', 'srdl', 0, 0.6)
-  result = workdir.read_json(f'{path}/result.json')
-  result['best']['split'] = 'validation'
-  workdir.write_json(f'{path}/result.json', result)
-  rows, _ = report.read([path])
-  assert '61.00 (1), validation' in report.markdown(rows)
+  name = place('s', 'srdl', 0, 0.6)
+  found = workdir.read_json(f'{name}/result.json')
+  found['best']['split'] = 'validation'
+  workdir.write_json(f'{name}/result.json', found)
+  assert others([name])[0][BEST].text == '61.00 (1), validation'
+
+
+def test_table_4_has_ours_beside_the_papers(place_row, tmp_path):
+  incomplete, srdl_row = scales.rows('table4', 'full')
+  place_row(incomplete, 0.58, 0.58)
+  place_row(srdl_row, 0.70, 0.72)
+  first, second = tabled(tmp_path, 'table4', 'full')
+  # 70 and 72: 71 -+ sqrt(2); over 58, 12 and 14: 13 -+ 12.7062 for n = 2.
+  assert second[LAST] == document.Cell('71.00 ± 1.41 (2)', strong=True)
+  assert second[PAPERS_GAIN].text == '+13.00 [+0.29, +25.71] (2)'
+  assert second['paper (%)'].text == '71.63 (5)'
+  assert second["paper's gain"].text == '+13.52'
+  assert first[PAPERS_GAIN] == document.Cell()
+  # The order in which they were found: the incomplete one first.
+  assert second['runs'] == document.Cell('R2', link='r2')
+
+
+def test_what_has_not_been_run_is_blank(place_row, tmp_path):
+  # The lines are by data set.
+  rows = scales.rows('table1', 'full')
+  groups = list(dict.fromkeys(row.group for row in rows))
+  rows.sort(key=lambda row: groups.index(row.group))
+  place_row(rows[1], 0.9)
+  vanilla, srdl_row, *rest = tabled(tmp_path, 'table1', 'full')
+  assert len(rest) == len(rows) - 2
+  assert srdl_row[LAST].text == '90.00 (1)'
+  # No baseline, no gain; the paper's numbers are there all the same.
+  assert srdl_row[PAPERS_GAIN].text == ''
+  for line, row in zip([vanilla, *rest], [rows[0], *rows[2:]], strict=True):
+    number = dict(row.metrics)['accuracy']
+    assert line['paper (%)'].text == f'{number:.2f} (5)'
+    assert line["paper's TrCost"].text == f'{row.cost:g}'
+    ours = [LAST, BEST, PAPERS_GAIN, *comparison.COSTS, 'runs']
+    assert all(not line[name].text for name in ours)
+
+
+def test_at_other_scales_the_papers_numbers_are_called_its_own(
+  place_row, tmp_path
+):
+  place_row(scales.rows('table4', 'smoke')[1], 0.9)
+  line = tabled(tmp_path, 'table4')[1]
+  assert line['paper (its own network and data) (%)'].text == '71.63 (5)'
+  assert 'paper (%)' not in line
+  found = results.read([str(tmp_path)])
+  text = document.markdown('t', report.sections(found, None), None)
+  assert '## Smoke scale: no reproduction of the paper' in text
+  assert scales.stand_ins('smoke') in text
+  assert 'ours are not to be compared with them' in text
+
+
+def test_ensembles_are_rows_of_the_same_runs(place_row, tmp_path):
+  single, _, control = scales.rows('table6', 'full')
+  place_row(single, 0.7)
+  place_row(control, 0.7)
+  one, both, two = tabled(tmp_path, 'table6', 'full')
+  assert [line[LAST].text for line in (one, both, two)] == [
+    '70.00 (1)',
+    '72.00 (1)',
+    '72.00 (1)',
+  ]
+  assert both[PAPERS_GAIN].text == '+2.00 (1)'
+  assert both["paper's gain"].text == '+0.70'
+  assert one['runs'] == both['runs']
+
+
+def test_several_metrics_are_several_lines(place_row, tmp_path):
+  for row in scales.rows('imagenet', 'full'):
+    place_row(row, 0.7)
+  top1, top5, *_ = tabled(tmp_path, 'imagenet', 'full')
+  assert top1['row'].text == 'DenseNet-201, vanilla, top-1'
+  assert top5['row'].text == 'DenseNet-201, vanilla, top-5'
+  assert top5['paper (%)'].text == '94.57 (1)'
+  # What a run cost isn't told twice.
+  assert top1['device time'].text and not top5['device time'].text
+
+
+def kd(scale='full'):
+  """Returns a vanilla row, and one that it taught."""
+  rows = [row for row in scales.rows('table2', scale)]
+  taught = next(row for row in rows if row.run.teacher)
+  return next(row for row in rows if row.name == taught.against), taught
+
+
+def test_one_teacher_of_all_seeds_is_told(place_row, tmp_path):
+  vanilla, taught = kd()
+  place_row(vanilla, 0.5, 0.6)
+  place_row(
+    taught,
+    0.6,
+    0.7,
+    cost={
+      'training_1e16': 0.2,
+      'seconds': {'train': 1.0, 'extract': 0.0, 'teacher': 7200.0},
+    },
+  )
+  rows = results.read([str(tmp_path)]).rows
+  placed = paper_tables.place('table2', 'full', rows)
+  table = paper_tables.table(placed, 'full')
+  line = rows_of(table)[1]
+  assert line[PAPERS_GAIN].marks == ('×100 cost', 'one teacher')
+  assert line['device time'].text == '2 h'
+  assert line['training FLOPs (1e16)'].text == ''
+  assert table.notes == (paper_tables.ONE_TEACHER,)
+
+
+def test_teachers_and_students_have_their_training_losses(place_row, tmp_path):
+  vanilla, taught = kd()
+  place_row(vanilla, 0.5)
+  place_row(taught, 0.6, 0.7)
+
+  def read():
+    rows = results.read([str(tmp_path)]).rows
+    placed = paper_tables.place('table2', 'full', rows)
+    lines = rows_of(paper_tables.teachers(placed))
+    return {
+      line['network'].text: line[
+        'training cross-entropy (nats), last epoch'
+      ].text
+      for line in lines
+    }
+
+  name = paper.NAMES[taught.run.teacher.model]
+  # From the students' records, until the teacher's own runs are there.
+  assert read() == {
+    vanilla.name: '0.1637 (1)',
+    f'{name}, teacher': '0.0087 ± 0.0000 (2)',
+    taught.name: '0.1637 ± 0.0000 (2)',
+  }
+  teacher = paper.Row('', '', '', taught.run.teacher, ())
+  place_row(teacher, 0.8)
+  assert read()[f'{name}, teacher'] == '0.1637 (1)'
+
+
+def test_a_teacher_is_reported_before_its_students(place_row, tmp_path):
+  _, taught = kd('short')
+  place_row(paper.Row('', '', '', taught.run.teacher, ()), 0.8)
+  found = results.read([str(tmp_path)])
+  sections = {s.name: s for s in report.sections(found, None)}
+  (line,) = rows_of(sections['short-teachers'].parts[0])
+  assert line['last epoch (%)'].text == '80.00 (1)'
+  assert 'others' not in sections and 'short-reasons' not in sections
+
+
+def test_runs_that_are_not_averaged_are_told(place_row, tmp_path):
+  row = scales.rows('table5', 'full')[1]
+  place_row(row, 0.7, 0.8)
+  other = {'name': 'cifar100', 'fingerprint': 'other'}
+  place_row(row, 0.2, data=other)
+  assert tabled(tmp_path, 'table5', 'full')[1][LAST].text.startswith('75.00')
+  found = results.read([str(tmp_path)])
+  text = document.markdown('t', report.sections(found, None), None)
+  assert (
+    'R2 has the configuration of R1, but differs in data: they are not averaged'
+  ) in text
+  # It is to be seen all the same.
+  assert '20.00 (1)' in text.partition('## Other runs')[2]
+
+
+def test_rows_on_other_data_are_not_compared(place_row, tmp_path):
+  incomplete, srdl_row = scales.rows('table4', 'full')
+  place_row(incomplete, 0.5)
+  place_row(srdl_row, 0.7, data={'name': 'cifar100', 'fingerprint': 'other'})
+  cell = tabled(tmp_path, 'table4', 'full')[1][PAPERS_GAIN]
+  assert cell == document.Cell(marks=('other data: not compared',))
+
+
+def test_reasons_are_told_of_each_row_once(place_row, tmp_path):
+  row = scales.rows('table4', 'full')[1]
+  place_row(row, 0.7, 0.72)
+  found = results.read([str(tmp_path)])
+  placed = [
+    one
+    for table in ('table1', 'table4', 'table5')
+    for one in paper_tables.place(table, 'full', found.rows)
+  ]
+  (line,) = rows_of(paper_tables.reasons(paper_tables.once(placed)))
+  assert line['NLL (nats)'].text == '1.250 ± 0.000 (2)'
+  assert line['ECE (%)'].text == '4.00 ± 0.00 (2)'
+  assert line['soft-target entropy (nats)'].text == '1.500 ± 0.000 (2)'
+  assert line['agreement with teacher (%)'].text == '90.00 ± 0.00 (2)'
+  assert line['stages disagree (%)'].text == '25.00 ± 0.00 (2)'
+
+
+def test_gains_are_drawn_by_budget(place_row, tmp_path, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(
+    report_figures.outcome_figures,
+    'gains',
+    lambda lines: drawn.append(lines) or '<svg/>',
+  )
+  for row in scales.rows('budget', 'full')[:4]:
+    good = row.run.method == 'srdl'
+    place_row(row, 0.52 if good else 0.5, 0.54 if good else 0.5)
+  rows = results.read([str(tmp_path)]).rows
+  placed = paper_tables.place('budget', 'full', rows)
+  assert report_figures.gains(placed, 'budget')
+  ((name, by_budget),) = drawn[0].items()
+  assert name == 'ResNet-32, SRDL'
+  assert sorted(by_budget) == [25, 50]
+  assert by_budget[25].mean == pytest.approx(3) and by_budget[25].n == 2
+
+
+def test_a_comparison_is_drawn_once(place_row, tmp_path):
+  place_row(scales.rows('table4', 'full')[0], 0.5)
+  for row in scales.rows('fig3', 'full'):
+    place_row(row, 0.6)
+  rows = results.read([str(tmp_path)]).rows
+  placed = {
+    table: paper_tables.place(table, 'full', rows)
+    for table in ('table1', 'table2', 'table4', 'table6')
+  }
+  drawn = [list(named) for _, _, named in report_figures.comparisons(placed)]
+  # Table 2 compares what Table 1 does; Table 6's single row is in both others.
+  assert drawn == [
+    ['ResNet-32, vanilla', 'ResNet-32, SRDL'],
+    ['ResNet-32, SRDL, stage-incomplete', 'ResNet-32, SRDL'],
+  ]
+
+
+def test_captions_name_the_network_and_legends_the_method(
+  place_row, tmp_path, monkeypatch
+):
+  drawn = []
+  monkeypatch.setattr(
+    report_figures.training_figures,
+    'learning_curves',
+    lambda curves, _: (
+      drawn.append([curve.name for curve in curves]) or '<svg/>'
+    ),
+  )
+  rows = [r for r in scales.rows('table1', 'full') if 'DenseNet' in r.name][:2]
+  for row in rows:
+    place_row(row, 0.6)
+  found = results.read([str(tmp_path)]).rows
+  named = dict(zip([row.name for row in rows], found, strict=True))
+  (figure,) = report_figures.learning_curves(named, 'x', 'CIFAR-10', [])
+  # The comma in the network's name parts nothing.
+  assert drawn == [['vanilla', 'SRDL']]
+  assert figure.caption == (
+    'CIFAR-10, DenseNet-BC (190, 40): vanilla (R1, n = 1), SRDL (R2, n = 1).'
+  )
+  # Of two networks, the whole names.
+  named = {'A (1, 2), vanilla': found[0], 'A (1, 3), SRDL': found[1]}
+  report_figures.learning_curves(named, 'x', 'CIFAR-10', [])
+  assert drawn[1] == list(named)
+
+
+def test_many_rows_are_drawn_in_several_figures(place, tmp_path):
+  names = [place(f's{n}', 'srdl', 0, 0.5, epochs=10 + n) for n in range(8)]
+  rows = results.read(names).rows
+  named = {f'a{row.number}': row for row in rows}
+  drawn = report_figures.learning_curves(named, 'x', 't', [])
+  assert [figure.name for figure in drawn] == ['x', 'x_2']
+  # The first row is in each of them.
+  assert all('a1 (R1' in figure.caption for figure in drawn)
+  assert 'a7 (R7' not in drawn[0].caption and 'a7 (R7' in drawn[1].caption
+
+
+@pytest.fixture
+def mixed(place, place_row, tmp_path):
+  """A directory of a little of everything, and what was read from it."""
+  for row in scales.rows('table4', 'full') + scales.rows('fig3', 'full')[:1]:
+    place_row(row, 0.58, 0.6)
+  place('<i>&"x', 'vanilla', 0, 0.5)
+  place('own', 'srdl', 0, 0.6)
+  (tmp_path / 'own/metrics.jsonl').write_text('"test"\n')
+  (tmp_path / 'damaged').mkdir()
+  (tmp_path / 'damaged/result.json').write_text('{')
+  curves = {'train': [[0.5, 1.0]], 'test': [[1.0, 2.0]]}
+  flatness = {
+    'directions': 1,
+    'distances': [0.0, 5.0],
+    'alphas': [0.0, 1.0],
+    'examples': {'train': 10, 'test': 20},
+    'runs': [
+      {
+        'workdir': 'runs/a',
+        'name': '<b>, srdl',
+        'seed': 0,
+        'norm': 35.25,
+        'parameters': 1234,
+        'curves': {'literal': curves, 'filter_normalised': curves},
+      }
+    ],
+  }
+  workdir.write_json(tmp_path / 'flatness.json', flatness)
+  return results.read([str(tmp_path)])
+
+
+class Page(html.parser.HTMLParser):
+  """What a page refers to and names, and whether its tags are closed."""
+
+  EMPTY = ('meta', 'wbr')
+
+  def __init__(self, text):
+    super().__init__()
+    self.names, self.links, self.open, self.said = [], [], [], []
+    self.tags = set()
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.add(tag)
+    if tag not in self.EMPTY:
+      self.open.append(tag)
+    for name, value in attrs:
+      if name == 'id':
+        self.names.append(value)
+      elif name in ('href', 'xlink:href', 'src'):
+        self.links.append(value)
+
+  def handle_startendtag(self, tag, attrs):
+    self.handle_starttag(tag, attrs)
+    self.handle_endtag(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.said.append(data)
+
+
+def test_html_needs_no_other_file_and_is_whole(mixed, tmp_path):
+  out = tmp_path / 'report.html'
+  report.write(str(out), mixed)
+  text = out.read_text()
+  page = Page(text)
+  assert page.open == ['html'] or not page.open
+  # Every name once, and every link within the page.
+  assert len(page.names) == len(set(page.names))
+  assert {link[0] for link in page.links} == {'#'}
+  assert {link[1:] for link in page.links} <= set(page.names)
+  assert 'script' not in page.tags and 'img' not in page.tags
+  for url in re.findall(r'url\(([^)]*)\)', text):
+    assert url[0] == '#' and url[1:] in page.names
+  assert not re.search(r'@import|https?://(?!www\.w3\.org)', text)
+  # Text from files is text.
+  assert 'i' not in page.tags and 'b' not in page.tags
+  assert any('<i>&"x' in part for part in page.said)
+  # Figure 3, two learning curves of four rows, Figure 4.
+  assert text.count('<figure>') == text.count('role="img"') >= 4
+  report.write(str(out), mixed)
+  assert out.read_text() == text
+
+
+def test_every_section_is_in_the_contents(mixed):
+  sections = report.sections(mixed, None)
+  titles = [section.title for section in sections]
+  text = html_report.render('t', sections)
+  contents = text.partition('<nav')[2].partition('</nav>')[0]
+  assert re.findall('>([^<]+)</a>', contents) == titles
+  assert titles[:2] == ['How to read this', 'Left out']
+  assert titles[-1] == 'Where the numbers come from'
+
+
+def test_a_damaged_log_leaves_out_its_curve_alone(mixed):
+  sections = {s.name: s for s in report.sections(mixed, report_figures)}
+  lines = sections['left-out'].parts[0].lines
+  assert len(lines) == 2
+  assert 'damaged/result.json' in lines[0]
+  assert 'own/metrics.jsonl is damaged in line 1' in lines[1]
+  # Its numbers are there, and the other run's curve.
+  _, table = sections['others'].parts
+  assert [line['runs'].text for line in rows_of(table)] == [
+    'tiny, vanilla',
+    'tiny, srdl',
+  ]
+  _, curves = sections['others-curves'].parts
+  assert 'vanilla' in curves.caption and 'srdl' not in curves.caption
+
+
+def test_markdown_has_its_figures_beside_it(mixed, tmp_path):
+  out = tmp_path / 'report.md'
+  report.write(str(out), mixed)
+  text = out.read_text()
+  images = re.findall(r'!\[[^]]*\]\(([^)]*)\)', text)
+  assert images and len(images) == len(set(images))
+  for image in images:
+    assert image.startswith('report_figures/')
+    assert (tmp_path / image).read_text().startswith('<?xml')
+  folder = tmp_path / 'report_figures'
+  assert {path.name for path in folder.iterdir()} == {
+    pathlib.Path(image).name for image in images
+  }
+  # In a table, what a file says can't begin a column or a tag.
+  assert '<i>' not in text.replace(r'\<i>', '')
+
+
+def test_printed_tables_have_no_figures(mixed):
+  text = document.markdown('t', report.sections(mixed, None), None)
+  assert '![' not in text
+  columns = {
+    len(re.findall(r'(?<!\\)\|', line))
+    for line in text.partition('## Where the numbers')[2].splitlines()
+    if line.startswith('|')
+  }
+  assert columns == {7}
+
+
+def test_provenance_names_every_run(mixed, tmp_path):
+  (told, table) = report.sections(mixed, None)[-1].parts
+  lines = rows_of(table)
+  runs = [run for row in mixed.rows for run in row.runs.values()]
+  assert [line['directory'].text for line in lines] == [r.workdir for r in runs]
+  line = lines[0]
+  assert line['commit'].text == 'c0ffee' and line['jax'].text == '0.10.2'
+  assert line['data'].text == 'f1' * 6
+  assert line['device'].text == '1 × abacus'
+  headings = [x for x in table.lines if isinstance(x, document.Heading)]
+  assert [heading.name for heading in headings] == [
+    f'r{row.number}' for row in mixed.rows
+  ]
+  assert headings[1].text == 'R2: tiny, srdl'
+  assert headings[1].detail == 'model.name=tiny'
+  assert headings[2].text == (
+    'R3: ResNet-32, SRDL, stage-incomplete (Table 4, CIFAR-100)'
+  )
+
+
+def test_flatness_has_norms_and_losses(mixed):
+  (line,) = rows_of(run_tables.flatness(mixed.flatness[0]))
+  assert [cell.text for cell in line.values()] == [
+    '<b>, srdl (runs/a)',
+    '0',
+    '1,234',
+    '35.25',
+    *('0.5', '1', '1', '2', '1', '2'),
+  ]
+
+
+def test_real_results_are_read(tmp_path):
+  for method in ('srdl', 'vanilla'):
+    config = tiny.config(**{'method': method, 'epochs': 2})
+    srdl.run(config, str(tmp_path / method), stop_request.StopRequest())
+  found = results.read([str(tmp_path)])
+  assert len(found.rows) == 2 and not found.left_out
+  invented = results.read(
+    [made_runs.write(tmp_path / 'invented', made_runs.result())]
+  )
+  for row in found.rows:
+    assert row.first.schedule[0] == (0.0, pytest.approx(0.1))
+    assert row.first.epochs == 2
+    if row.fields['method'] == 'srdl':
+      assert set(row.first.values) == set(invented.rows[0].first.values)
+  sections = report.sections(found, report_figures)
+  (figure,) = document.figures(sections)
+  assert 'vanilla' in figure.caption and 'srdl' in figure.caption
+
+
+def test_flatness_alone_is_a_report(mixed):
+  found = results.Found([], mixed.flatness, [])
+  titles = [section.title for section in report.sections(found, None)]
+  assert titles == ['How to read this', paper.TABLES['fig4'].title]
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+  nothing = results.Found([], [], [])
+  with pytest.raises(WorkdirError, match='none/report_figures'):
+    report.write(str(tmp_path / 'none/report.md'), nothing)
+
+
+def test_without_directories_the_command_says_how():
+  with pytest.raises(ConfigError, match='Name the run directories'):
+    report.main(['report'])
 
 
 @pytest.mark.parametrize(
   ('arguments', 'code', 'printed'),
   [
-    (['{run}'], 0, 'tiny, srdl'),
-    (['{run}', '{run}/none'], 0, 'no finished run'),
+    (['{run}', '{run}/none'], 0, '(?s)tiny, srdl.*left out: .*none: No such'),
+    (['{run}', '--out={run}/report.html'], 0, '^$'),
     (['{run}/none'], 2, 'error: None of these'),
-    ([], 2, 'error: Name the run directories'),
-    (['{run}', '--out={run}/none/x.md'], 4, 'error: .*none/x.md'),
+    (['{run}', '--out=x.pdf'], 2, r'error: --out=x.pdf: .*\.html or \.md'),
+    (['{run}', '--out={run}/none/x.html'], 4, 'error: .*none/x.html'),
   ],
 )
 def test_command(place, arguments, code, printed):
   run = place('s', 'srdl', 0, 0.6)
+  program = (
+    'import runpy, sys; sys.modules["jax"] = None; '
+    'runpy.run_module("srdl_jax.report", run_name="__main__", alter_sys=True)'
+  )
   done = subprocess.run(
     [
       sys.executable,
-      '-m',
-      'srdl_jax.report',
+      '-c',
+      program,
       *(argument.format(run=run) for argument in arguments),
     ],
     capture_output=True,

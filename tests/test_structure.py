@@ -10,7 +10,7 @@ import sys
 PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
 
 RUNGS = (
-  ('errors',),
+  ('errors', 'fields', 'paper', 'settings'),
   (
     'config',
     'losses',
@@ -35,6 +35,7 @@ RUNGS = (
     'environment',
     'seeds',
     'torch_layout',
+    'landscape',
   ),
   (
     'tensorboard',
@@ -44,13 +45,17 @@ RUNGS = (
     'stage_record',
     'pretrained',
     'flops',
+    'scales',
   ),
-  ('log', 'soft_targets', 'experiment'),
+  ('log', 'soft_targets', 'teacher', 'sweep', 'reporting'),
+  ('experiment',),
   ('build',),
   ('evaluate', 'cost'),
-  ('extraction', 'stage', 'result'),
+  ('extraction',),
+  ('analysis', 'stage'),
+  ('result',),
   ('srdl',),
-  ('main', 'report', 'weights'),
+  ('main', 'report', 'weights', 'flatness', 'reproduce'),
 )
 RUNG_OF = {name: rung for rung, names in enumerate(RUNGS) for name in names}
 
@@ -108,6 +113,8 @@ def test_config_stops_at_the_upper_rungs():
     'config',
     'run_directory',
     'command',
+    'scales',
+    'teacher',
     'experiment',
     'build',
     'stage',

@@ -154,6 +154,9 @@ def test_time_left_follows_from_work_done(tmp_path):
     (91, '2 min'),
     (5399, '90 min'),
     (5400, '1.5 h'),
+    (71.9 * 3600, '71.9 h'),
+    (72 * 3600, '3 days'),
+    (1e9, '11,574 days'),
   ],
 )
 def test_durations(seconds, text):

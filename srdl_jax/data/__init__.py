@@ -142,15 +142,16 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def check_name(name: str) -> None:
-  """Checks that there is a data set of this name.
+def shape(name: str) -> Shape:
+  """Returns what is known of a data set before it is read.
 
   Raises:
-    ConfigError: there is none; the known ones are listed.
+    ConfigError: there is none of this name; the known ones are listed.
   """
-  if name not in DATASETS:
-    known = ', '.join(sorted(DATASETS))
+  if name not in SHAPES:
+    known = ', '.join(sorted(SHAPES))
     raise ConfigError(f'Unknown data set {name!r}; known: {known}.')
+  return SHAPES[name]
 
 
 def load(
@@ -176,5 +177,7 @@ def load(
     ConfigError: there is no data set of this name.
     DataError: the data is missing, damaged or in a form that can't be read.
   """
-  check_name(name)
+  if name not in DATASETS:
+    known = ', '.join(sorted(DATASETS))
+    raise ConfigError(f'Unknown data set {name!r}; known: {known}.')
   return DATASETS[name](Source(data_dir, manual_dir, download))

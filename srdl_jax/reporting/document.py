@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a report consists of, whatever it is written as; and Markdown."""
+
+import dataclasses
+from collections.abc import Sequence
+
+# Of what is no data in a figure, and what it stands on; a page may replace them
+# by its own.
+INK = '#1f2328'
+PAPER = '#ffffff'
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A cell of a table.
+
+  Attributes:
+    text: '' is blank.
+    strong: whether it is what the row is about.
+    marks: what a reader must not overlook about it, each in a few words.
+    link: name of what it refers to, '' for nothing.
+  """
+
+  text: str = ''
+  strong: bool = False
+  marks: tuple[str, ...] = ()
+  link: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+  """A line across a table.
+
+  Attributes:
+    text: of it.
+    name: that cells link to, '' for none.
+    detail: in smaller type behind it.
+  """
+
+  text: str
+  name: str = ''
+  detail: str = ''
+
+
+Line = tuple[Cell, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table.
+
+  Attributes:
+    header: of each column.
+    lines: each a cell a column, or a heading.
+    notes: under the table.
+    texts: columns, from 0, that hold text; the others hold numbers.
+    theirs: columns that hold others' numbers.
+  """
+
+  header: tuple[str, ...]
+  lines: tuple[Line | Heading, ...]
+  notes: tuple[str, ...] = ()
+  texts: tuple[int, ...] = (0,)
+  theirs: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """A picture.
+
+  Attributes:
+    name: of its file, without '.svg'.
+    svg: a whole SVG file.
+    alt: what it shows, for those who don't see it.
+    caption: under it.
+  """
+
+  name: str
+  svg: str
+  alt: str
+  caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+  """A list.
+
+  Attributes:
+    lines: of it.
+  """
+
+  lines: tuple[str, ...]
+
+
+Part = str | Items | Table | Figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A part with a title.
+
+  Attributes:
+    name: that links refer to; no other section has it.
+    title: of it.
+    parts: in their order; a string is a paragraph.
+    level: 2 for the largest, 3 for one below it.
+  """
+
+  name: str
+  title: str
+  parts: tuple[Part, ...]
+  level: int = 2
+
+
+def figures(sections: Sequence[Section]) -> list[Figure]:
+  """Returns all figures, in their order."""
+  parts = (part for section in sections for part in section.parts)
+  return [part for part in parts if isinstance(part, Figure)]
+
+
+def markdown(
+  title: str, sections: Sequence[Section], figures: str | None
+) -> str:
+  """Returns the document in Markdown.
+
+  Args:
+    title: of the document.
+    sections: in their order.
+    figures: folder, relative to the file, where its SVG files are; None leaves
+      figures out.
+  """
+  blocks = [f'# {_plain(title)}']
+  for section in sections:
+    blocks.append(f'{"#" * section.level} {_plain(section.title)}')
+    for part in section.parts:
+      blocks += _blocks(part, figures)
+  return '\n\n'.join(blocks) + '\n'
+
+
+def _blocks(part: Part, figures: str | None) -> list[str]:
+  if isinstance(part, str):
+    return [_plain(part)]
+  if isinstance(part, Items):
+    return ['\n'.join(f'- {_plain(line)}' for line in part.lines)]
+  if isinstance(part, Table):
+    return [_table(part), *map(_plain, part.notes)]
+  if figures is None:
+    return []
+  image = f'![{_plain(part.alt)}]({figures}/{part.name}.svg)'
+  return [image, _plain(part.caption)]
+
+
+def _table(table: Table) -> str:
+  rules = [
+    '---' if column in table.texts else '--:'
+    for column in range(len(table.header))
+  ]
+  lines = [_line(map(_plain, table.header)), _line(rules)]
+  for line in table.lines:
+    if isinstance(line, Heading):
+      detail = f' {_plain(line.detail)}' if line.detail else ''
+      cells = [f'**{_plain(line.text)}**{detail}']
+      cells += [''] * (len(table.header) - 1)
+    else:
+      cells = [_cell(cell) for cell in line]
+    lines.append(_line(cells))
+  return '\n'.join(lines)
+
+
+def _cell(cell: Cell) -> str:
+  text = _plain(cell.text)
+  if cell.strong and text:
+    text = f'**{text}**'
+  return ', '.join(filter(None, [text, *map(_plain, cell.marks)]))
+
+
+def _line(cells) -> str:
+  return f'| {" | ".join(cells)} |'
+
+
+def _plain(text: str) -> str:
+  """Returns text that Markdown shows as it is, on one line."""
+  text = ' '.join(text.split())
+  for sign in '\\`*<|':
+    text = text.replace(sign, f'\\{sign}')
+  return text

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Invented results of runs, for the tests of what reads them."""
+
+import json
+import pathlib
+from typing import Any
+
+from srdl_jax import config as config_lib
+from srdl_jax import workdir
+
+# Epochs of each stage in the invented runs, whatever their configuration says.
+EPOCHS = 2
+STEPS_PER_EPOCH = 5
+
+
+def result(
+  method: str = 'srdl', seed: int = 0, last: float = 0.6, **fields: Any
+) -> dict[str, Any]:
+  """Returns what result.json would hold.
+
+  Args:
+    method: kd imports its teacher; it, vanilla and label_smoothing have one
+      stage, others two.
+    seed: of the run.
+    last: test accuracy of the last epoch; the best is 0.01 above it, the
+      ensemble 0.02, stage one 0.03 below.
+    **fields: of the configuration, by dotted names.
+  """
+  config = config_lib.defaults()
+  for name, value in ({'method': method, 'seed': seed} | fields).items():
+    config.update_from_flattened_dict({name: value})
+  several = config.method not in ('vanilla', 'label_smoothing', 'kd')
+  stages, teacher = [_stage(1, last)], None
+  if several:
+    soft_targets = {'temperature': 3.0, 'entropy': 1.5, 'views': 0}
+    agreement = {'agreement': 0.9, 'examples': 200}
+    stages = [
+      _stage(1, last - 0.03) | {'soft_targets': soft_targets},
+      _stage(2, last) | {'teacher': 1, 'agreement': agreement},
+    ]
+  if config.method == 'kd':
+    stages[0]['teacher'] = 0
+    teacher = {
+      'model': config.teacher.model,
+      'checkpoint': 'd1' * 16,
+      'train_epoch': {'cross_entropy': 0.0087},
+      'soft_targets': {'temperature': 3.0, 'entropy': 1.1, 'views': 0},
+    }
+  return {
+    'final': {'test': stages[-1]['test']},
+    'best': stages[-1]['test'] | {'accuracy': last + 0.01, 'split': 'test'},
+    'ensemble': {'test': _test(last + 0.02) | {'disagreement': 0.25}}
+    if several
+    else None,
+    'stages': stages,
+    'teacher': teacher,
+    'schedule': [[0, 0.1], [EPOCHS * STEPS_PER_EPOCH // 2, 0.01]],
+    'steps_per_epoch': STEPS_PER_EPOCH,
+    'cost': {
+      'training_1e16': 0.002,
+      'training_flops': 120_000_000_000_000,
+      'seconds': {'train': 10.0, 'evaluate': 5.0, 'extract': 2.0},
+    },
+    'seed': seed,
+    'config': config_lib.flatten(config),
+    'data': {'name': config.data.name, 'fingerprint': 'f1' * 32},
+    'weights': None,
+    'device': {'platform': 'cpu', 'kind': 'abacus', 'count': 1},
+    'versions': {'jax': '0.10.2'},
+    'commit': 'c0ffee',
+  }
+
+
+def _test(accuracy: float) -> dict[str, float | int]:
+  return {
+    'accuracy': accuracy,
+    'top5_accuracy': accuracy,
+    'nll': 1.25,
+    'expected_calibration_error': 0.04,
+    'entropy': 0.5,
+    'examples': 100,
+  }
+
+
+def _stage(number: int, accuracy: float) -> dict[str, Any]:
+  return {
+    'stage': number,
+    'teacher': None,
+    'model': '',
+    'epochs': EPOCHS,
+    'test': _test(accuracy),
+    'train_epoch': {'accuracy': 0.9, 'cross_entropy': 0.1637 / number},
+  }
+
+
+def write(directory: pathlib.Path, found: dict[str, Any]) -> str:
+  """Writes a run directory without checkpoints; returns its name."""
+  directory.mkdir(parents=True)
+  workdir.write_json(directory / 'result.json', found)
+  record = {'config': found['config'], 'fingerprint': 'f1', 'weights': None}
+  workdir.write_json(directory / 'config.json', record)
+  lines = []
+  for stage in found['stages']:
+    for epoch in range(1, EPOCHS + 1):
+      place = {'stage': stage['stage'], 'epoch': epoch}
+      accuracy = stage['test']['accuracy'] * epoch / EPOCHS
+      for split in ('train', 'train_epoch', found['best']['split']):
+        lines.append(place | {'split': split, 'accuracy': accuracy})
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  (directory / 'metrics.jsonl').write_text(text)
+  return str(directory)
