@@ -39,7 +39,7 @@ def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
   """Returns the rows that are asked for.
 
   Args:
-    tables: keys of paper.TABLES, or 'all'.
+    tables: keys of paper.TABLES, or 'all' of them but the controls.
     scale: a key of scales.SCALES.
     patterns: of 'group: name', with * and ?, separated by ';'; '' for all.
 
@@ -50,7 +50,7 @@ def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
   for table in tables:
     if table not in known:
       raise ConfigError(f'Unknown table {table!r}; known: {", ".join(known)}.')
-  names = TABLES if 'all' in tables else dict.fromkeys(tables)
+  names = [name for name in TABLES if name in tables or _in_all(name, tables)]
   rows = [row for table in names for row in scales.rows(table, scale)]
   titles = [f'{row.group}: {row.name}' for row in rows]
   chosen = set()
@@ -68,6 +68,10 @@ def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
     for row, title in zip(rows, titles, strict=True)
     if not patterns or title in chosen
   ]
+
+
+def _in_all(table: str, tables: Sequence[str]) -> bool:
+  return 'all' in tables and table != 'controls'
 
 
 def _fits(title: str, pattern: str) -> bool:

@@ -4,21 +4,17 @@
 import functools
 import json
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeded
 
 from srdl_jax import losses, models, optimiser, torch_layout, train_state
 from srdl_jax.models import cifar_resnet, densenet, resnet, wide_resnet
 
 REFERENCES = pathlib.Path(__file__).parent / 'references'
-sys.path.append(str(REFERENCES))
-
-import seeded  # noqa: E402
-
 REFERENCE = json.loads((REFERENCES / 'models.json').read_text())
 CLASSES, BATCH, STEPS = 10, 4, 3
 MEMBERS = {

@@ -84,8 +84,9 @@ def test_a_killed_sweep_goes_on(everything):
 def test_every_table_and_figure_is_filled(everything):
   workdir, *_ = everything
   report = (workdir / 'report.html').read_text()
-  for table in paper.TABLES.values():
-    assert table.title in report
+  tables = [table for table in paper.TABLES if table != 'controls']
+  for table in tables:
+    assert paper.TABLES[table].title in report
   done = subprocess.run(
     [sys.executable, '-m', 'srdl_jax.report', str(workdir)],
     cwd=ROOT,
@@ -93,7 +94,7 @@ def test_every_table_and_figure_is_filled(everything):
     text=True,
     check=True,
   )
-  for table in paper.TABLES:
+  for table in tables:
     for row in scales.rows(table, 'smoke'):
       if table not in ('fig3', 'fig4'):
         (line, *_) = [

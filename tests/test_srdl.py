@@ -2,7 +2,6 @@
 """Algorithm 1 as a whole, on real images."""
 
 import dataclasses
-import json
 import logging
 import re
 
@@ -10,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from tiny import end_of, lines
 
 from srdl_jax import (
   build,
-  checkpoint,
   evaluate,
   experiment,
   extraction,
@@ -34,17 +33,6 @@ def run(directory, **fields):
   return srdl.run(
     tiny.config(**fields), str(directory), stop_request.StopRequest()
   )
-
-
-def end_of(directory, number, step):
-  folder = run_directory.checkpoints(directory, number)
-  return checkpoint.Checkpoints(folder, read_only=True).load(step)
-
-
-def lines(directory, split):
-  text = (directory / 'metrics.jsonl').read_text()
-  records = [json.loads(line) for line in text.splitlines()]
-  return [record for record in records if record['split'] == split]
 
 
 @pytest.fixture(scope='module')

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A finished run as the teacher of others, and the other target sources."""
 
-import json
 import shutil
 import threading
 import time
@@ -11,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from tiny import end_of, lines
 
 from srdl_jax import (
   build,
-  checkpoint,
   evaluate,
   extraction,
   losses,
@@ -36,17 +35,6 @@ def run(directory, **fields):
     str(directory),
     stop_request.StopRequest(),
   )
-
-
-def end_of(directory, number, step):
-  folder = run_directory.checkpoints(directory, number)
-  return checkpoint.Checkpoints(folder, read_only=True).load(step)
-
-
-def lines(directory, split):
-  text = (directory / 'metrics.jsonl').read_text()
-  records = [json.loads(line) for line in text.splitlines()]
-  return [record for record in records if record['split'] == split]
 
 
 @pytest.fixture(scope='module')

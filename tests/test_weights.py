@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import seeded
 import tiny
 
 from srdl_jax import (
@@ -35,10 +36,6 @@ from srdl_jax.errors import (
 
 ROOT = pathlib.Path(__file__).parent.parent
 REFERENCES = ROOT / 'tests' / 'references'
-sys.path.append(str(REFERENCES))
-
-import seeded  # noqa: E402
-
 STATE_DICTS = json.loads((REFERENCES / 'models.json').read_text())[
   'state_dicts'
 ]

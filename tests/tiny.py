@@ -17,7 +17,14 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from srdl_jax import checkpoint, models, srdl, stop_request, workdir
+from srdl_jax import (
+  checkpoint,
+  models,
+  run_directory,
+  srdl,
+  stop_request,
+  workdir,
+)
 from srdl_jax import config as config_lib
 from srdl_jax import stage as stage_lib
 from srdl_jax.errors import SrdlError
@@ -63,6 +70,19 @@ def config(**fields: Any):
     }
   )
   return made
+
+
+def end_of(directory: pathlib.Path, number: int, step: int):
+  """Returns the moment of a stage's checkpoint at a step."""
+  folder = run_directory.checkpoints(directory, number)
+  return checkpoint.Checkpoints(folder, read_only=True).load(step)
+
+
+def lines(directory: pathlib.Path, split: str) -> list[dict[str, Any]]:
+  """Returns the lines of a run's metrics.jsonl of one split."""
+  text = (directory / 'metrics.jsonl').read_text()
+  records = [json.loads(line) for line in text.splitlines()]
+  return [record for record in records if record['split'] == split]
 
 
 def _kill() -> None:

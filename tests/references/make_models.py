@@ -3,7 +3,7 @@
 
     python -m venv torch && torch/bin/pip install torch==2.13.0 numpy
     torch/bin/pip install --no-deps torchvision==0.28.0
-    torch/bin/python tests/references/make_models.py
+    PYTHONPATH=benchmarks torch/bin/python tests/references/make_models.py
 
 A small member of each family, its tensors, images and labels from a formula
 (seeded.py). For each tensor stands its norm and a random projection: logits in
@@ -19,18 +19,15 @@ is divided by that here; the two agree otherwise.
 import hashlib
 import json
 import pathlib
-import sys
 
 import numpy as np
+import seeded
 import torch
+import torch_models
 
 HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / 'benchmarks')]
 
-import seeded  # noqa: E402
-import torch_models  # noqa: E402
-
-COMMAND = 'python tests/references/make_models.py'
+COMMAND = 'PYTHONPATH=benchmarks python tests/references/make_models.py'
 CLASSES, BATCH, STEPS = 10, 4, 3
 SGD = {'lr': 0.01, 'momentum': 0.9, 'nesterov': True, 'weight_decay': 2e-4}
 
