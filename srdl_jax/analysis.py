@@ -40,11 +40,14 @@ def _log_probs(experiment, number, variables, bank):
     for rows, logits in experiment.predict(number, variables, 'train'):
       yield rows, log_softmax(logits)
     return
-  rows = experiment.train_rows
-  # Blocks: in float64 a whole large set would not fit.
-  for part in np.array_split(rows, -(-len(rows) // 10_000)):
+  for part in _parts(experiment.train_rows):
     stored = bank.log_probs_NxK[part].astype(np.float64)
     yield part, soft_targets.at_temperature(stored, bank.temperature, 1.0)
+
+
+def _parts(rows: np.ndarray) -> list[np.ndarray]:
+  # In float64 a whole large set would not fit.
+  return np.array_split(rows, -(-len(rows) // 10_000))
 
 
 def of_soft_targets(
@@ -57,13 +60,15 @@ def of_soft_targets(
   bank = knowledge.bank
   if bank is None:
     return None
-  log_probs = bank.log_probs_NxK[experiment.train_rows].astype(np.float64)
-  entropy = -(np.exp(log_probs) * log_probs).sum(-1).mean()
+  rows, views, entropy = experiment.train_rows, bank.provenance['views'], 0.0
+  for part in _parts(rows):
+    log_probs = bank.log_probs_NxK[part].astype(np.float64)
+    entropy -= float((np.exp(log_probs) * log_probs).sum())
   return {
     'temperature': bank.temperature,
-    'views': bank.provenance['views'],
-    'entropy': float(entropy),
-    'examples': len(log_probs),
+    'views': views['count'] if views else 0,
+    'entropy': entropy / len(rows),
+    'examples': len(rows),
   }
 
 

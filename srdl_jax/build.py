@@ -102,6 +102,7 @@ def create_plan(config: ConfigDict) -> tuple[plan.Stage, ...]:
       generations=config.born_again.generations,
       label_smoothing=config.label_smoothing,
       online=config.distillation.online,
+      views=config.distillation.views,
     ),
   )
 
@@ -219,7 +220,7 @@ def _assemble(config, stages, devices, dataset, weights, teacher) -> Experiment:
     flip_and_crop=jax.jit(flip_and_crop),
     # Stages that learn alike share a compilation.
     train_chunk_of=functools.cache(
-      lambda kind: _train_chunk(experiment, kind, flip_and_crop, normalise)
+      lambda *kind: _train_chunk(experiment, *kind, flip_and_crop, normalise)
     ),
   )
   return experiment
@@ -237,9 +238,10 @@ def _network(config, name, dataset, normalise, weights, devices) -> Network:
   return Network(model, step, parallel.map_predict(step, devices))
 
 
-def _train_chunk(experiment, kind, flip_and_crop, normalise):
+def _train_chunk(
+  experiment, label_smoothing, teacher, flip_and_crop, normalise
+):
   config = experiment.config
-  label_smoothing, teacher = kind
   step = functools.partial(
     steps.train_step,
     schedule=experiment.schedule,

@@ -32,7 +32,7 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
     first = '' if lines[-1].strip().startswith('[Errno') else lines[0].strip()
     text = ' '.join(filter(None, dict.fromkeys((first, lines[-1].strip()))))
     raise ConfigError(
-      f'Command line: {text} (See --help, and srdl_jax/config.py for the '
+      f'Command line: {text} (See --help, and srdl_jax/fields.py for the '
       'fields.)'
     ) from error
 

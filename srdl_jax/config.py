@@ -2,7 +2,6 @@
 """Configurations: made, changed by arguments, checked, told apart, as JSON."""
 
 import math
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,7 +28,8 @@ def _argument_model(config: ConfigDict, value: str) -> None:
 
 
 def _argument_teacher(config: ConfigDict, value: str) -> None:
-  if '/' in value or pathlib.Path(value).is_dir():
+  # Not what is there: a name means the same in every directory.
+  if '/' in value:
     config.teacher.workdir = value
   else:
     config.teacher.model = value

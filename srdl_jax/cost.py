@@ -22,7 +22,6 @@ from srdl_jax import (
   plan,
   run_directory,
   teacher,
-  workdir,
 )
 from srdl_jax import config as config_lib
 from srdl_jax.data import sampling
@@ -243,7 +242,7 @@ def describe(config) -> str:
     counted = work(stages, networks, shape.image_shape, views=views)
   if config.teacher.workdir:
     path = run_directory.resolve(config.teacher.workdir)
-    found = workdir.read_json(path / run_directory.RESULT)
+    found = teacher.read_result(path)
     counted = [*with_imported(found['cost']['stages'], stages, views), *counted]
   return (
     f'{config.data.name}, {config.method}: {examples:,} training images, '
@@ -255,7 +254,8 @@ def describe(config) -> str:
 def _shape(config) -> tuple[data.Shape, int]:
   """Returns the shape of the data, and how many images are trained on."""
   shape = data.shape(config.data.name)
-  # How many rows are chosen doesn't depend on the order of the labels.
+  # How many rows are chosen doesn't depend on the order of the labels, but for
+  # data.classes where classes are of unequal size.
   rows, _ = sampling.choose_rows(
     np.arange(shape.train_examples) % shape.num_classes,
     classes=config.data.classes,

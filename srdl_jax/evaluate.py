@@ -6,11 +6,13 @@
 
 prints one JSON object: accuracies as fractions, NLL and calibration error,
 each over the number of examples that stands beside them. Of several runs or
-checkpoints it is the mean of their probabilities.
+checkpoints it is of the mean of their probabilities; DIR:stage_1 takes another
+checkpoint of that run.
 """
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +25,8 @@ from srdl_jax.experiment import Experiment
 from srdl_jax.metrics import Classification, log_softmax
 
 SPLITS = ('test', 'validation', 'train')
+_NAME = r'(final|best|ensemble|stage_\d+)'
+_NAMES = re.compile(f'{_NAME}(,{_NAME})*')
 
 
 def evaluate(
@@ -62,8 +66,10 @@ def ensemble(
   """
   source, _ = _same_examples([experiment for experiment, _ in runs], split)
   sums, differing = Classification(), 0
+  # Blocks of one size, whatever each run's own is.
+  batch_size = runs[0][0].config.eval.batch_size
   passes = [
-    experiment.predict(number, variables, split)
+    experiment.predict(number, variables, split, batch_size=batch_size)
     for experiment, members in runs
     for number, variables in members.items()
   ]
@@ -185,14 +191,19 @@ def main(argv: Sequence[str]) -> None:
   args = flags.FLAGS
   if not args.workdir:
     raise ConfigError('--workdir=DIR is missing.')
-  runs = []
-  for workdir in map(run_directory.resolve, args.workdir):
+  runs = {}
+  for given in args.workdir:
+    path, _, name = given.rpartition(':')
+    if not (path and _NAMES.fullmatch(name)):
+      path, name = given, args.checkpoint
+    workdir = run_directory.resolve(path).absolute()
+    if workdir in runs:
+      raise ConfigError(f'{path} is given twice: name its checkpoints at once.')
     experiment = open_run(workdir, args.data_dir)
     if args.split == 'validation' and not len(experiment.validation_rows):
       raise ConfigError('The run kept no validation set (data.holdout = 0).')
-    members = load_members(workdir, args.checkpoint, experiment)
-    runs.append((experiment, members))
-  result = ensemble(runs, args.split)
+    runs[workdir] = experiment, load_members(workdir, name, experiment)
+  result = ensemble(list(runs.values()), args.split)
   print(
     json.dumps({'checkpoint': args.checkpoint, 'split': args.split, **result})
   )

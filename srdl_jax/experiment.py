@@ -65,9 +65,9 @@ class Experiment:
     optimiser: the optax chain.
     devices: to run on.
     flip_and_crop: the augmentation, see `augment.flip_and_crop`.
-    train_chunk_of: a stage's `kind` to its train step, see
-      `parallel.map_train`; the resident tree is {image, label, soft_logits,
-      teacher}.
+    train_chunk_of: share of smoothed labels and number of an online teacher,
+      or None, to a train step (see `parallel.map_train`); the resident tree is
+      {image, label, soft_logits, teacher}.
   """
 
   config: ConfigDict
@@ -85,7 +85,7 @@ class Experiment:
   optimiser: optax.GradientTransformationExtraArgs
   devices: list[jax.Device]
   flip_and_crop: Callable[..., jax.Array]
-  train_chunk_of: Callable[[tuple[float, int | None]], Callable[..., Any]]
+  train_chunk_of: Callable[[float, int | None], Callable[..., Any]]
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -103,16 +103,12 @@ class Experiment:
       f'{self.dataset.name}, {self.config.method}: {len(self.stages)} stage(s) '
       f'of {epochs} epochs in all, {self.steps_per_epoch} steps each, on '
       f'{len(self.devices)} {device.platform} device(s), {device.device_kind}'
-      f'{self._origin}'
+      + (
+        self.weights.description(self.dataset.num_classes)
+        if self.weights
+        else ''
+      )
     )
-
-  @property
-  def _origin(self) -> str:
-    if self.weights is None:
-      return ''
-    there, here = self.weights.num_classes, self.dataset.num_classes
-    text = f', from imported weights of {there} classes'
-    return text if there == here else f'{text}, with a new classifier of {here}'
 
   def network(self, number: int) -> Network:
     """Returns the network of stage `number` (from 1), or plan.IMPORTED."""
@@ -120,15 +116,11 @@ class Experiment:
       return self.teacher_network
     return self.networks[self.stages[number - 1].model]
 
-  def kind(self, number: int) -> tuple[float, int | None]:
-    """Returns what stages must share to share a train step: the smoothing of
-    labels, and the number of a teacher that predicts online."""
-    stage = self.stages[number - 1]
-    return stage.label_smoothing, stage.teacher if stage.online else None
-
   def train_chunk(self, number: int) -> Callable[..., Any]:
     """Returns the compiled train step of stage `number` (from 1)."""
-    return self.train_chunk_of(self.kind(number))
+    stage = self.stages[number - 1]
+    online = stage.teacher if stage.online else None
+    return self.train_chunk_of(stage.label_smoothing, online)
 
   def first_step(self, number: int) -> int:
     """Returns the global step at which stage `number` (from 1) begins."""
@@ -150,7 +142,13 @@ class Experiment:
     return 'validation' if len(self.validation_rows) else 'test'
 
   def predict(
-    self, number: int, variables: Any, split: str, view: int | None = None
+    self,
+    number: int,
+    variables: Any,
+    split: str,
+    *,
+    view: int | None = None,
+    batch_size: int = 0,
   ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (rows [b], logits [b, K]) over a split, in order.
 
@@ -159,6 +157,7 @@ class Experiment:
       variables: its parameters and statistics.
       split: see `rows`.
       view: number of an augmented view of the images; None: clean.
+      batch_size: images in a call; 0: eval.batch_size.
     """
     source, rows = self.rows(split)
     fetch = source.images.__getitem__
@@ -170,7 +169,7 @@ class Experiment:
         return np.asarray(self.flip_and_crop(key, images, rows_B))
 
     ways = len(self.devices)
-    batch_size = -(-self.config.eval.batch_size // ways) * ways
+    batch_size = -(-(batch_size or self.config.eval.batch_size) // ways) * ways
     return predict(
       self.network(number).predict_batch,
       parallel.replicate(variables, self.devices),
@@ -280,6 +279,8 @@ class Experiment:
       number: of the stage, from 1, or plan.IMPORTED.
       checkpoint_digest: of the network that makes them.
     """
+    views = self.config.distillation.views
+    augment = self.config.augment.to_dict()
     imported = number == plan.IMPORTED
     owner = self.teacher.record.config if imported else self.config
     model = self.teacher.model if imported else self.stages[number - 1].model
@@ -293,5 +294,7 @@ class Experiment:
       'model': model,
       'checkpoint': checkpoint_digest,
       'temperature': owner.distillation.temperature,
-      'views': self.config.distillation.views,
+      # Clean images, or what augmented views are made by.
+      'views': views
+      and {'count': views, 'seed': self._seed(number), **augment},
     }

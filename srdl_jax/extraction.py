@@ -57,7 +57,7 @@ def induce(
     'num_classes': experiment.dataset.num_classes,
   }
   provenance = experiment.provenance(number, checkpoint)
-  timing = directory.with_name('extraction.json')
+  timing = _timing(directory)
   if not soft_targets.is_complete(directory):
     # Compiles, if no evaluation has.
     next(experiment.predict(number, end.variables, 'train'))
@@ -89,14 +89,21 @@ def induce_imported(experiment: Experiment) -> dict[int, Knowledge]:
   teacher = experiment.teacher
   if teacher is None:
     return {}
-  directory = run_directory.soft_targets(teacher.directory, teacher.number)
+  directory = run_directory.soft_targets(
+    teacher.directory, teacher.number, experiment.config.distillation.views
+  )
+  made = soft_targets.is_complete(directory) and _timing(directory).exists()
   hold = contextlib.nullcontext()
-  online = experiment.config.distillation.online
-  if not online and not soft_targets.is_complete(directory):
+  if not (made or experiment.config.distillation.online):
     hold = workdir.lock(teacher.directory, wait=True)
   with hold:
     number = plan.IMPORTED
     return {number: induce(experiment, number, teacher.end, directory)}
+
+
+def _timing(directory: pathlib.Path) -> pathlib.Path:
+  suffix = directory.name.removeprefix(run_directory.SOFT_TARGETS)
+  return directory.with_name(f'extraction{suffix}.json')
 
 
 def _logits(
@@ -113,7 +120,7 @@ def _mean_of_views(experiment, number, variables, temperature):
   its logarithm."""
   views = experiment.config.distillation.views
   passes = [
-    experiment.predict(number, variables, 'train', view)
+    experiment.predict(number, variables, 'train', view=view)
     for view in range(views)
   ]
   for blocks in zip(*passes, strict=True):

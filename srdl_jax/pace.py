@@ -57,3 +57,17 @@ class Pace:
       return False
     self._shown = now
     return True
+
+
+def duration(seconds: float) -> str:
+  """Returns a time in seconds, minutes, hours or days.
+
+  >>> duration(5400)
+  '1.5 h'
+  """
+  if seconds >= 1000 * 3600:
+    return f'{seconds / 86400:,.0f} days'
+  for length, unit in ((3600, 'h'), (60, 'min')):
+    if seconds >= length:
+      return f'{seconds / length:.3g} {unit}'
+  return f'{seconds:.3g} s'

@@ -137,7 +137,7 @@ def born_again(settings: Settings) -> tuple[Stage, ...]:
 
 def self_kd(settings: Settings) -> tuple[Stage, ...]:
   """A student of a fully trained copy of itself: one generation."""
-  return Stage(settings.epochs), Stage(settings.epochs, teacher=1)
+  return born_again(Settings(settings.epochs))
 
 
 def born_again_equal_budget(settings: Settings) -> tuple[Stage, ...]:
@@ -208,7 +208,7 @@ def create(method: str, settings: Settings) -> tuple[Stage, ...]:
     for stage in METHODS[method](read)
   )
   if any(stage.teacher is not None for stage in stages):
-    read.names.add('online')
+    read.names |= {'online'} if settings.online else {'views'}
   if unread := read.left_over():
     raise ConfigError(
       f'Method {method!r} has no use for {", ".join(unread)}: leave it out, or '

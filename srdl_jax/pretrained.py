@@ -51,6 +51,13 @@ class Weights:
     name = _classifier(self.variables)
     return len(self.variables['params'][name]['bias'])
 
+  def description(self, classes: int) -> str:
+    """Returns what to say of a run that starts from them, of `classes`."""
+    text = f', from imported weights of {self.num_classes} classes'
+    if self.num_classes != classes:
+      text += f', with a new classifier of {classes}'
+    return text
+
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads the tensors of a PyTorch state dict.

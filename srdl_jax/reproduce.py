@@ -13,26 +13,28 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 
 from srdl_jax import (
   command,
   cost,
   data,
-  flops,
-  models,
   run_directory,
   scales,
   stop_request,
   sweep,
   workdir,
 )
-from srdl_jax.errors import ConfigError, SweepError
+from srdl_jax import speed as speed_lib
+from srdl_jax.errors import ConfigError, SweepError, WorkdirError
+from srdl_jax.pace import duration
 from srdl_jax.paper import TABLES, Row, Run
+
+# What 'all' stands for: the paper, and SRDL by its budget.
+ALL = tuple(table for table in TABLES if table != 'controls')
 
 
 def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
@@ -50,7 +52,8 @@ def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
   for table in tables:
     if table not in known:
       raise ConfigError(f'Unknown table {table!r}; known: {", ".join(known)}.')
-  names = [name for name in TABLES if name in tables or _in_all(name, tables)]
+  asked = {*tables, *(ALL if 'all' in tables else ())}
+  names = [name for name in TABLES if name in asked]
   rows = [row for table in names for row in scales.rows(table, scale)]
   titles = [f'{row.group}: {row.name}' for row in rows]
   chosen = set()
@@ -70,10 +73,6 @@ def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
   ]
 
 
-def _in_all(table: str, tables: Sequence[str]) -> bool:
-  return 'all' in tables and table != 'controls'
-
-
 def _fits(title: str, pattern: str) -> bool:
   return fnmatch.fnmatch(title.lower(), f'*{pattern.lower()}*')
 
@@ -88,14 +87,22 @@ def work_of(run: Run) -> float:
   return cost.own_training_cost(config)
 
 
+def _whole_work(run: Run) -> float:
+  """Returns the TrCost of a run, its teacher's and its extraction included."""
+  if not run.teacher:
+    return work_of(run)
+  taught = work_of(run.teacher)
+  return work_of(run) + taught * (1 + 1 / scales.config(run.teacher).epochs)
+
+
 def flatness_jobs(
   root: pathlib.Path, rows: Sequence[Row], scale: str
 ) -> list[sweep.Job]:
-  """Returns the job of Figure 4, if its rows are among those chosen."""
+  """Returns the job of Figure 4, if all of its rows are chosen."""
   places = [
     sweep.directory(root, row.run, 0) for row in rows if row.table == 'fig4'
   ]
-  if not places:
+  if not places or len(places) < len(scales.rows('fig4', scale)):
     return []
   out = root / f'flatness-{scale}' / 'flatness.json'
   arguments = [f'--{n}={v}' for n, v in scales.SCALES[scale].flatness]
@@ -116,7 +123,7 @@ def flatness_jobs(
 
 
 def table_of(
-  root: pathlib.Path, rows: Sequence[Row], seeds: Sequence[int]
+  root: pathlib.Path, rows: Sequence[Row], seeds: Callable[[Row], int]
 ) -> str:
   """Returns what would be run: rows, costs of a run, and what is there."""
   lines = []
@@ -126,11 +133,11 @@ def table_of(
       if row.table == table:
         done = sum(
           (sweep.directory(root, row.run, seed) / run_directory.RESULT).exists()
-          for seed in seeds
+          for seed in range(seeds(row))
         )
         lines.append(
-          f'  {row.group}: {row.name}: {work_of(row.run):.3g} (1e16), '
-          f'{done} of {len(seeds)} seeds done, {row.run.config}'
+          f'  {row.group}: {row.name}: {_whole_work(row.run):.3g} (1e16), '
+          f'{done} of {seeds(row)} seeds done, {row.run.config}'
         )
   return '\n'.join(lines)
 
@@ -141,13 +148,19 @@ def main(argv: Sequence[str]) -> None:
   if not args.workdir or not argv[1:]:
     raise ConfigError(
       'Name tables and a directory: python -m srdl_jax.reproduce table1 '
-      f'--workdir=DIR. Tables: {", ".join(TABLES)}, all.'
+      f'--workdir=DIR. Tables: {", ".join(TABLES)}, or all (but the controls).'
     )
   scale = args.scale
+  # Counting needs no accelerator, which its jobs are to have.
+  jax.config.update('jax_platforms', 'cpu')
   rows = choose(argv[1:], scale, args.rows)
   rows, unread = _readable(rows)
   root = run_directory.resolve(args.workdir).absolute()
-  seeds = list(range(args.seeds or scales.SCALES[scale].seeds))
+  usual = scales.SCALES[scale].seeds
+
+  def seeds(row: Row) -> int:
+    return args.seeds or min(usual, row.seeds)
+
   extra = [('data.data_dir', args.data_dir)] if args.data_dir else []
   jobs = sweep.run_jobs(root, rows, seeds, extra=extra, work=work_of)
   jobs += flatness_jobs(root, rows, scale)
@@ -157,19 +170,21 @@ def main(argv: Sequence[str]) -> None:
     if unread:
       why = f"their data can't be read yet: {'; '.join(unread)}"
     raise ConfigError(f'Nothing to do: {why}.')
-  if args.dry_run:
+  if args['dry-run'].value:
     print(table_of(root, rows, seeds))
     print(_estimate(jobs, args.jobs))
-    failed = {}
+    failed, unreported = {}, ''
   else:
     with stop_request.listen() as stop:
       failed = sweep.Sweep(root, jobs, args.jobs, _tell).run(stop)
-    _report(root)
+    unreported = _report(root)
   if unread:
     print(f"Left out, as their data can't be read yet: {'; '.join(unread)}")
-  if failed:
-    listed = '\n'.join(f'  {name}: {why}' for name, why in failed.items())
-    raise SweepError(f'{len(failed)} of {len(jobs)} jobs failed:\n{listed}')
+  if failed or unreported:
+    listed = ''.join(f'\n  {name}: {why}' for name, why in failed.items())
+    raise SweepError(
+      f'{len(failed)} of {len(jobs)} jobs failed.{listed}{unreported}'
+    )
 
 
 def _readable(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
@@ -202,58 +217,36 @@ def _estimate(jobs: Sequence[sweep.Job], slots: int) -> str:
   spent = [_seconds(job) for job in jobs if job.is_done and job.work]
   worked = sum(job.work for job in jobs if job.is_done)
   if worked:
-    how, speed = 'the finished runs', worked / sum(spent)
+    how, speed = 'the finished runs', slots * worked / sum(spent)
   else:
-    how, speed = 'a ResNet-20 train step here', _speed()
-  seconds = sum(job.work for job in left) / speed / slots
+    how, speed = 'a ResNet-20 train step here', speed_lib.measured_apart()
+  seconds = sum(job.work for job in left) / speed
   return (
     f'{len(left)} of {len(jobs)} jobs are to be done, '
     f"{sum(job.work for job in left):.3g} (1e16) of the paper's TrCost; about "
-    f'{sweep.duration(seconds)}, by the speed of {how}.'
+    f'{duration(seconds)}, by the speed of {how}.'
   )
 
 
 def _seconds(job: sweep.Job) -> float:
-  seconds = workdir.read_json(job.done)['cost']['seconds']
-  return seconds['train'] + seconds['evaluate'] + seconds['extract']
+  try:
+    seconds = workdir.read_json(job.done)['cost']['seconds']
+    return seconds['train'] + seconds['evaluate'] + seconds['extract']
+  except (KeyError, TypeError) as error:
+    raise WorkdirError(f'{job.done} is not the result of a run.') from error
 
 
-def _speed(batch: int = 64, steps: int = 3) -> float:
-  """Returns the forward multiply-adds, in 1e16, trained in a second here."""
-  model = models.create('resnet20', 100)
-  images = jnp.zeros((batch, 32, 32, 3))
-  variables = model.init(jax.random.key(0), images, train=False)
-
-  @jax.jit
-  def gradient(params):
-    def loss(params):
-      logits, _ = model.apply(
-        {**variables, 'params': params},
-        images,
-        train=True,
-        mutable=['batch_stats'],
-      )
-      return jnp.mean(logits**2)
-
-    return jax.grad(loss)(params)
-
-  jax.block_until_ready(gradient(variables['params']))
-  begun = time.monotonic()
-  for _ in range(steps):
-    jax.block_until_ready(gradient(variables['params']))
-  seconds = (time.monotonic() - begun) / steps
-  return flops.multiply_adds(model, (32, 32, 3)) * batch / 1e16 / seconds
-
-
-def _report(root: pathlib.Path) -> None:
+def _report(root: pathlib.Path) -> str:
+  """Writes the report; returns what is wrong, '' if nothing is."""
   out = root / 'report.html'
   done = subprocess.run(
     [sys.executable, '-m', 'srdl_jax.report', str(root), f'--out={out}'],
     check=False,
   )
-  # It has said what is wrong.
-  if done.returncode == 0:
-    print(f'The report is {out}.')
+  if done.returncode:
+    return f'\n  The report could not be written (exit code {done.returncode}).'
+  print(f'The report is {out}.')
+  return ''
 
 
 if __name__ == '__main__':
@@ -263,8 +256,10 @@ if __name__ == '__main__':
     'rows', '', "Parts of 'data: row', with * and ?, separated by ';'."
   )
   flags.DEFINE_integer('seeds', 0, "How many; 0: the scale's.", lower_bound=0)
-  flags.DEFINE_integer('jobs', 1, 'Runs at the same time here.', lower_bound=1)
+  flags.DEFINE_integer(
+    'jobs', 1, 'Runs at the same time on these CPUs.', lower_bound=1
+  )
   flags.DEFINE_string('shard', '1/1', "I/N: this machine's part, I of N.")
-  flags.DEFINE_bool('dry_run', False, 'Tell what would be done, and its cost.')
+  flags.DEFINE_bool('dry-run', False, 'Tell what would be done, and its cost.')
   flags.DEFINE_string('data_dir', None, 'TFDS directory.')
   command.run(main, positional=True)

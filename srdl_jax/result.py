@@ -108,6 +108,7 @@ def _teacher(
     'model': teacher.model,
     'method': teacher.record.config.method,
     'seed': teacher.record.config.seed,
+    'config': config_lib.identity(config_lib.flatten(teacher.record.config)),
     'workdir': str(teacher.directory),
     'checkpoint': teacher.checkpoint,
     'test': teacher.result['final']['test'],
@@ -146,8 +147,11 @@ def _cost(
     + (imported or 0.0),
   }
   if teacher:
+    # In device-seconds, as a teacher may have had another number of devices.
     earlier = teacher.result['cost']['seconds']
-    seconds['teacher'] = earlier['train'] + earlier['extract']
+    own = earlier['train'] + earlier['extract']
+    seconds['teacher'] = own * teacher.result['device']['count']
+    seconds['teacher'] += earlier.get('teacher', 0.0)
   return {
     'forward_multiply_adds': {part.model: part.forward for part in work},
     'parameters': {part.model: part.parameters for part in work},

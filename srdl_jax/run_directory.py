@@ -14,6 +14,7 @@ from srdl_jax.errors import ConfigError, WorkdirError
 
 CONFIG = 'config.json'
 RESULT = 'result.json'
+SOFT_TARGETS = 'soft_targets'
 
 
 def checkpoints(workdir: pathlib.Path, stage: int) -> pathlib.Path:
@@ -21,9 +22,16 @@ def checkpoints(workdir: pathlib.Path, stage: int) -> pathlib.Path:
   return workdir / f'stage_{stage}' / 'checkpoints'
 
 
-def soft_targets(workdir: pathlib.Path, stage: int) -> pathlib.Path:
-  """Returns where the soft targets of a stage's end lie."""
-  return workdir / f'stage_{stage}' / 'soft_targets'
+def soft_targets(
+  workdir: pathlib.Path, stage: int, views: int = 0
+) -> pathlib.Path:
+  """Returns where the soft targets of a stage's end lie.
+
+  Those that are means over augmented views lie apart: several kinds of
+  students may learn from one finished run.
+  """
+  suffix = f'_{views}_views' if views else ''
+  return workdir / f'stage_{stage}' / f'{SOFT_TARGETS}{suffix}'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,8 @@ class Settings:
     generations: of born-again students after the first network.
     label_smoothing: see `Stage.label_smoothing`.
     online: see `Stage.online`.
+    views: augmented views of an image that a stored soft target is the mean
+      of; 0: the clean image.
   """
 
   epochs: int
@@ -42,6 +44,7 @@ class Settings:
   generations: int = _set_by('born_again.generations', 1)
   label_smoothing: float = 0.1
   online: bool = _set_by('distillation.online', False)
+  views: int = _set_by('distillation.views', 0)
 
 
 class ReadSettings:

@@ -72,7 +72,8 @@ def train(
         )
       ends.append(end)
       if any(later.teacher == number for later in experiment.stages):
-        target = run_directory.soft_targets(path, number)
+        views = config.distillation.views
+        target = run_directory.soft_targets(path, number, views)
         knowledge[number] = induce(experiment, number, end, target)
         stop.end_if_asked(f'after stage {number}')
   return result.assemble(experiment, ends, knowledge)

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from srdl_jax import run_directory, scales, workdir
 from srdl_jax.errors import EXIT_CODES
+from srdl_jax.pace import duration
 from srdl_jax.paper import Row, Run
 from srdl_jax.stop_request import StopRequest
 
 SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_LINES = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ def _teacher_identity(run: Run) -> object:
 def run_jobs(
   root: pathlib.Path,
   rows: Iterable[Row],
-  seeds: Sequence[int],
+  seeds: Callable[[Row], int],
   *,
   extra: Sequence[tuple[str, object]],
   work: Callable[[Run], float],
@@ -77,7 +79,7 @@ def run_jobs(
   Args:
     root: of the sweep.
     rows: whose runs may coincide.
-    seeds: of every row; a teacher has seed 0 alone, for all of its students.
+    seeds: how many of a row; a teacher has seed 0, for all of its students.
     extra: fields of every run, by dotted names.
     work: what a run costs.
   """
@@ -104,9 +106,10 @@ def run_jobs(
     return jobs.setdefault(job.name, job)
 
   rows = list(rows)
-  for seed in seeds:
+  for seed in range(max(map(seeds, rows), default=0)):
     for row in rows:
-      add(row.run, seed)
+      if seed < seeds(row):
+        add(row.run, seed)
   return list(jobs.values())
 
 
@@ -149,6 +152,8 @@ class Sweep:
 
   def __post_init__(self) -> None:
     self.failed: dict[str, str] = {}
+    self._left_to_others: set[str] = set()
+    self._told = time.monotonic()
     self._running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
     self._spent, self._worked = 0.0, 0.0
 
@@ -163,17 +168,22 @@ class Sweep:
 
     Raises:
       Interrupted: `stop` asked for it.
+      WorkdirError: the directory can't be written.
     """
-    (self.root / 'logs').mkdir(parents=True, exist_ok=True)
+    with workdir.failures(self.root):
+      (self.root / 'logs').mkdir(parents=True, exist_ok=True)
     try:
       while not stop and (self._waiting() or self._running):
         self._start_what_can()
         time.sleep(SECONDS_BETWEEN_LOOKS)
         self._collect()
+        self._tell_now_and_then()
     finally:
       self._end_all()
     stop.end_if_asked(f'with {self._done()} of {len(self.jobs)} jobs done')
-    return self.failed
+    # Another sweep may have done meanwhile what failed here.
+    by_name = {job.name: job for job in self.jobs}
+    return {n: why for n, why in self.failed.items() if not by_name[n].is_done}
 
   def _waiting(self) -> list[Job]:
     busy = {job.name for job, _, _ in self._running.values()}
@@ -195,13 +205,23 @@ class Sweep:
         continue
       free = [s for s in range(self.slots) if s not in self._running]
       ready = all(by_name[name].is_done for name in job.needs)
-      # Another sweep, or what an earlier one has left, may be at it.
-      if free and ready and not workdir.is_held(job.done.parent):
-        self._start(free[0], job)
+      if free and ready and not self._is_left_to_others(job):
+        try:
+          self._start(free[0], job)
+        except OSError as error:
+          self._fail(job, f'it cannot be started: {error}')
+
+  def _is_left_to_others(self, job: Job) -> bool:
+    """Whether another sweep, or what an earlier one has left, is at it."""
+    held = workdir.is_held(job.done.parent)
+    if held and job.name not in self._left_to_others:
+      self.tell(f'{job.name}: another process is at it, waiting')
+      self._left_to_others.add(job.name)
+    return held
 
   def _start(self, slot: int, job: Job) -> None:
-    self.tell(f'{job.name}: started')
     job.done.parent.mkdir(parents=True, exist_ok=True)
+    self.tell(f'{job.name}: started')
     with open(self._log(job), 'ab') as log, _cores(slot, self.slots):
       process = subprocess.Popen(
         [sys.executable, *job.command],
@@ -222,6 +242,9 @@ class Sweep:
         self._spent += time.monotonic() - begun
         self._worked += job.work
         self.tell(f'{job.name}: done. {self._progress()}')
+      elif job.is_done or self._is_left_to_others(job):
+        # Another process was faster to take its directory.
+        continue
       else:
         meaning = EXIT_CODES.get(process.returncode, 'killed or crashed')
         reason = f'exit code {process.returncode} ({meaning})'
@@ -234,9 +257,17 @@ class Sweep:
   def _log(self, job: Job) -> pathlib.Path:
     return self.root / 'logs' / f'{job.name}.log'
 
+  def _tell_now_and_then(self) -> None:
+    if time.monotonic() - self._told < SECONDS_BETWEEN_LINES:
+      return
+    self._told = time.monotonic()
+    for job, _, _ in self._running.values():
+      self.tell(f'{job.name}: {last_line(self._log(job))}')
+
   def _progress(self) -> str:
     text = f'{self._done()} of {len(self.jobs)} jobs'
-    left = sum(job.work for job in self.jobs if not job.is_done)
+    to_do = (job for job in self.jobs if job.name not in self.failed)
+    left = sum(job.work for job in to_do if not job.is_done)
     if not (left and self._worked):
       return text
     seconds = left * self._spent / self._worked / self.slots
@@ -266,13 +297,3 @@ def last_line(path: pathlib.Path) -> str:
   """Returns the last line of a log that says something."""
   lines = path.read_text(errors='replace').replace('\r', '\n').splitlines()
   return next((line for line in reversed(lines) if line.strip()), '')
-
-
-def duration(seconds: float) -> str:
-  """Returns seconds as text: 45 s, 12 min, 3.4 h, 80 days."""
-  if seconds < 90:
-    return f'{seconds:.0f} s'
-  if seconds < 90 * 60:
-    return f'{seconds / 60:.0f} min'
-  hours = seconds / 3600
-  return f'{hours:.1f} h' if hours < 72 else f'{hours / 24:,.0f} days'

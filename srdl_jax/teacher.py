@@ -2,6 +2,8 @@
 """A finished run whose last network teaches others: teacher.workdir."""
 
 import dataclasses
+import functools
+import operator
 import pathlib
 from typing import Any
 
@@ -70,12 +72,7 @@ def load(directory: str) -> Teacher:
   """
   path = run_directory.resolve(directory)
   record = run_directory.load_record(path)
-  if not (path / run_directory.RESULT).exists():
-    raise WorkdirError(
-      f'teacher.workdir = {directory!r} holds a run that is not finished: run '
-      'its command again first.'
-    )
-  result = workdir.read_json(path / run_directory.RESULT)
+  result = read_result(path)
   number = len(result['stages'])
   step = sum(stage['steps'] for stage in result['stages'])
   folder = run_directory.checkpoints(path, number)
@@ -85,6 +82,38 @@ def load(directory: str) -> Teacher:
   lineage = {'data': record.fingerprint, 'stage': number}
   stage_record.refuse_foreign(end, lineage, number)
   return Teacher(path, record, number, end, digest, result)
+
+
+def read_result(directory: pathlib.Path) -> dict[str, Any]:
+  """Reads what a finished run found, as far as its students need it.
+
+  Raises:
+    WorkdirError: it isn't finished, or its result is not ours.
+  """
+  path = directory / run_directory.RESULT
+  if not path.exists():
+    raise WorkdirError(
+      f'teacher.workdir = {str(directory)!r} holds a run that is not finished: '
+      'run its command again first.'
+    )
+  result = workdir.read_json(path)
+  try:
+    # What is read of it later.
+    for place in (
+      ('stages', -1, 'steps'),
+      ('stages', -1, 'train_epoch'),
+      ('final', 'test'),
+      ('cost', 'stages', 0),
+      ('cost', 'seconds', 'train'),
+      ('cost', 'seconds', 'extract'),
+      ('device', 'count'),
+    ):
+      functools.reduce(operator.getitem, place, result)
+  except (KeyError, IndexError, TypeError) as error:
+    raise WorkdirError(
+      f'{path} is not the result of a run of this program.'
+    ) from error
+  return result
 
 
 def check_data(

@@ -8,12 +8,14 @@ import json
 import os
 import pathlib
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from srdl_jax import errors
 
 _LOCK = '.lock'
+_ATTEMPTS = 10
 
 
 @contextlib.contextmanager
@@ -163,6 +165,17 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
     os.close(descriptor)
 
 
+def _take_now(descriptor: int) -> None:
+  """Takes the lock, past the instants in which `is_held` looks at it."""
+  for attempt in range(_ATTEMPTS):
+    try:
+      return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      if attempt == _ATTEMPTS - 1:
+        raise
+      time.sleep(0.02)
+
+
 def _open_lock(workdir: pathlib.Path) -> int:
   """Creates the run directory and opens its lock file."""
   try:
@@ -181,7 +194,10 @@ def _open_lock(workdir: pathlib.Path) -> int:
 def _take(descriptor: int, workdir: pathlib.Path, wait: bool) -> None:
   """Locks the open file and writes into it who holds it."""
   try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    if wait:
+      fcntl.flock(descriptor, fcntl.LOCK_EX)
+    else:
+      _take_now(descriptor)
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     holder = f'pid {os.getpid()} on {socket.gethostname()} since {since}\n'
     os.ftruncate(descriptor, 0)

@@ -66,7 +66,13 @@ def test_the_schedule_of_a_row_to_its_last_step(run):
   per_epoch = (examples or shape.train_examples) // config.batch_size
   stages = build.create_plan(config)
   parts = [stage.epochs * per_epoch for stage in stages]
-  schedule = schedules.over_stages(0.1, parts, [s.complete for s in stages])
+  schedule = schedules.over_stages(
+    config.optimiser.learning_rate,
+    parts,
+    [stage.complete for stage in stages],
+    decay_at=config.schedule.decay_at,
+    decay_factor=config.schedule.decay_factor,
+  )
   expected, start = [], 0
   for stage, steps in zip(stages, parts, strict=True):
     # Eq 4 where the stage is complete; else its part of Eq 3.

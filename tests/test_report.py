@@ -12,7 +12,15 @@ import pytest
 import tiny
 
 from srdl_jax import config as config_lib
-from srdl_jax import paper, report, scales, srdl, stop_request, workdir
+from srdl_jax import (
+  pace,
+  paper,
+  report,
+  scales,
+  srdl,
+  stop_request,
+  workdir,
+)
 from srdl_jax.errors import ConfigError, WorkdirError
 from srdl_jax.reporting import (
   comparison,
@@ -140,10 +148,16 @@ def test_cost_is_told_in_three_units(place):
 
 @pytest.mark.parametrize(
   ('seconds', 'text'),
-  [(59.9, '59.9 s'), (60, '1 min'), (5400, '1.5 h'), (36e4, '100 h')],
+  [
+    (59.9, '59.9 s'),
+    (60, '1 min'),
+    (5400, '1.5 h'),
+    (36e4, '100 h'),
+    (36e5, '42 days'),
+  ],
 )
 def test_durations(seconds, text):
-  assert comparison.duration(seconds) == text
+  assert pace.duration(seconds) == text
 
 
 def test_rows_of_unequal_cost_are_marked(place):

@@ -25,6 +25,7 @@ from srdl_jax import (
   stage,
   stop_request,
   train_state,
+  workdir,
 )
 from srdl_jax.errors import ConfigError
 
@@ -199,6 +200,10 @@ def test_an_ensemble_may_be_of_several_runs(finished, tmp_path):
   directory, _ = finished
   run(tmp_path, method='vanilla', seed=1)
   runs, probabilities = [], 0.0
+  # Blocks of another size are no obstacle.
+  record = workdir.read_json(tmp_path / 'config.json')
+  record['config']['eval.batch_size'] = 60
+  workdir.write_json(tmp_path / 'config.json', record)
   for place, number, step in ((directory, 2, 20), (tmp_path, 1, 20)):
     built = evaluate.open_run(place, None)
     runs.append((built, evaluate.load_members(place, 'final', built)))

@@ -47,7 +47,7 @@ RUNGS = (
     'flops',
     'scales',
   ),
-  ('log', 'soft_targets', 'teacher', 'sweep', 'reporting'),
+  ('log', 'soft_targets', 'teacher', 'sweep', 'reporting', 'speed'),
   ('experiment',),
   ('build',),
   ('evaluate', 'cost'),

@@ -24,6 +24,7 @@ from srdl_jax import (
   stop_request,
   workdir,
 )
+from srdl_jax import teacher as teacher_lib
 from srdl_jax.errors import ConfigError, SoftTargetsError, WorkdirError
 
 SHORT = {'epochs': 2, 'log.tensorboard': False}
@@ -117,12 +118,12 @@ def test_cost_holds_the_teachers(copied, tmp_path):
   assert seconds['extract'] == found['teacher']['extraction_seconds'] > 0
 
 
-def test_a_student_resumes_and_is_evaluated_without_its_teacher(
-  copied, tmp_path
-):
+def test_a_finished_student_is_evaluated_without_its_teacher(copied, tmp_path):
   directory = tmp_path / 'student'
   found = run(directory, **kd(copied))
-  assert run(directory, **kd(copied)) == found
+  assert (
+    run(directory, **kd(copied)) == found
+  )  # Its result; nothing is trained.
   shutil.rmtree(copied)
   experiment = evaluate.open_run(directory, None)
   members = evaluate.load_members(directory, 'final', experiment)
@@ -188,8 +189,6 @@ def test_a_teacher_that_saw_other_data_is_refused(teacher, monkeypatch):
   experiment = build.build(config)
   other = experiment.dataset.train
   object.__setattr__(other, 'fingerprint', 'e' * 64)
-  from srdl_jax import teacher as teacher_lib
-
   with pytest.raises(ConfigError, match='trained on other data: digits'):
     teacher_lib.check_data(
       experiment.teacher, experiment.dataset, experiment.train_rows
@@ -265,11 +264,11 @@ def test_views_are_averaged_as_probabilities(tmp_path):
   built = build.build(tiny.config(**SHORT, **{'distillation.views': 3}))
   end = end_of(tmp_path, 1, 5)
   bank = extraction.induce(
-    built, 1, end, run_directory.soft_targets(tmp_path, 1)
+    built, 1, end, run_directory.soft_targets(tmp_path, 1, 3)
   ).bank
   probabilities = 0.0
   for view in range(3):
-    blocks = built.predict(1, end.variables, 'train', view)
+    blocks = built.predict(1, end.variables, 'train', view=view)
     logits = np.concatenate([logits for _, logits in blocks])
     probabilities += np.exp(soft_targets.soften(logits, 3.0)) / 3
   stored = bank.log_probs_NxK[built.train_rows]
@@ -278,11 +277,39 @@ def test_views_are_averaged_as_probabilities(tmp_path):
     [z for _, z in built.predict(1, end.variables, 'train')]
   )
   assert np.abs(np.exp(soft_targets.soften(clean, 3.0)) - probabilities).max()
+  assert run_directory.soft_targets(tmp_path, 1, 3).exists()
   with pytest.raises(SoftTargetsError, match='views have their temperature'):
     soft_targets.to_learn_from(bank, 2.0)
   # Metrics on training images are of clean ones all the same.
   direct = evaluate.evaluate(built, {1: end.variables}, 'train')
   assert found['stages'][0]['train']['accuracy'] == direct['accuracy']
+
+
+def test_views_of_other_augmentation_are_other_targets(copied, tmp_path):
+  views = {'distillation.views': 2}
+  run(tmp_path / 'one', **kd(copied, **views))
+  run(tmp_path / 'clean', **kd(copied))
+  with pytest.raises(SoftTargetsError, match='made of something else: views'):
+    run(tmp_path / 'two', **kd(copied, **views, **{'augment.padding': 0}))
+
+
+@pytest.mark.parametrize(
+  ('fields', 'field'),
+  [
+    ({'distillation.views': 2, 'distillation.online': True}, 'views = 2'),
+    ({'distillation.views': 2, 'method': 'vanilla'}, 'views = 2'),
+    ({'distillation.online': True, 'method': 'vanilla'}, 'online = True'),
+  ],
+)
+def test_target_sources_that_nothing_uses_are_refused(tmp_path, fields, field):
+  with pytest.raises(ConfigError, match=f'no use for distillation.{field}'):
+    run(tmp_path / 'none', **fields)
+
+
+def test_a_result_that_is_not_ours_makes_no_teacher(copied, tmp_path):
+  (copied / 'result.json').write_text('{}')
+  with pytest.raises(WorkdirError, match='is not the result of a run'):
+    run(tmp_path / 'student', **kd(copied))
 
 
 def test_momentum_is_kept_where_asked(tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 
 from srdl_jax import config as config_lib
 from srdl_jax import seeds
+from srdl_jax.pace import duration
 from srdl_jax.reporting.document import Cell
 from srdl_jax.reporting.results import Row
 
@@ -102,18 +103,6 @@ def costs(row: Row) -> tuple[Cell, ...]:
 
 def _average(by_seed: Mapping[int, float]) -> float:
   return seeds.summarise(list(by_seed.values())).mean
-
-
-def duration(seconds: float) -> str:
-  """Returns a time in seconds, minutes or hours.
-
-  >>> duration(5400)
-  '1.5 h'
-  """
-  for length, unit in ((3600, 'h'), (60, 'min')):
-    if seconds >= length:
-      return f'{seconds / length:.3g} {unit}'
-  return f'{seconds:.3g} s'
 
 
 def names(rows: Sequence[Row]) -> list[str]:

@@ -84,8 +84,18 @@ def _matching(run: paper.Run, rows: Sequence[Row]) -> list[Row]:
     row
     for row in rows
     if (row.fields, bool(row.first.weights)) == _expected(run)
+    and _is_taught_as(run, row)
   ]
   return sorted(matching, key=lambda row: -len(row.runs))
+
+
+def _is_taught_as(run: paper.Run, row: Row) -> bool:
+  """Whether all seeds of a row learnt from the teacher that a run names."""
+  teachers = [one.teacher for one in row.runs.values()]
+  if run.teacher is None or None in teachers:
+    return run.teacher is None and not any(teachers)
+  expected, _ = _expected(run.teacher)
+  return all(one.fields in (None, expected) for one in teachers)
 
 
 def baseline(placed: Placed, others: Iterable[Placed]) -> Placed | None:

@@ -45,10 +45,13 @@ class Teacher:
   Attributes:
     model: its name.
     checkpoint: digest of its parameters.
+    fields: of its run, those that change numbers but the seed; None where the
+      student's result doesn't say.
   """
 
   model: str
   checkpoint: str
+  fields: Mapping[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +138,15 @@ def read_run(directory: pathlib.Path) -> Run:
     raise WorkdirError(f'{path}: {error}') from error
 
 
+def _teacher(found: dict[str, Any]) -> Teacher:
+  fields = None
+  if 'config' in found:
+    config = config_lib.from_flat(found['config'])
+    fields = config_lib.identity(config_lib.flatten(config))
+    del fields['seed']
+  return Teacher(str(found['model']), str(found['checkpoint']), fields)
+
+
 def _run(directory: str, found: dict[str, Any]) -> Run:
   # An older record lacks the fields that came later: their defaults.
   config = config_lib.from_flat(found['config'])
@@ -146,8 +158,7 @@ def _run(directory: str, found: dict[str, Any]) -> Run:
     fields=fields,
     data=str(found['data']['fingerprint']),
     weights=found.get('weights'),
-    teacher=teacher
-    and Teacher(str(teacher['model']), str(teacher['checkpoint'])),
+    teacher=teacher and _teacher(teacher),
     stages=tuple(
       Stage(
         int(stage['epochs']), str(stage.get('model') or fields['model.name'])
@@ -179,8 +190,8 @@ def _values(found: dict[str, Any]) -> dict[str, float]:
   optional = {name: _at(found, place) for name, place in _PLACES.items()}
   optional |= _of_teacher(found)
   values |= {name: float(v) for name, v in optional.items() if v is not None}
-  if not all(map(math.isfinite, values.values())):
-    raise ValueError('not a finite number')
+  if not all(map(math.isfinite, values.values())) or values['cost'] <= 0:
+    raise ValueError('not a finite number, or no cost')
   return values
 
 
