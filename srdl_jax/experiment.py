@@ -53,8 +53,7 @@ class Experiment:
     config: validated.
     dataset: all of it, but for the number of classes, which is of those in
       use; row numbers refer to its full splits.
-    train_rows, validation_rows: row numbers of the training split.
-    test_rows: row numbers of the test split.
+    train_rows, validation_rows, test_rows: row numbers of their splits.
     stages: the method's plan.
     networks: by the names that the stages give.
     weights: that the configured network starts from, or None.
@@ -162,7 +161,7 @@ class Experiment:
     source, rows = self.rows(split)
     fetch = source.images.__getitem__
     if view is not None:
-      key = key_for(self._seed(number), Purpose.VIEW, number, view)
+      key = key_for(self._owner(number).seed, Purpose.VIEW, number, view)
 
       def fetch(rows_B):
         images = source.images[rows_B]
@@ -178,10 +177,9 @@ class Experiment:
       batch_size,
     )
 
-  def _seed(self, number: int) -> int:
+  def _owner(self, number: int) -> ConfigDict:
     # The soft targets of an imported teacher are the same for all students.
-    owner = self.config if number else self.teacher.record.config
-    return owner.seed
+    return self.config if number else self.teacher.record.config
 
   def initial_state(
     self, number: int, previous: Moment | None
@@ -279,10 +277,14 @@ class Experiment:
       number: of the stage, from 1, or plan.IMPORTED.
       checkpoint_digest: of the network that makes them.
     """
-    views = self.config.distillation.views
-    augment = self.config.augment.to_dict()
+    views = self.config.distillation.views and {
+      'count': self.config.distillation.views,
+      'seed': self._owner(number).seed,
+      'flip': self.config.augment.flip,
+      'padding': self.config.augment.padding,
+      'mode': self.config.augment.mode,
+    }
     imported = number == plan.IMPORTED
-    owner = self.teacher.record.config if imported else self.config
     model = self.teacher.model if imported else self.stages[number - 1].model
     rows = self.train_rows.astype('<i4').tobytes()
     return {
@@ -293,8 +295,6 @@ class Experiment:
       'rows': hashlib.sha256(rows).hexdigest(),
       'model': model,
       'checkpoint': checkpoint_digest,
-      'temperature': owner.distillation.temperature,
-      # Clean images, or what augmented views are made by.
-      'views': views
-      and {'count': views, 'seed': self._seed(number), **augment},
+      'temperature': self._owner(number).distillation.temperature,
+      'views': views,
     }
