@@ -61,7 +61,6 @@ SCALES: dict[str, Scale] = {
     files={'cifar100': 'cifar100'},
     models={'resnet32': 'resnet8', 'resnet110': 'resnet20'},
     epochs=160,
-    largest_budget=1.0,
     fields=(
       ('data.classes', 20),
       ('data.examples_per_class', 16),
