@@ -170,7 +170,7 @@ def main(argv: Sequence[str]) -> None:
       experiment,
       1,
       previous=None,
-      bank=None,
+      knowledge=None,
       checkpoints=checkpoints,
       log=log,
       stop=stop_request.StopRequest(),

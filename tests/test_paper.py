@@ -180,3 +180,21 @@ def test_a_field_that_is_none_is_named():
 def test_a_missing_file_is_named():
   with pytest.raises(ConfigError, match=r'none\.py is missing: install'):
     scales.config(paper.Run('none', 'resnet8', 'srdl'))
+
+
+def test_the_readme_has_the_papers_numbers():
+  text = (pathlib.Path(scales.CONFIGS).parent / 'README.md').read_text()
+  rows = re.findall(
+    r'^\| `method=(\w+)`(, ensemble)?.*?\| (\d+\.\d+) \|', text, re.M
+  )
+  assert len(rows) == 5
+  expected = {
+    (row.run.method, metric): number
+    for table in ('table1', 'table4', 'table5', 'table6')
+    for row in paper.TABLES[table].rows
+    if row.group == 'CIFAR-100' and row.run.model == 'resnet32'
+    for metric, number in row.metrics
+  }
+  for method, ensemble, number in rows:
+    metric = 'ensemble' if ensemble else 'accuracy'
+    assert float(number) == expected[method, metric]
