@@ -151,25 +151,27 @@ def place_images(
 
   Args:
     experiment: of one of the runs.
-    solutions: of all; of the training images, those that all were trained on
-      are of use.
-    count: images drawn of each split; 0, or more than there are: all.
+    solutions: of all; training images are those that all were trained on.
+    count: images drawn of each split, by the seed; 0: all.
     seed: of the draw.
 
   Raises:
-    ConfigError: the runs have no training image in common.
+    ConfigError: they have no training image in common.
   """
   common = functools.reduce(np.intersect1d, [s.train_rows for s in solutions])
   if not len(common):
     raise ConfigError('The runs have no training image in common.')
+  chosen = {'train': common, 'test': experiment.rows('test')[1]}
+  if count:
+    for split, rows in chosen.items():
+      drawn = np.random.default_rng(seed).permutation(rows)[:count]
+      chosen[split] = np.sort(drawn)
+  # One size of batch for both splits; a few images need no large one.
+  size = min(experiment.config.eval.batch_size, max(map(len, chosen.values())))
   placed = {}
-  for split, rows in ('train', common), ('test', experiment.rows('test')[1]):
-    if count:
-      rows = np.sort(np.random.default_rng(seed).permutation(rows)[:count])
+  for split, rows in chosen.items():
     source, _ = experiment.rows(split)
-    placed[split] = landscape.place(
-      source.images, source.labels, rows, experiment.config.eval.batch_size
-    )
+    placed[split] = landscape.place(source.images, source.labels, rows, size)
   return placed
 
 

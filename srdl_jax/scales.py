@@ -98,7 +98,7 @@ SCALES: dict[str, Scale] = {
       ('eval.every_epochs', 8),
       ('checkpoint.every_epochs', 8),
     ),
-    flatness=(('points', 5), ('examples', 100)),
+    flatness=(('points', 3), ('examples', 50)),
   ),
 }
 

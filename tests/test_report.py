@@ -60,6 +60,9 @@ def place_row(tmp_path):
       found['config'] |= fields
       if row.run.teacher:
         found['teacher']['model'] = row.run.teacher.model
+        found['teacher']['config'] = config_lib.flatten(
+          scales.config(row.run.teacher)
+        )
       count = len(list(tmp_path.iterdir()))
       made_runs.write(tmp_path / f'row{count}', found | changes)
 

@@ -18,7 +18,7 @@ from srdl_jax.reporting import results as results_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What all of it may take in a test, on two cores.
-MOST_SECONDS = 600
+MOST_SECONDS = 900
 # As on a laptop: one device, and no time spent on fast programs.
 ENVIRONMENT = {
   **os.environ,

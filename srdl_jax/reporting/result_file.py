@@ -51,7 +51,7 @@ class Teacher:
 
   model: str
   checkpoint: str
-  fields: Mapping[str, Any] | None
+  fields: Mapping[str, Any] | None = dataclasses.field(hash=False)
 
 
 @dataclasses.dataclass(frozen=True)
