@@ -86,8 +86,8 @@ def stages(
 
   Returns:
     'train': metrics on clean training images; where the stage teaches,
-    'soft_targets'; where it is taught, 'agreement': the share of training
-    images on which it predicts its teacher's class.
+    'soft_targets' and 'extraction_seconds'; where it is taught, 'agreement':
+    the share of training images on which it predicts its teacher's class.
   """
   everyone = dict(variables)
   if plan.IMPORTED in taught_by:
@@ -100,6 +100,7 @@ def stages(
     found[number] = {'train': metrics}
     if knowledge:
       found[number]['soft_targets'] = of_soft_targets(experiment, knowledge)
+      found[number]['extraction_seconds'] = knowledge.seconds
   for number, stage in enumerate(experiment.stages, start=1):
     if stage.teacher is not None:
       same = top1[number] == top1[stage.teacher]

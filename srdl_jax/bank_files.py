@@ -57,7 +57,8 @@ def write(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-      _write_array(partial / _ARRAY, values_NxK, attributes)
+      with _failures(folder, 'written', _TENSORSTORE):
+        _write_array(partial / _ARRAY, values_NxK, attributes)
       marker = _marker(partial / _ARRAY, values_NxK)
       workdir.write_json(partial / _MARKER, marker)
       _put_in_place(partial, folder)
@@ -118,7 +119,7 @@ def read_values(folder: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
   Raises:
     SoftTargetsError: the array is damaged or of another shape.
   """
-  with _failures(folder, 'read'):
+  with _failures(folder, 'read', _TENSORSTORE):
     array = ts.open(_spec(folder / _ARRAY), open=True, read=True).result()
     if array.shape != shape:
       raise error(folder, f'shape {array.shape}, where {shape} belongs')
@@ -141,6 +142,11 @@ def error(folder: pathlib.Path, text: str) -> errors.SoftTargetsError:
     The error, to be raised.
   """
   return errors.SoftTargetsError(f'soft targets {folder}: {text}')
+
+
+# What TensorStore raises of files that are missing, damaged or not writable:
+# its statuses come as these, and it has no class of its own.
+_TENSORSTORE = (OSError, ValueError, RuntimeError)
 
 
 def _spec(path: pathlib.Path) -> dict[str, Any]:
@@ -205,11 +211,15 @@ def _read_heads(folder: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _failures(path: pathlib.Path, verb: str) -> Iterator[None]:
-  """Turns the errors of files and of TensorStore into one readable line."""
+def _failures(
+  path: pathlib.Path,
+  verb: str,
+  kinds: type[Exception] | tuple[type[Exception], ...] = OSError,
+) -> Iterator[None]:
+  """Turns errors of these kinds into one readable line."""
   try:
     yield
-  except (OSError, ValueError, RuntimeError, NotImplementedError) as cause:
+  except kinds as cause:
     reason = ' '.join(str(cause).split())[:300]
     remedy = ': remove it and run again' if verb == 'read' else ''
     raise error(path, f'cannot be {verb}: {reason}{remedy}') from cause

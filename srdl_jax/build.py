@@ -139,11 +139,7 @@ def create_model(config: ConfigDict, name: str, num_classes: int) -> nn.Module:
 def _rows(config, dataset):
   """Returns the rows to train on, to validate and to test on."""
   train_rows, validation_rows = sampling.choose_rows(
-    dataset.train.labels,
-    classes=config.data.classes,
-    holdout=config.data.holdout,
-    examples_per_class=config.data.examples_per_class,
-    seed=config.seed,
+    dataset.train.labels, **config_lib.subset(config)
   )
   if len(train_rows) < config.batch_size:
     raise ConfigError(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configurations: made, changed by arguments, checked, told apart, as JSON."""
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -100,6 +102,16 @@ def _walk(node: Mapping[str, Any], prefix: str):
       yield prefix + name, value
 
 
+def subset(config: ConfigDict) -> dict[str, int]:
+  """Returns what chooses a run's examples: `sampling.choose_rows`'s words."""
+  return {
+    'classes': config.data.classes,
+    'holdout': config.data.holdout,
+    'examples_per_class': config.data.examples_per_class,
+    'seed': config.seed,
+  }
+
+
 def from_flat(flat: Mapping[str, Any]) -> ConfigDict:
   """Returns the configuration that `flatten` wrote.
 
@@ -139,6 +151,22 @@ def validate(config: ConfigDict) -> None:
         f'{name} = {value!r} is out of range: it must be '
         f'{field.range or "finite"}. ({name}: {field.meaning}.)'
       )
+
+
+def digest(config: ConfigDict) -> str:
+  """Returns a SHA-256, in hex, of what changes a run's numbers.
+
+  Fields at their default don't count: a field that comes later leaves what
+  earlier runs have written theirs.
+  """
+  usual = flatten(defaults())
+  told = {
+    name: value
+    for name, value in identity(flatten(config)).items()
+    if value != usual[name]
+  }
+  text = json.dumps(told, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def identity(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -258,10 +258,7 @@ def _shape(config) -> tuple[data.Shape, int]:
   # data.classes where classes are of unequal size.
   rows, _ = sampling.choose_rows(
     np.arange(shape.train_examples) % shape.num_classes,
-    classes=config.data.classes,
-    holdout=config.data.holdout,
-    examples_per_class=config.data.examples_per_class,
-    seed=config.seed,
+    **config_lib.subset(config),
   )
   classes = config.data.classes or shape.num_classes
   return dataclasses.replace(shape, num_classes=classes), len(rows)

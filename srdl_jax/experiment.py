@@ -3,7 +3,6 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -260,10 +259,8 @@ class Experiment:
       number: of the stage, from 1.
       teacher: digest of the checkpoint that its soft targets come from.
     """
-    identity = config_lib.identity(config_lib.flatten(self.config))
-    text = json.dumps(identity, sort_keys=True)
     return {
-      'run': hashlib.sha256(text.encode()).hexdigest(),
+      'run': config_lib.digest(self.config),
       'data': self.dataset.train.fingerprint,
       'stage': number,
       'teacher': teacher,

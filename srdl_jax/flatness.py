@@ -175,7 +175,7 @@ def place_images(
   return placed
 
 
-def sweep(solutions: Sequence[Solution], **how: Any) -> list[dict[str, Any]]:
+def measure(solutions: Sequence[Solution], **how: Any) -> list[dict[str, Any]]:
   """Returns what the JSON says of each run; compiles each network once.
 
   Args:
@@ -247,7 +247,7 @@ def main(argv: Sequence[str]) -> None:
     'literal': np.linspace(0.0, args.max_distance, args.points).tolist(),
     'filter_normalised': np.linspace(0.0, 1.0, args.points).tolist(),
   }
-  runs = sweep(
+  runs = measure(
     solutions,
     splits=splits,
     distances=distances,

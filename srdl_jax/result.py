@@ -34,41 +34,23 @@ def assemble(
       plan.IMPORTED.
   """
   members = {n: end.variables for n, end in enumerate(ends, start=1)}
-  imported = knowledge.get(plan.IMPORTED)
   analysed = analysis.stages(experiment, members, knowledge)
   stages = [
-    {
-      'stage': number,
-      'teacher': stage.teacher,
-      **analysed[number],
-      'model': stage.model,
-      'epochs': stage.epochs,
-      'steps': stage.epochs * experiment.steps_per_epoch,
-      'test': _test(experiment, number, end),
-      'best': end.progress['best'],
-      'train_epoch': end.progress['train'],
-      'seconds': end.progress['seconds'],
-      'last_epoch_seconds': end.progress['epoch'][0],
-      'sessions': end.progress['sessions'],
-    }
-    for number, (stage, end) in enumerate(
-      zip(experiment.stages, ends, strict=True), start=1
-    )
+    _stage(experiment, number, end) | analysed[number]
+    for number, end in enumerate(ends, start=1)
   ]
-  for stage in stages:
-    if stage['stage'] in knowledge:
-      stage['extraction_seconds'] = knowledge[stage['stage']].seconds
+  teacher = _teacher(experiment, analysed)
   found = {
     'final': {'test': stages[-1]['test']},
     'best': ends[-1].progress['best'],
     'ensemble': None,
     'stages': stages,
-    'teacher': _teacher(experiment, analysed, imported),
+    'teacher': teacher,
     'schedule': schedules.changes(
       experiment.schedule, experiment.first_step(len(stages) + 1)
     ),
     'steps_per_epoch': experiment.steps_per_epoch,
-    'cost': _cost(experiment, stages, imported.seconds if imported else None),
+    'cost': _cost(experiment, stages, teacher),
     'peak_memory_bytes': peak_memory(experiment.devices),
     'seed': experiment.config.seed,
     'config': config_lib.flatten(experiment.config),
@@ -86,6 +68,23 @@ def assemble(
   return found
 
 
+def _stage(experiment: Experiment, number: int, end: Moment) -> dict[str, Any]:
+  stage = experiment.stages[number - 1]
+  return {
+    'stage': number,
+    'teacher': stage.teacher,
+    'model': stage.model,
+    'epochs': stage.epochs,
+    'steps': stage.epochs * experiment.steps_per_epoch,
+    'test': _test(experiment, number, end),
+    'best': end.progress['best'],
+    'train_epoch': end.progress['train'],
+    'seconds': end.progress['seconds'],
+    'last_epoch_seconds': end.progress['epoch'][0],
+    'sessions': end.progress['sessions'],
+  }
+
+
 def _test(
   experiment: Experiment, number: int, end: Moment
 ) -> dict[str, float | int]:
@@ -96,9 +95,7 @@ def _test(
 
 
 def _teacher(
-  experiment: Experiment,
-  analysed: dict[int, dict[str, Any]],
-  imported: Knowledge | None,
+  experiment: Experiment, analysed: dict[int, dict[str, Any]]
 ) -> dict[str, Any] | None:
   """Returns what is known of an imported teacher."""
   teacher = experiment.teacher
@@ -113,7 +110,6 @@ def _teacher(
     'checkpoint': teacher.checkpoint,
     'test': teacher.result['final']['test'],
     'train_epoch': teacher.result['stages'][-1]['train_epoch'],
-    'extraction_seconds': imported.seconds,
     **analysed[plan.IMPORTED],
   }
 
@@ -121,14 +117,14 @@ def _teacher(
 def _cost(
   experiment: Experiment,
   stages: list[dict[str, Any]],
-  imported: float | None = None,
+  imported: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Returns cost in the paper's unit, in FLOPs and in seconds.
 
   Args:
     experiment: of the run.
     stages: what is known of each.
-    imported: seconds of the extraction of an imported teacher.
+    imported: what is known of an imported teacher, if any.
   """
   networks = {name: n.model for name, n in experiment.networks.items()}
   views = experiment.config.distillation.views
@@ -143,8 +139,10 @@ def _cost(
   seconds = {
     'train': sum(s['seconds']['train'] for s in stages),
     'evaluate': sum(s['seconds']['evaluate'] for s in stages),
-    'extract': sum(s['extraction_seconds'] or 0.0 for s in taught)
-    + (imported or 0.0),
+    'extract': sum(
+      s['extraction_seconds'] or 0.0
+      for s in (taught + [imported] if imported else taught)
+    ),
   }
   if teacher:
     # In device-seconds, as a teacher may have had another number of devices.

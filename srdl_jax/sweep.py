@@ -173,8 +173,9 @@ class Sweep:
     with workdir.failures(self.root):
       (self.root / 'logs').mkdir(parents=True, exist_ok=True)
     try:
-      while not stop and (self._waiting() or self._running):
-        self._start_what_can()
+      while not stop and (self._running or self._waiting()):
+        if len(self._running) < self.slots:
+          self._start_what_can()
         time.sleep(SECONDS_BETWEEN_LOOKS)
         self._collect()
         self._tell_now_and_then()

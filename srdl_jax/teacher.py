@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from srdl_jax import config as config_lib
 from srdl_jax import data, run_directory, stage_record, workdir
 from srdl_jax.checkpoint import Checkpoints, Moment
 from srdl_jax.data import sampling
@@ -143,11 +144,7 @@ def check_data(
       f'{dataset.num_classes}.'
     )
   rows, _ = sampling.choose_rows(
-    dataset.train.labels,
-    classes=theirs.data.classes,
-    holdout=theirs.data.holdout,
-    examples_per_class=theirs.data.examples_per_class,
-    seed=theirs.seed,
+    dataset.train.labels, **config_lib.subset(theirs)
   )
   if not np.array_equal(rows, train_rows):
     raise ConfigError(

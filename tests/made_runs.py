@@ -109,3 +109,27 @@ def write(directory: pathlib.Path, found: dict[str, Any]) -> str:
   text = ''.join(json.dumps(line) + '\n' for line in lines)
   (directory / 'metrics.jsonl').write_text(text)
   return str(directory)
+
+
+def flatness(**run):
+  """Returns what a flatness.json holds, of one network; `run` over its own."""
+  curves = {'train': [[0.5, 1.0], [0.5, None]], 'test': [[1.0, 2.0]] * 2}
+  return {
+    'directions': 2,
+    'distances': [0.0, 5.0],
+    'alphas': [0.0, 1.0],
+    'examples': {'train': 10, 'test': 20},
+    'runs': [
+      {
+        'workdir': 'runs/a',
+        'name': 'resnet8, srdl',
+        'seed': 0,
+        'norm': 35.2,
+        'parameters': 100,
+        'curves': {'literal': curves, 'filter_normalised': curves},
+        **run,
+      }
+    ],
+    'commit': 'c0ffee',
+    'device': {'kind': 'abacus'},
+  }

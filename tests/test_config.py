@@ -288,6 +288,23 @@ def test_identity_leaves_out_what_does_not_change_numbers():
   }
 
 
+def test_a_field_that_comes_later_leaves_runs_what_they_were(monkeypatch):
+  before = config_lib.digest(_with('epochs', 7))
+  extra = config_lib.FIELDS | {'later': config_lib.FIELDS['model.remat']}
+  monkeypatch.setattr(config_lib, 'FIELDS', extra)
+  assert config_lib.digest(_with('epochs', 7)) == before
+  changed = _with('epochs', 7)
+  changed.later = True
+  assert config_lib.digest(changed) != before
+
+
+def test_a_digest_is_of_what_changes_numbers():
+  base = config_lib.digest(config_lib.defaults())
+  for name, value in (('seed', 1), ('srdl.split', (1, 2)), ('epochs', 7)):
+    assert config_lib.digest(_with(name, value)) != base
+  assert config_lib.digest(_with('data.data_dir', '/elsewhere')) == base
+
+
 def test_identity_tells_runs_apart():
   base = config_lib.identity(config_lib.flatten(config_lib.defaults()))
   for name, value in (('seed', 1), ('data.holdout', 10), ('method', 'vanilla')):

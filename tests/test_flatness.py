@@ -176,7 +176,7 @@ def test_losses_that_are_not_finite_are_null():
 def test_curves_begin_at_the_runs_own_losses(finished, loaded):
   experiment, solutions = loaded
   splits = flatness.place_images(experiment, solutions, 0, seed=0)
-  runs = flatness.sweep(
+  runs = flatness.measure(
     solutions,
     splits=splits,
     distances={'literal': [0.0, 1.0], 'filter_normalised': [0.0, 0.1]},
@@ -214,7 +214,7 @@ def test_one_network_is_compiled_once(loaded):
 
   solutions = [counted(solution) for solution in solutions]
   splits = flatness.place_images(experiment, solutions, 0, seed=0)
-  flatness.sweep(
+  flatness.measure(
     solutions,
     splits=splits,
     distances={

@@ -509,22 +509,13 @@ def mixed(place, place_row, tmp_path):
   (tmp_path / 'damaged').mkdir()
   (tmp_path / 'damaged/result.json').write_text('{')
   curves = {'train': [[0.5, 1.0]], 'test': [[1.0, 2.0]]}
-  flatness = {
-    'directions': 1,
-    'distances': [0.0, 5.0],
-    'alphas': [0.0, 1.0],
-    'examples': {'train': 10, 'test': 20},
-    'runs': [
-      {
-        'workdir': 'runs/a',
-        'name': '<b>, srdl',
-        'seed': 0,
-        'norm': 35.25,
-        'parameters': 1234,
-        'curves': {'literal': curves, 'filter_normalised': curves},
-      }
-    ],
-  }
+  flatness = made_runs.flatness(
+    name='<b>, srdl',
+    norm=35.25,
+    parameters=1234,
+    curves={'literal': curves, 'filter_normalised': curves},
+  )
+  flatness['directions'] = 1
   workdir.write_json(tmp_path / 'flatness.json', flatness)
   return results.read([str(tmp_path)])
 

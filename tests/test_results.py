@@ -235,31 +235,9 @@ def test_runs_without_a_log_have_no_curves(place, tmp_path):
   assert result_file.curves(row.first, ('test',)) == {'test': [[], []]}
 
 
-def flatness():
-  curves = {'train': [[0.5, 1.0], [0.5, None]], 'test': [[1.0, 2.0]] * 2}
-  return {
-    'directions': 2,
-    'distances': [0.0, 5.0],
-    'alphas': [0.0, 1.0],
-    'examples': {'train': 10, 'test': 20},
-    'runs': [
-      {
-        'workdir': 'runs/a',
-        'name': 'resnet8, srdl',
-        'seed': 0,
-        'norm': 35.2,
-        'parameters': 100,
-        'curves': {'literal': curves, 'filter_normalised': curves},
-      }
-    ],
-    'commit': 'c0ffee',
-    'device': {'kind': 'abacus'},
-  }
-
-
 def test_flatness_is_found_too(place, tmp_path):
   place('sweep/a', 'srdl', 0, 0.5)
-  workdir.write_json(tmp_path / 'sweep/flatness.json', flatness())
+  workdir.write_json(tmp_path / 'sweep/flatness.json', made_runs.flatness())
   found = results.read([str(tmp_path)])
   assert len(found.rows) == 1 and not found.left_out
   (one,) = found.flatness
@@ -279,7 +257,7 @@ def test_flatness_is_found_too(place, tmp_path):
   ],
 )
 def test_malformed_flatness_is_left_out(tmp_path, changes):
-  workdir.write_json(tmp_path / 'flatness.json', flatness() | changes)
+  workdir.write_json(tmp_path / 'flatness.json', made_runs.flatness() | changes)
   found = results.read([str(tmp_path)])
   assert not found.flatness
   assert len(found.left_out) == 1 and 'flatness.json' in found.left_out[0]
