@@ -28,7 +28,7 @@ def summary(found: dict[str, Any]) -> str:
     f'seed {config["seed"]}: test accuracy {", ".join(parts)} '
     f'(last epoch, {found["final"]["test"]["examples"]} images)'
   ]
-  if found['cost']['extraction_share']:
+  if found['cost']['extraction_epochs']:
     share = found['cost']['extraction_share']
     lines.append(f'extraction of the soft targets: {share:.2%} of the time')
   return '\n'.join(lines)

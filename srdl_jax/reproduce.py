@@ -10,6 +10,7 @@ What is finished isn't trained again: the same command goes on after any kill.
 import fnmatch
 import functools
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
@@ -137,9 +138,31 @@ def table_of(
         )
         lines.append(
           f'  {row.group}: {row.name}: {_whole_work(row.run):.3g} (1e16), '
-          f'{done} of {seeds(row)} seeds done, {row.run.config}'
+          f'{done} of {seeds(row)} seeds done, {_command(row.run)}'
         )
   return '\n'.join(lines)
+
+
+def _command(run: Run) -> str:
+  fields = (f'--config.{name}={value}' for name, value in run.fields)
+  return shlex.join([f'--config={run.config}', *fields])
+
+
+def refuse_damaged(jobs: Sequence[sweep.Job]) -> None:
+  """Reads what finished jobs have left: a report would leave it out.
+
+  Raises:
+    WorkdirError: something is damaged, and how it is made again.
+  """
+  for job in jobs:
+    if job.is_done:
+      try:
+        workdir.read_json(job.done)
+      except WorkdirError as error:
+        raise WorkdirError(
+          f'{error}; without it, this command makes it again from what the '
+          'run has saved.'
+        ) from error
 
 
 def main(argv: Sequence[str]) -> None:
@@ -170,6 +193,7 @@ def main(argv: Sequence[str]) -> None:
     if unread:
       why = f"their data can't be read yet: {'; '.join(unread)}"
     raise ConfigError(f'Nothing to do: {why}.')
+  refuse_damaged(jobs)
   if args['dry-run'].value:
     print(table_of(root, rows, seeds))
     print(_estimate(jobs, args.jobs))
@@ -177,9 +201,13 @@ def main(argv: Sequence[str]) -> None:
   else:
     with stop_request.listen() as stop:
       failed = sweep.Sweep(root, jobs, args.jobs, _tell).run(stop)
-    unreported = _report(root)
+    unreported = ''
+    if any(job.is_done for job in jobs):
+      unreported = _report(root)
   if unread:
     print(f"Left out, as their data can't be read yet: {'; '.join(unread)}")
+  if not (failed or unreported or args['dry-run'].value):
+    print(f'All {len(jobs)} jobs are done.')
   if failed or unreported:
     listed = ''.join(f'\n  {name}: {why}' for name, why in failed.items())
     raise SweepError(
@@ -219,12 +247,14 @@ def _estimate(jobs: Sequence[sweep.Job], slots: int) -> str:
   if worked:
     how, speed = 'the finished runs', slots * worked / sum(spent)
   else:
+    _tell('Measuring the speed of this machine ...')
     how, speed = 'a ResNet-20 train step here', speed_lib.measured_apart()
   seconds = sum(job.work for job in left) / speed
   return (
     f'{len(left)} of {len(jobs)} jobs are to be done, '
     f"{sum(job.work for job in left):.3g} (1e16) of the paper's TrCost; about "
-    f'{duration(seconds)}, by the speed of {how}.'
+    f'{duration(seconds)}, by the speed of {how}; compilation, some seconds to '
+    'minutes a run, is not in it.'
   )
 
 

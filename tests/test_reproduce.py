@@ -159,6 +159,7 @@ def test_a_dry_run_tells_rows_cost_and_time(tmp_path):
   # 69.1M multiply-adds x 200 epochs x 50,000 images.
   assert 'CIFAR-100: ResNet-32, vanilla: 0.0691 (1e16), 0 of 2 seeds' in out
   assert 'ResNet-32, SRDL: 0.0695 (1e16)' in out and 'WRN' not in out
+  assert '--config=configs/cifar100.py:model=resnet32,method=srdl,' in out
   assert re.search(
     r'^4 of 4 jobs .* 0\.277 \(1e16\).*about [\d.]+ (h|min)', out, re.M
   )
@@ -199,6 +200,17 @@ def test_rows_are_chosen_by_patterns():
 def test_no_row_is_an_error_that_lists_the_rows():
   with pytest.raises(ConfigError, match='Rows of table4 .*stage-incomplete'):
     reproduce.choose(['table4'], 'full', 'vanila')
+
+
+@pytest.mark.parametrize('more', [(), ('--dry-run',)])
+def test_a_damaged_result_is_no_finished_row(tmp_path, more):
+  (row,) = reproduce.choose(['table4'], 'smoke', 'stage-incomplete')
+  place = sweep.directory(tmp_path, row.run, 0)
+  place.mkdir(parents=True)
+  (place / run_directory.RESULT).write_text('{')
+  code, _, err = finish(tmp_path, 'table4', '--scale=smoke', *more)
+  assert code == 4
+  assert re.match(f'error: {place}.*damaged.* makes it again', err), err
 
 
 def test_a_failed_row_is_listed_and_the_rest_goes_on(tmp_path):
