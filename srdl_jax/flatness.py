@@ -42,6 +42,7 @@ from srdl_jax import (
   run_directory,
   workdir,
 )
+from srdl_jax import config as config_lib
 from srdl_jax.errors import ConfigError
 from srdl_jax.experiment import Experiment, Network
 from srdl_jax.pace import Pace
@@ -94,6 +95,9 @@ def load(
     'workdir': given,
     'name': f'{stage.model}, {config.method}',
     'seed': config.seed,
+    'config': config_lib.identity(config_lib.flatten(config)),
+    'weights': experiment.record.weights,
+    'teacher': experiment.record.teacher,
     'checkpoint': name,
     'digest': checkpoint.digest(variables),
     'commit': workdir.read_json(result)['commit'] if result.exists() else None,
@@ -282,9 +286,7 @@ def _writable(name: str) -> pathlib.Path:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_multi_string(
-    'workdir', [], 'Run directory; give as many as are to be compared.'
-  )
+  flags.DEFINE_multi_string('workdir', [], 'Run directory; may be repeated.')
   flags.DEFINE_string('out', None, 'JSON file to write.')
   flags.DEFINE_string('checkpoint', 'final', 'final, best, stage_1, ...')
   flags.DEFINE_integer('directions', 20, 'Of each kind.', lower_bound=1)
@@ -294,7 +296,5 @@ if __name__ == '__main__':
     'examples', 2000, 'Images drawn of each split; 0: all.', lower_bound=0
   )
   flags.DEFINE_integer('seed', 0, 'Of directions and images.', lower_bound=0)
-  flags.DEFINE_string(
-    'data_dir', None, 'TFDS directory, if not the one that the runs used.'
-  )
+  flags.DEFINE_string('data_dir', None, "TFDS directory, if not the runs' own.")
   command.run(main)

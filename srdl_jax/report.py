@@ -3,10 +3,10 @@
 
     python -m srdl_jax.report DIR... [--out=report.html | --out=report.md]
 
-A DIR is a run directory, or holds some anywhere below it, or a flatness.json.
-Runs that differ in nothing but the seed are one row. The last epoch is the
-result; the best one stands beside it. The HTML file needs no other; beside the
-Markdown there is a folder of figures.
+A DIR is a run directory, or holds some anywhere below it, or is or holds a
+flatness.json. Runs that differ in nothing but the seed are one row. The last
+epoch is the result; the best one stands beside it. The HTML file needs no
+other; beside the Markdown there is a folder of figures, if it has any.
 """
 
 import pathlib
@@ -19,6 +19,7 @@ from absl import flags
 from srdl_jax import command, paper, run_directory, scales, workdir
 from srdl_jax.errors import ConfigError
 from srdl_jax.reporting import (
+  comparison,
   document,
   html_report,
   paper_tables,
@@ -35,12 +36,15 @@ _READING = (
   'deviation (number of seeds). The last epoch is the result. The best epoch '
   'was chosen on the split that its cell names, or else on these very images, '
   'and is no result. A gain is paired by seed; its interval is Student’s, of '
-  '95 %. Blank: not run, or not recorded. R1, R2, … lead to the runs behind a '
-  'number.',
+  '95 %, over the seeds that both rows have: their number stands behind it. '
+  'The result of a method that is an ensemble is that of its stages together, '
+  'and marked. Blank: not run, or not recorded. R1, R2, … lead to the runs '
+  'behind a number.',
   'Cost is that of one run. TrCost: forward multiply-adds × epochs × training '
   'images, in 10¹⁶. Training FLOPs: forward and backward, as the compiler '
   'counts them, in 10¹⁶. Device time: of training, extraction and teacher, '
-  'times devices. Extraction passes and teachers are counted in. A mark such '
+  'times devices; it includes compilation, which is most of a short run. '
+  'Extraction passes and teachers are counted in. A mark such '
   'as “×3.3 cost” says how the TrCost of a row compares with that of the row '
   'that its gain is over, where they differ by a percent or more.',
 )
@@ -50,8 +54,10 @@ _THEIRS = (
 )
 _CURVES = (
   'Thick lines are means over seeds, thin ones single seeds. Dotted: a stage '
-  'ends. Dashed: a stage of another network, which teaches. Training accuracy '
-  'is that of the epoch’s augmented batches while it trains.'
+  'ends. Dashed: a stage that trains another network than the run’s last, the '
+  'teacher of knowledge distillation; stages of the same network are solid, '
+  'whether they teach or not. Training accuracy is that of the epoch’s '
+  'augmented batches while it trains.'
 )
 _REASONS = (
   'Of the last epoch, on the test images; soft targets and agreement with the '
@@ -77,6 +83,7 @@ def sections(found: Found, figures: ModuleType | None) -> list[Section]:
   left_out = list(found.left_out)
   names: dict[int, str] = {}
   middle: list[Section] = []
+  not_run: list[str] = []
   for scale in scales.SCALES:
     placed = {
       table: paper_tables.place(table, scale, found.rows)
@@ -87,20 +94,21 @@ def sections(found: Found, figures: ModuleType | None) -> list[Section]:
       names.setdefault(row.number, name)
     if named:
       middle += _scale(scale, placed, figures, left_out)
+      not_run.append(_not_run(scale, placed))
   others = [row for row in found.rows if row.number not in names]
   if others:
     middle += _others(others, found.rows, figures, left_out)
-    names |= {
-      row.number: f'{row.fields["model.name"]}, {row.fields["method"]}'
-      for row in others
-    }
+    names |= {row.number: comparison.name(row) for row in others}
   if found.flatness:
     middle.append(_flatness(found, figures))
   if found.rows:
     runs = run_tables.provenance(found.rows, names)
     title = 'Where the numbers come from'
     middle.append(Section('runs', title, (_PROVENANCE, runs)))
-  first = [Section('reading', 'How to read this', _READING)]
+  if found.rows and not not_run:
+    not_run.append("None of the runs is of a table of the paper's.")
+  reading = (*_READING, *filter(None, not_run))
+  first = [Section('reading', 'How to read this', reading)]
   if left_out:
     lines = Items(tuple(dict.fromkeys(left_out)))
     first.append(Section('left-out', 'Left out', (lines,)))
@@ -109,13 +117,20 @@ def sections(found: Found, figures: ModuleType | None) -> list[Section]:
 
 def _names(placed: Mapping[str, Sequence[Placed]]) -> Iterator[tuple[Row, str]]:
   for table, rows in placed.items():
-    title = paper.TABLES[table].title.partition(':')[0]
+    title = _short(table)
     for one in rows:
+      # ImageNet's table is called as its data are.
+      where = ', '.join(dict.fromkeys([title, one.row.group]))
       if one.ours:
-        yield one.ours, f'{one.row.name} ({title}, {one.row.group})'
+        yield one.ours, f'{one.row.name} ({where})'
       if one.teacher:
         model = paper.NAMES[one.row.run.teacher.model]
-        yield one.teacher, f'{model}, teacher ({title}, {one.row.group})'
+        yield one.teacher, f'{model}, teacher ({where})'
+
+
+def _short(table: str) -> str:
+  """Returns a table's title without what it compares and what it adds."""
+  return paper.TABLES[table].title.partition(':')[0].partition(' (')[0]
 
 
 def _scale(
@@ -135,7 +150,7 @@ def _scale(
     parts.append(Items(tuple(apart)))
   yield Section(scale, title, tuple(parts))
   for table, rows in placed.items():
-    if rows and table not in _FIGURES:
+    if _is_run(rows) and table not in _FIGURES:
       parts = [_count(rows)]
       if table == 'budget' and figures:
         parts += figures.gains(rows, f'{scale}_budget')
@@ -154,6 +169,22 @@ def _scale(
     )
   if figures:
     yield from _drawn(scale, placed, figures, left_out)
+
+
+def _is_run(placed: Sequence[Placed]) -> bool:
+  return any(one.ours for one in placed)
+
+
+def _not_run(scale: str, placed: Mapping[str, Sequence[Placed]]) -> str:
+  """Returns which tables of a scale have no run at all, or ''."""
+  blank = [
+    _short(table)
+    for table, rows in placed.items()
+    if rows and table not in _FIGURES and not _is_run(rows)
+  ]
+  if not blank:
+    return ''
+  return f'{scale.capitalize()} scale: no run at all of {"; ".join(blank)}.'
 
 
 def _count(placed: Sequence[Placed]) -> str:
@@ -226,9 +257,11 @@ def write(out: str, found: Found) -> None:
     workdir.replace_file(path, html_report.render(TITLE, parts).encode())
     return
   folder = path.with_name(f'{path.stem}_figures')
-  with workdir.failures(folder):
-    folder.mkdir(exist_ok=True)
-  for figure in document.figures(parts):
+  drawn = document.figures(parts)
+  if drawn:
+    with workdir.failures(folder):
+      folder.mkdir(exist_ok=True)
+  for figure in drawn:
     workdir.replace_file(folder / f'{figure.name}.svg', figure.svg.encode())
   text = document.markdown(TITLE, parts, folder.name)
   workdir.replace_file(path, text.encode())

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report's pictures: what they show, in which units, the same each time."""
 
+import dataclasses
 import math
 import pathlib
 import re
@@ -34,7 +35,7 @@ def networks(*names, **changes):
   curves = np.array([[0.02, 1.0, 4.0], [0.02, 2.0, 6.0]])
   losses = {(kind, split): curves for kind in KINDS for split in SPLITS}
   return [
-    Network(f'runs/{n}', name, n, 30.0, 100, losses | changes)
+    Network(f'runs/{n}', name, n, 30.0, 100, losses | changes, {})
     for n, name in enumerate(names)
   ]
 
@@ -171,7 +172,7 @@ def test_gains_have_bars_of_their_intervals():
 def test_losses_that_are_not_finite_end_a_line():
   curves = np.array([[0.02, 1.0, np.nan], [0.02, np.nan, np.nan]])
   losses = {(kind, split): curves for kind in KINDS for split in SPLITS}
-  found = around([Network('runs/a', 'a, srdl', 0, 30.0, 100, losses)])
+  found = around([Network('runs/a', 'a, srdl', 0, 30.0, 100, losses, {})])
   assert 'a, srdl' in texts(outcome_figures.flatness(found))
 
 
@@ -185,10 +186,27 @@ def test_seeds_of_a_network_share_a_colour_in_figure_4():
   assert lines(drawn, figures.COLOURS[0]) == 4 * 1 + 1
 
 
+def test_runs_of_one_name_are_lines_of_their_own_in_figure_4():
+  vanilla = networks(*['a, vanilla'] * 3)
+  found = around(
+    [
+      dataclasses.replace(network, what={'epochs': epochs})
+      for network, epochs in zip(vanilla, (4, 4, 2), strict=True)
+    ]
+  )
+  drawn = outcome_figures.flatness(found)
+  said = texts(drawn)
+  assert said.count('a, vanilla, M = 4') == said.count('a, vanilla, M = 2') == 1
+  # In four axes, the mean and two seeds of one, the other alone; legends.
+  assert lines(drawn, figures.COLOURS[0]) == 4 * 3 + 1
+  assert lines(drawn, figures.COLOURS[2]) == 4 * 1 + 1
+  assert 'a, vanilla' not in said
+
+
 def test_large_losses_have_a_logarithmic_axis():
   curves = np.array([[1.0, 10.0, 1000.0]] * 2)
   losses = {(kind, split): curves for kind in KINDS for split in SPLITS}
-  found = around([Network('runs/a', 'a, srdl', 0, 30.0, 100, losses)])
+  found = around([Network('runs/a', 'a, srdl', 0, 30.0, 100, losses, {})])
   assert {'1', '10', '100', '1000'} <= set(
     texts(outcome_figures.flatness(found))
   )

@@ -304,6 +304,8 @@ def test_command(finished, tmp_path, monkeypatch):
   assert found['runs'][0]['workdir'] == str(finished[0])
   for about in found['runs']:
     assert about['seed'] == 0 and about['checkpoint'] == 'final'
+    assert about['config']['epochs'] == 2 and about['config']['seed'] == 0
+    assert about['weights'] is None and about['teacher'] is None
     for kind in landscape.KINDS:
       for split in flatness.SPLITS:
         losses = np.array(about['curves'][kind][split], float)

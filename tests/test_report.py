@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report: its numbers by hand, its comparisons, its two formats."""
 
+import dataclasses
 import html.parser
 import pathlib
 import re
@@ -94,6 +95,7 @@ def tabled(tmp_path, table, scale='smoke'):
 GAIN = 'gain over vanilla (points), 95 % interval'
 PAPERS_GAIN = 'gain (points), 95 % interval'
 LAST, BEST = 'last epoch (%)', 'best epoch (%)'
+TIME = 'device time, with compilation'
 
 
 def test_a_row_is_a_mean_over_seeds_and_its_gain_is_paired(place):
@@ -122,7 +124,7 @@ def test_a_row_is_a_mean_over_seeds_and_its_gain_is_paired(place):
   assert vanilla[GAIN] == document.Cell()
 
 
-def test_only_shared_seeds_are_paired(place):
+def test_only_shared_seeds_are_paired(place, tmp_path):
   _, gained = others(
     [
       place('v0', 'vanilla', 0, 0.5),
@@ -131,6 +133,13 @@ def test_only_shared_seeds_are_paired(place):
     ]
   )
   assert gained[GAIN].text == '+10.00 (1)'
+  rows = results.read([str(tmp_path)]).rows
+  (note,) = run_tables.others(rows, rows).notes
+  first, second = (row.number for row in rows)
+  assert note == (
+    'R1 and R2 have not the same seeds: the gain is paired over those that '
+    'both have, 0 (n = 1), and is not the difference of the two means.'
+  )
   _, apart = others(
     [
       str(place('v5', 'vanilla', 5, 0.5, epochs=7)),
@@ -230,8 +239,13 @@ def test_a_control_is_judged_by_its_ensemble(place):
       place('e', 'vanilla_ensemble', 0, 0.5),
     ]
   )
-  # 0.52 of the ensemble, not 0.50 of the second half.
+  # 0.52 of the ensemble, not 0.50 of the second half: the gain's number is the
+  # row's. There is no best epoch of an ensemble.
   assert row[GAIN].text == '+2.00 (1)'
+  assert row[LAST] == document.Cell(
+    '52.00 (1)', strong=True, marks=('ensemble of the stages',)
+  )
+  assert row[BEST] == document.Cell()
 
 
 def test_validation_is_not_called_test(place):
@@ -300,6 +314,9 @@ def test_ensembles_are_rows_of_the_same_runs(place_row, tmp_path):
     '72.00 (1)',
     '72.00 (1)',
   ]
+  # What is no single network's says so.
+  assert not one[LAST].marks
+  assert both[LAST].marks == two[LAST].marks == ('ensemble of the stages',)
   assert both[PAPERS_GAIN].text == '+2.00 (1)'
   assert both["paper's gain"].text == '+0.70'
   assert one['runs'] == both['runs']
@@ -313,7 +330,7 @@ def test_several_metrics_are_several_lines(place_row, tmp_path):
   assert top5['row'].text == 'DenseNet-201, vanilla, top-5'
   assert top5['paper (%)'].text == '94.57 (1)'
   # What a run cost isn't told twice.
-  assert top1['device time'].text and not top5['device time'].text
+  assert top1[TIME].text and not top5[TIME].text
 
 
 def kd(scale='full'):
@@ -321,6 +338,69 @@ def kd(scale='full'):
   rows = [row for row in scales.rows('table2', scale)]
   taught = next(row for row in rows if row.run.teacher)
   return next(row for row in rows if row.name == taught.against), taught
+
+
+def test_seeds_that_a_table_does_not_pair_are_told(place_row, tmp_path):
+  incomplete, srdl_row = scales.rows('table4', 'full')
+  place_row(incomplete, 0.58, 0.60)
+  place_row(srdl_row, 0.70, 0.72, 0.74)
+  rows = results.read([str(tmp_path)]).rows
+  placed = paper_tables.place('table4', 'full', rows)
+  (note,) = paper_tables.table(placed, 'full').notes
+  assert note.startswith('R2 and R1 have not the same seeds')
+  assert 'both have, 0, 1 (n = 2)' in note
+
+
+def test_device_time_is_said_to_hold_compilation():
+  sections = report.sections(results.Found([], [], []), None)
+  assert any('it includes compilation' in part for part in sections[0].parts)
+
+
+def taught(name, directory, **teacher):
+  """Adds to a result which finished run taught; returns its directory."""
+  found = workdir.read_json(f'{directory}/result.json')
+  config = config_lib.defaults()
+  config.epochs = 4
+  flat = config_lib.identity(config_lib.flatten(config))
+  found['teacher'] |= {'workdir': name, 'config': flat, **teacher}
+  workdir.write_json(f'{directory}/result.json', found)
+  return directory
+
+
+def test_a_finished_run_that_teaches_is_named(place):
+  names = [
+    taught(
+      '/runs/big', place(f'k{n}', 'kd', n, **{'teacher.model': 'resnet20'})
+    )
+    for n in range(2)
+  ]
+  (line,) = others(names)
+  said = 'resnet20, srdl, 4 epochs'
+  label = f'tiny, kd, taught by the finished run big ({said})'
+  assert line['runs'].text == label
+  found = results.read(names)
+  table = report.sections(found, None)[-1].parts[1]
+  heading = table.lines[0]
+  assert heading.text == f'R1: {label}'
+  digest = 'd1' * 6
+  where = f'taught by the finished run /runs/big ({said}, checkpoint {digest})'
+  assert heading.detail.endswith(where)
+  # The same network in another place is the same teacher; another one isn't.
+  taught('/copies/big', names[1])
+  assert results.read(names).rows[0].one_teacher
+  taught('/runs/other', names[1], checkpoint='d2')
+  (line,) = others(names)
+  assert line['runs'].text == (
+    f'tiny, kd, taught by the finished runs big, other ({said})'
+  )
+
+
+def test_older_results_do_not_say_which_run_taught(place):
+  name = place('k', 'kd', 0, **{'teacher.model': 'resnet20'})
+  assert others([name])[0]['runs'].text == 'tiny, kd'
+  table = report.sections(results.read([name]), None)[-1].parts[1]
+  detail = table.lines[0].detail
+  assert detail.endswith('imported teacher resnet20, checkpoint d1d1d1d1d1d1')
 
 
 def test_one_teacher_of_all_seeds_is_told(place_row, tmp_path):
@@ -340,7 +420,7 @@ def test_one_teacher_of_all_seeds_is_told(place_row, tmp_path):
   table = paper_tables.table(placed, 'full')
   line = rows_of(table)[1]
   assert line[PAPERS_GAIN].marks == ('×100 cost', 'one teacher')
-  assert line['device time'].text == '2 h'
+  assert line[TIME].text == '2 h'
   assert line['training FLOPs (1e16)'].text == ''
   assert table.notes == (paper_tables.ONE_TEACHER,)
 
@@ -660,6 +740,25 @@ def test_flatness_has_norms_and_losses(mixed):
   ]
 
 
+def test_figure_4_speaks_of_seeds_only_where_there_are_several(mixed):
+  (one,) = mixed.flatness
+  (network,) = one.networks
+  alone = report_figures.flatness(one, 'x')
+  assert 'and seeds' not in alone.caption and 'one run' in alone.caption
+  second = dataclasses.replace(network, seed=1)
+  two = dataclasses.replace(one, networks=[network, second])
+  caption = report_figures.flatness(two, 'x').caption
+  assert 'mean over directions and seeds' in caption
+  longer = dataclasses.replace(second, what={**network.what, 'epochs': 4})
+  one.networks[0].what['epochs'] = 2
+  two = dataclasses.replace(one, networks=[network, longer])
+  drawn = report_figures.flatness(two, 'x')
+  assert 'and seeds' not in drawn.caption
+  assert drawn.alt.endswith('<b>, srdl, M = 2; <b>, srdl, M = 4')
+  named = [line['network'].text for line in rows_of(run_tables.flatness(two))]
+  assert named == [f'<b>, srdl, M = {m} (runs/a)' for m in (2, 4)]
+
+
 def test_real_results_are_read(tmp_path):
   for method in ('srdl', 'vanilla'):
     config = tiny.config(**{'method': method, 'epochs': 2})
@@ -687,8 +786,67 @@ def test_flatness_alone_is_a_report(mixed):
 
 def test_what_cannot_be_written_is_named(tmp_path):
   nothing = results.Found([], [], [])
-  with pytest.raises(WorkdirError, match='none/report_figures'):
+  with pytest.raises(WorkdirError, match='none/report.md'):
     report.write(str(tmp_path / 'none/report.md'), nothing)
+
+
+def test_markdown_without_figures_has_no_folder(tmp_path):
+  report.write(str(tmp_path / 'z.md'), results.Found([], [], []))
+  assert [path.name for path in tmp_path.iterdir()] == ['z.md']
+
+
+def test_tables_without_any_run_are_named_not_shown(place_row, tmp_path):
+  place_row(scales.rows('table5', 'full')[0], 0.6)
+  sections = {
+    s.name: s for s in report.sections(results.read([str(tmp_path)]), None)
+  }
+  # Of Table 5 there is one row; Tables 1 and 2 aren't of this method.
+  assert 'full-table5' in sections
+  assert not {'full-table1', 'full-table2', 'full-budget'} & set(sections)
+  *_, told = sections['reading'].parts
+  assert told == (
+    'Full scale: no run at all of Table 1; ImageNet; Table 2; Table 3; '
+    'Table 4; Table 6; SRDL over vanilla by the budget M; Controls.'
+  )
+  (_, table) = sections['full-table5'].parts
+  assert [line[LAST].text for line in rows_of(table)] == ['60.00 (1)', '']
+
+
+def test_runs_of_no_table_are_said_to_be_of_none(place):
+  sections = report.sections(results.read([place('s', 'srdl')]), None)
+  assert 'None of the runs is of a table' in sections[0].parts[-1]
+  assert [s.name for s in sections] == ['reading', 'others', 'runs']
+
+
+def test_names_have_no_brackets_in_brackets(place_row, tmp_path):
+  place_row(scales.rows('budget', 'full')[0], 0.6)
+  place_row(scales.rows('imagenet', 'full')[0], 0.6)
+  table = report.sections(results.read([str(tmp_path)]), None)[-1].parts[1]
+  named = [x.text for x in table.lines if isinstance(x, document.Heading)]
+  assert named == [
+    'R1: ResNet-32, vanilla, M = 25 (SRDL over vanilla by the budget M, '
+    'CIFAR-100)',
+    'R2: DenseNet-201, vanilla (ImageNet)',
+  ]
+
+
+def test_a_stage_of_the_same_network_is_solid(place, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(
+    report_figures.training_figures,
+    'learning_curves',
+    lambda curves, _: drawn.extend(curves) or '<svg/>',
+  )
+  name = place('b', 'born_again', 0, 0.5)
+  report.sections(results.read([name]), report_figures)
+  found = workdir.read_json(f'{name}/result.json')
+  found['stages'][0]['model'] = 'resnet20'
+  workdir.write_json(f'{name}/result.json', found)
+  sections = report.sections(results.read([name]), report_figures)
+  # As the caption says: dashed is another network alone.
+  assert [curve.others for curve in drawn] == [(False, False), (True, False)]
+  (caption,) = [s.parts[0] for s in sections if s.name == 'others-curves']
+  assert 'stages of the same network are solid' in caption
 
 
 def test_without_directories_the_command_says_how():

@@ -9,7 +9,7 @@ import pytest
 
 from srdl_jax import workdir
 from srdl_jax.errors import WorkdirError
-from srdl_jax.reporting import result_file, results
+from srdl_jax.reporting import flatness_groups, result_file, results
 
 
 @pytest.fixture
@@ -120,7 +120,9 @@ def test_what_is_no_finished_run_is_named_and_the_rest_goes_on(place, tmp_path):
   }
   found = results.read([*reasons, good, again])
   assert [row.values('accuracy') for row in found.rows] == [{0: 0.6}]
-  reasons[again] = f'{good} is a run of the same seed'
+  reasons[again] = (
+    f'{good} is a run of the same configuration and the same seed'
+  )
   assert len(found.left_out) == len(reasons)
   for line, (name, reason) in zip(found.left_out, reasons.items(), strict=True):
     assert name in line and reason in line
@@ -229,10 +231,57 @@ def test_damaged_curves_are_named(place, tmp_path, line):
     result_file.curves(row.first, ('test',))
 
 
-def test_runs_without_a_log_have_no_curves(place, tmp_path):
-  (row,) = results.read([place('a', 'srdl', 0, 0.6)]).rows
-  (tmp_path / 'a/metrics.jsonl').unlink()
-  assert result_file.curves(row.first, ('test',)) == {'test': [[], []]}
+def cut(log):
+  """Cuts within the last line, of which the name of the split is lost."""
+  log.write_text(log.read_text()[:-45])
+
+
+def shorten(log):
+  """Cuts between two lines."""
+  log.write_text(''.join(log.read_text().splitlines(True)[:9]))
+
+
+@pytest.mark.parametrize(
+  ('harm', 'reason'),
+  [
+    (lambda log: log.unlink(), 'is missing'),
+    (cut, 'is damaged in line 12'),
+    (shorten, 'lacks epochs of the finished run'),
+    (lambda log: log.write_text(''), 'lacks epochs of the finished run'),
+  ],
+)
+def test_a_run_without_a_whole_log_is_a_row_and_said(
+  place, tmp_path, harm, reason
+):
+  name = place('a', 'srdl', 0, 0.6)
+  log = tmp_path / 'a/metrics.jsonl'
+  harm(log)
+  found = results.read([name])
+  assert found.rows[0].values('accuracy') == {0: 0.6}
+  assert found.left_out == [f'{log} {reason}: no curve is drawn of it.']
+
+
+def test_a_finished_run_needs_no_config_json(place, tmp_path):
+  name = place('a', 'srdl', 0, 0.6)
+  (tmp_path / 'a/config.json').unlink()
+  found = results.read([name])
+  assert seeds(found) == [[0]] and not found.left_out
+
+
+def test_of_two_runs_of_a_seed_the_first_given_is_kept(place):
+  first, second = place('z', 'srdl', 0, 0.6), place('a', 'srdl', 0, 0.7)
+  found = results.read([first, second])
+  assert found.rows[0].values('accuracy') == {0: 0.6}
+  assert found.left_out == [
+    f'{second}: {first} is a run of the same configuration and the same seed, '
+    '0, and is kept, as it comes first in the order given; their final '
+    'accuracies differ: 60.00 % there, 70.00 % here.'
+  ]
+  found = results.read([second, first])
+  assert found.rows[0].values('accuracy') == {0: 0.7}
+  change(first, 'final', 'test', 'accuracy', to=0.7)
+  (line,) = results.read([second, first]).left_out
+  assert line.endswith('; their final accuracies are the same.')
 
 
 def test_flatness_is_found_too(place, tmp_path):
@@ -247,9 +296,74 @@ def test_flatness_is_found_too(place, tmp_path):
   np.testing.assert_array_equal(losses, [[0.5, 1.0], [0.5, np.nan]])
 
 
+def grouped(tmp_path, *runs):
+  """Returns workdirs by the labels of Figure 4."""
+  content = made_runs.flatness()
+  (one,) = content['runs']
+  content['runs'] = [{**one, **run} for run in runs]
+  workdir.write_json(tmp_path / 'flatness.json', content)
+  (found,) = results.read([str(tmp_path)]).flatness
+  return {
+    label: [network.workdir for network in group]
+    for label, group in flatness_groups.groups(found).items()
+  }
+
+
+def test_only_seeds_of_one_configuration_are_a_group_of_figure_4(tmp_path):
+  def run(name, seed, epochs, **rest):
+    config = {'seed': seed, 'epochs': epochs, 'method': 'srdl'}
+    return {'workdir': name, 'seed': seed, 'config': config, **rest}
+
+  assert grouped(tmp_path, run('a', 0, 4), run('b', 1, 2), run('c', 1, 4)) == {
+    'resnet8, srdl, M = 4': ['a', 'c'],
+    'resnet8, srdl, M = 2': ['b'],
+  }
+  # A name that is all one configuration needs no more.
+  assert grouped(tmp_path, run('a', 0, 4), run('b', 1, 4)) == {
+    'resnet8, srdl': ['a', 'b']
+  }
+  digest = 'abcdef0123456789'
+  assert list(
+    grouped(tmp_path, run('a', 0, 4), run('b', 1, 4, weights=digest))
+  ) == ['resnet8, srdl, weights=None', 'resnet8, srdl, weights=abcdef01']
+
+
+def test_older_flatness_groups_what_may_be_seeds_alone(tmp_path):
+  runs = [{'workdir': name, 'seed': n} for n, name in enumerate('ab')]
+  assert grouped(tmp_path, *runs) == {'resnet8, srdl': ['a', 'b']}
+  # A seed that comes twice is of another run, so that none is known a seed.
+  again = {'workdir': 'c', 'seed': 0}
+  assert grouped(tmp_path, *runs, again) == {
+    f'resnet8, srdl, {name}': [name] for name in 'abc'
+  }
+  assert grouped(tmp_path, again, again | {'seed': 1}, again) == {
+    'resnet8, srdl, c, seed 0, network 1': ['c'],
+    'resnet8, srdl, c, seed 1': ['c'],
+    'resnet8, srdl, c, seed 0, network 3': ['c'],
+  }
+  # Networks of another size are another configuration.
+  assert grouped(tmp_path, runs[0], {**runs[1], 'parameters': 7}) == {
+    'resnet8, srdl, parameters=100': ['a'],
+    'resnet8, srdl, parameters=7': ['b'],
+  }
+
+
+def test_files_are_read_as_well_as_directories(place, tmp_path):
+  run = place('a', 'srdl', 0, 0.5)
+  for name in ('flatness.json', 'mine.json'):
+    workdir.write_json(tmp_path / name, made_runs.flatness())
+  given = [tmp_path / 'flatness.json', tmp_path / 'mine.json']
+  found = results.read([*map(str, given), f'{run}/result.json'])
+  assert [one.path for one in found.flatness] == [str(path) for path in given]
+  assert seeds(found) == [[0]] and not found.left_out
+  found = results.read([f'{run}/config.json'])
+  assert not found.flatness and 'srdl_jax.flatness writes' in found.left_out[0]
+
+
 @pytest.mark.parametrize(
   'changes',
   [
+    {'runs': [{'config': 3}]},
     {'directions': 3},
     {'distances': [0.0]},
     {'runs': [{'name': 'x'}]},

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows as cells: means over seeds, gains by seed, costs, names."""
 
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ _OF_THE_METHOD = (
   'imported teacher',
   'TrCost',
 )
+ENSEMBLE = 'ensemble of the stages'
 _NAMED = ('model.name', 'method')
 _DIGESTS = ('data', 'weights')
 _DEFAULTS = config_lib.flatten(config_lib.defaults())
@@ -29,7 +31,9 @@ _DEFAULTS = config_lib.flatten(config_lib.defaults())
 _OF_THE_BUDGET = ('epochs', 'batch_size', 'data.examples_per_class')
 # One pass of extraction is below a percent of any run worth reporting.
 _SAME_COST = 0.01
-COSTS = ('TrCost (1e16)', 'training FLOPs (1e16)', 'device time')
+# Stages are compiled within their training.
+DEVICE_TIME = 'device time, with compilation'
+COSTS = ('TrCost (1e16)', 'training FLOPs (1e16)', DEVICE_TIME)
 
 
 def mean(
@@ -47,6 +51,13 @@ def mean(
   found = seeds.summarise([scale * value for value in by_seed.values()])
   spread = f' ± {found.std:.{digits}f}' if found.n > 1 else ''
   return f'{found.mean:.{digits}f}{spread} ({found.n})'
+
+
+def last(row: Row, metric: str) -> Cell:
+  """Returns an accuracy of the last epoch, marked where it's an ensemble's."""
+  text = mean(row.values(metric))
+  marks = (ENSEMBLE,) if text and metric == 'ensemble' else ()
+  return Cell(text, strong=True, marks=marks)
 
 
 def best(row: Row, metric: str) -> str:
@@ -79,6 +90,20 @@ def gain(row: Row, metric: str, baseline: Row, baseline_metric: str) -> Cell:
     low, high = found.interval()
     text += f' [{100 * low:+.2f}, {100 * high:+.2f}]'
   return Cell(f'{text} ({found.n})', marks=marks)
+
+
+def unshared(row: Row, baseline: Row) -> str:
+  """Returns a note where a gain is over fewer seeds than either mean, or ''."""
+  shared = sorted(row.runs.keys() & baseline.runs.keys())
+  if not shared or row.runs.keys() == baseline.runs.keys():
+    return ''
+  if row.first.data != baseline.first.data:
+    return ''
+  return (
+    f'R{row.number} and R{baseline.number} have not the same seeds: the gain '
+    f'is paired over those that both have, {", ".join(map(str, shared))} '
+    f'(n = {len(shared)}), and is not the difference of the two means.'
+  )
 
 
 def cost_marks(row: Row, baseline: Row) -> tuple[str, ...]:
@@ -120,8 +145,8 @@ def names(rows: Sequence[Row]) -> list[str]:
     if len(named) == len(rows):
       shown = fewer
   return [
-    ', '.join([*(one[n] for n in _NAMED), *_told(one, shown)])
-    for one in settings
+    ', '.join([*(one[n] for n in _NAMED), *_told(one, shown), *_taught(row)])
+    for row, one in zip(rows, settings, strict=True)
   ]
 
 
@@ -133,6 +158,24 @@ def _told(settings: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
       continue
     # Digests are told apart by their beginning.
     yield f'{name}={value[:8] if name in _DIGESTS and value else value}'
+
+
+def name(row: Row) -> str:
+  """Names a row by network, method, and the runs that taught it."""
+  return ', '.join([*(row.fields[n] for n in _NAMED), *_taught(row)])
+
+
+def _taught(row: Row) -> Iterator[str]:
+  """Yields which finished runs taught, where the results say so."""
+  teachers = {run.teacher for run in row.runs.values() if run.teacher}
+  places = filter(None, (teacher.workdir for teacher in teachers))
+  names = sorted({pathlib.Path(place).name for place in places})
+  if names:
+    runs = 'run' if len(names) == 1 else 'runs'
+    said = sorted({t.said for t in teachers})
+    yield (
+      f'taught by the finished {runs} {", ".join(names)} ({"; ".join(said)})'
+    )
 
 
 def baseline(row: Row, rows: Sequence[Row]) -> Row | None:

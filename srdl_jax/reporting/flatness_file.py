@@ -3,6 +3,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,11 @@ class Network:
 
   Attributes:
     workdir: of its run.
-    name: of the network and its method; that of other seeds is the same.
+    name: of the network and its method; that of other seeds is the same, and
+      so may be that of other runs.
     seed: of its run.
+    what: the run was, but for its seed, as far as the file says: fields of its
+      configuration by dotted names, 'weights', 'teacher', 'checkpoint'.
     norm: of its parameters.
     parameters: how many.
     losses: by (kind, split), mean cross-entropies in nats [directions,
@@ -35,6 +39,7 @@ class Network:
   norm: float
   parameters: int
   losses: dict[tuple[str, str], np.ndarray]
+  what: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +98,11 @@ def read_flatness(path: pathlib.Path) -> Flatness:
 
 
 def _network(found: dict[str, Any]) -> Network:
+  # Older files hold no configuration.
+  what = dict(found.get('config') or {})
+  what.pop('seed', None)
+  for name in ('weights', 'teacher', 'checkpoint', 'parameters'):
+    what[name] = found.get(name)
   return Network(
     workdir=str(found['workdir']),
     name=str(found['name']),
@@ -105,4 +115,5 @@ def _network(found: dict[str, Any]) -> Network:
       for kind in KINDS
       for split in SPLITS
     },
+    what=what,
   )

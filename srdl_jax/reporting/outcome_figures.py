@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from srdl_jax.reporting import figures
 from srdl_jax.reporting.document import INK
 from srdl_jax.reporting.flatness_file import KINDS, SPLITS, Flatness
+from srdl_jax.reporting.flatness_groups import groups
 from srdl_jax.seeds import Summary
 
 
@@ -59,18 +60,16 @@ def flatness(found: Flatness) -> Figure:
   Thick lines are means over directions and seeds, thin ones over the
   directions of one seed; bands hold 80 % of the directions.
   """
-  names = list(dict.fromkeys(network.name for network in found.networks))
+  lines = groups(found)
+  # By the method's colour, whatever else a label says.
+  colours = figures.colours([group[0].name for group in lines.values()])
   figure = Figure((8, 6.4), layout='constrained')
   grid = figure.subplots(2, 2, sharey='row', sharex='row')
   for axes, kind in zip(grid, KINDS, strict=True):
     for ax, split in zip(axes, SPLITS, strict=True):
-      for name, colour in zip(names, figures.colours(names), strict=True):
-        curves = [
-          network.losses[kind, split]
-          for network in found.networks
-          if network.name == name
-        ]
-        _around(ax, found.distances[kind], curves, name, colour)
+      for (label, group), colour in zip(lines.items(), colours, strict=True):
+        curves = [network.losses[kind, split] for network in group]
+        _around(ax, found.distances[kind], curves, label, colour)
       ax.set_title(f'{_WORDS[kind]}, {_WORDS[split]}')
       ax.set_xlabel(_WORDS[f'{kind} axis'])
     if _largest(kind, found) > _LINEAR:

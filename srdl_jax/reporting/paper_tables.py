@@ -126,8 +126,19 @@ def table(placed: Sequence[Placed], scale: str) -> Table:
   lines = tuple(_grouped(placed, lambda one: _lines(one, placed)))
   theirs_at = tuple(n for n, name in enumerate(header) if 'paper' in name)
   found = _without_blank(Table(header, lines, theirs=theirs_at))
-  shared = any(one.ours and one.ours.one_teacher for one in placed)
-  return dataclasses.replace(found, notes=(ONE_TEACHER,) if shared else ())
+  return dataclasses.replace(found, notes=tuple(_notes(placed)))
+
+
+def _notes(placed: Sequence[Placed]) -> Iterator[str]:
+  if any(one.ours and one.ours.one_teacher for one in placed):
+    yield ONE_TEACHER
+  pairs = [(one.ours, baseline(one, placed)) for one in placed]
+  notes = [
+    comparison.unshared(ours, base.ours)
+    for ours, base in pairs
+    if ours and base and base.ours
+  ]
+  yield from filter(None, dict.fromkeys(notes))
 
 
 def _grouped(placed: Sequence[Placed], lines) -> Iterator[Line | Heading]:
@@ -158,8 +169,7 @@ def _lines(placed: Placed, others: Sequence[Placed]) -> Iterator[Line]:
 def _ours(row: Row | None, metric: str) -> list[Cell]:
   if row is None:
     return [Cell(strong=True), Cell()]
-  last = comparison.mean(row.values(metric))
-  return [Cell(last, strong=True), Cell(comparison.best(row, metric))]
+  return [comparison.last(row, metric), Cell(comparison.best(row, metric))]
 
 
 def _paper(number: float | None, n: int) -> Cell:

@@ -11,12 +11,12 @@ from srdl_jax.errors import SrdlError
 from srdl_jax.reporting import outcome_figures, training_figures
 from srdl_jax.reporting.document import Figure
 from srdl_jax.reporting.flatness_file import Flatness
+from srdl_jax.reporting.flatness_groups import groups
 from srdl_jax.reporting.paper_tables import Placed, baseline, once
-from srdl_jax.reporting.result_file import Points, curves
+from srdl_jax.reporting.result_file import TRAIN, Points, curves
 from srdl_jax.reporting.results import Row
 from srdl_jax.reporting.training_figures import Curve
 
-TRAIN = 'train_epoch'
 # More than that in one figure, beside the first, can't be told apart.
 _LINES = 5
 
@@ -204,15 +204,21 @@ def gains(placed: Sequence[Placed], name: str) -> list[Figure]:
 
 def flatness(found: Flatness, name: str) -> Figure:
   """Draws Figure 4."""
-  names = list(dict.fromkeys(network.name for network in found.networks))
+  lines = groups(found)
+  several = any(len(group) > 1 for group in lines.values())
+  thick = (
+    'Thick: mean over directions and seeds; thin: one seed'
+    if several
+    else 'Lines: mean over directions, each of one run'
+  )
   examples = ' and '.join(f'{n:,} {s}' for s, n in found.examples.items())
   return Figure(
     name,
     outcome_figures.flatness(found),
-    f'Loss around the solutions of {", ".join(names)}',
+    f'Loss around the solutions of {"; ".join(lines)}',
     f'Mean cross-entropy on {examples} images along {found.directions} random '
-    'directions. Thick: mean over directions and seeds; thin: one seed; '
-    'bands: 80 % of the directions. Networks of different norm are not '
-    f'comparable along unit directions. {found.path}, commit '
+    f'directions. {thick}; bands: 80 % of the directions. Networks of '
+    'different norm are not comparable along unit directions. '
+    f'{found.path}, commit '
     f'{found.commit or "unknown"}, {found.device}.',
   )

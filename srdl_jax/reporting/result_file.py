@@ -14,6 +14,7 @@ from srdl_jax import run_directory, workdir
 from srdl_jax.errors import ConfigError, WorkdirError
 
 METRICS = 'metrics.jsonl'
+TRAIN = 'train_epoch'
 # Of what a run may lack, because it has no such thing or is older than the
 # name: where it lies in result.json.
 _PLACES: dict[str, tuple[str | int, ...]] = {
@@ -47,11 +48,23 @@ class Teacher:
     checkpoint: digest of its parameters.
     fields: of its run, those that change numbers but the seed; None where the
       student's result doesn't say.
+    workdir: of its run, '' where the student's result doesn't say. The same
+      network may lie in several places.
   """
 
   model: str
   checkpoint: str
   fields: Mapping[str, Any] | None = dataclasses.field(hash=False)
+  workdir: str = dataclasses.field(default='', compare=False)
+
+  @property
+  def said(self) -> str:
+    """Its network, and method and epochs where they are known."""
+    if self.fields is None:
+      return self.model
+    return (
+      f'{self.model}, {self.fields["method"]}, {self.fields["epochs"]} epochs'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +157,12 @@ def _teacher(found: dict[str, Any]) -> Teacher:
     config = config_lib.from_flat(found['config'])
     fields = config_lib.identity(config_lib.flatten(config))
     del fields['seed']
-  return Teacher(str(found['model']), str(found['checkpoint']), fields)
+  return Teacher(
+    str(found['model']),
+    str(found['checkpoint']),
+    fields,
+    str(found.get('workdir') or ''),
+  )
 
 
 def _run(directory: str, found: dict[str, Any]) -> Run:
@@ -231,20 +249,19 @@ def curves(run: Run, splits: Sequence[str]) -> dict[str, list[Points]]:
   """Reads accuracies by epoch from a run's metrics.jsonl.
 
   Args:
-    run: whose directory may hold no such file.
+    run: whose directory it lies in.
     splits: of 'train_epoch', 'test' and 'validation'.
 
   Returns:
-    By split, for each stage (epoch of the whole run, accuracy), ascending; no
-    points where there is no file.
+    By split, for each stage (epoch of the whole run, accuracy), ascending.
 
   Raises:
-    WorkdirError: the file is damaged.
+    WorkdirError: the file is missing or damaged, or ends before the run did.
   """
   path = pathlib.Path(run.workdir) / METRICS
   found: dict[str, list[Points]] = {s: [[] for _ in run.stages] for s in splits}
   if not path.exists():
-    return found
+    raise WorkdirError(f'{path} is missing: no curve is drawn of it.')
   starts = [
     sum(s.epochs for s in run.stages[:n]) for n in range(len(run.stages))
   ]
@@ -252,7 +269,8 @@ def curves(run: Run, splits: Sequence[str]) -> dict[str, list[Points]]:
   wanted = re.compile('|'.join(f'"{split}"' for split in splits).encode())
   with workdir.failures(path, 'read'), open(path, 'rb') as file:
     for number, text in enumerate(file, 1):
-      if not wanted.search(text):
+      whole = text.endswith(b'}\n')
+      if whole and not wanted.search(text):
         continue
       try:
         line = json.loads(text)
@@ -263,4 +281,12 @@ def curves(run: Run, splits: Sequence[str]) -> dict[str, list[Points]]:
         raise WorkdirError(
           f'{path} is damaged in line {number}: no curve is drawn of it.'
         ) from error
+  for points, start, stage in zip(
+    found.get(TRAIN, ()), starts, run.stages, strict=False
+  ):
+    reached = max((epoch for epoch, _ in points), default=start)
+    if reached < start + stage.epochs:
+      raise WorkdirError(
+        f'{path} lacks epochs of the finished run: no curve is drawn of it.'
+      )
   return found

@@ -12,7 +12,7 @@ from srdl_jax import plan, run_directory
 from srdl_jax.errors import SrdlError, WorkdirError
 from srdl_jax.reporting.flatness_file import NAME as FLATNESS
 from srdl_jax.reporting.flatness_file import Flatness, read_flatness
-from srdl_jax.reporting.result_file import Run, read_run
+from srdl_jax.reporting.result_file import TRAIN, Run, curves, read_run
 
 _STAGE = re.compile(r'stage_\d+')
 
@@ -91,8 +91,10 @@ def read(directories: Sequence[str]) -> Found:
   """Reads finished runs.
 
   Args:
-    directories: run directories, or ones that hold some anywhere below, in any
-      order. A run that several of them hold counts once.
+    directories: run directories, or ones that hold some anywhere below, or
+      files of flatness. A run that several of them hold counts once; of two
+      runs of the same configuration and seed the first one does, in the order
+      given and, below a directory, in that of the names.
   """
   found = Found([], [], [])
   rows: dict[str, Row] = {}
@@ -104,10 +106,13 @@ def read(directories: Sequence[str]) -> Found:
         continue
       seen.add(real)
       try:
-        if place.name == FLATNESS:
+        if place.is_file():
           found.flatness.append(read_flatness(place))
-        else:
-          _add(rows, read_run(place))
+          continue
+        run = read_run(place)
+        _add(rows, run)
+        # Its numbers are of use without its log.
+        curves(run, (run.best_split, TRAIN))
       except SrdlError as error:
         found.left_out.append(str(error))
   found.rows.extend(rows.values())
@@ -120,6 +125,9 @@ def _search(name: str, left_out: list[str]) -> Iterator[pathlib.Path]:
     root = run_directory.resolve(name)
   except SrdlError as error:
     left_out.append(str(error))
+    return
+  if root.is_file():
+    yield root.parent if root.name == run_directory.RESULT else root
     return
   unreadable: list[str] = []
   empty = True
@@ -154,7 +162,20 @@ def _add(rows: dict[str, Row], run: Run) -> None:
   key = repr(Row(0, {run.seed: run}).settings)
   runs = rows.setdefault(key, Row(len(rows) + 1, {})).runs
   if run.seed in runs:
-    raise WorkdirError(
-      f'{run.workdir}: {runs[run.seed].workdir} is a run of the same seed.'
-    )
+    raise WorkdirError(_same_seed(runs[run.seed], run))
   runs[run.seed] = run
+
+
+def _same_seed(kept: Run, run: Run) -> str:
+  ours, theirs = kept.values['accuracy'], run.values['accuracy']
+  told = 'their final accuracies are the same'
+  if ours != theirs:
+    told = (
+      f'their final accuracies differ: {100 * ours:.2f} % there, '
+      f'{100 * theirs:.2f} % here'
+    )
+  return (
+    f'{run.workdir}: {kept.workdir} is a run of the same configuration and '
+    f'the same seed, {run.seed}, and is kept, as it comes first in the order '
+    f'given; {told}.'
+  )

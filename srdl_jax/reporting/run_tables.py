@@ -7,7 +7,9 @@ from srdl_jax import config as config_lib
 from srdl_jax.reporting import comparison
 from srdl_jax.reporting.document import Cell, Heading, Line, Table
 from srdl_jax.reporting.flatness_file import KINDS, SPLITS, Flatness
+from srdl_jax.reporting.flatness_groups import groups
 from srdl_jax.reporting.paper_tables import ONE_TEACHER, reference
+from srdl_jax.reporting.result_file import Teacher
 from srdl_jax.reporting.results import Row
 
 OTHERS = (
@@ -43,8 +45,8 @@ def others(rows: Sequence[Row], known: Sequence[Row]) -> Table:
   for row, name in zip(rows, comparison.names(rows), strict=True):
     cells = [
       Cell(name),
-      Cell(comparison.mean(row.values('accuracy')), strong=True),
-      Cell(comparison.best(row, 'accuracy')),
+      comparison.last(row, row.metric),
+      Cell(comparison.best(row, row.metric)),
       _gain(row, known),
       Cell(comparison.mean(row.values('stage_one'))),
       Cell(comparison.mean(row.values('ensemble'))),
@@ -53,12 +55,16 @@ def others(rows: Sequence[Row], known: Sequence[Row]) -> Table:
       reference(row),
     ]
     lines.append(tuple(cells))
+    base = comparison.baseline(row, known)
+    if base and base is not row and row.fields['method'] != 'vanilla':
+      notes.append(comparison.unshared(row, base))
     apart = comparison.budget_apart(row, known)
     if apart:
       notes.append(f'R{row.number} is not compared with vanilla: {apart}.')
   if any(row.one_teacher for row in rows):
     notes.append(ONE_TEACHER)
-  return Table(OTHERS, tuple(lines), tuple(notes), texts=(0, 9))
+  told = tuple(filter(None, notes))
+  return Table(OTHERS, tuple(lines), told, texts=(0, 9))
 
 
 def _gain(row: Row, known: Sequence[Row]) -> Cell:
@@ -98,13 +104,21 @@ def flatness(found: Flatness) -> Table:
   header = ['network', 'seed', 'parameters', 'norm']
   header += [f'{split} loss{text} (nats)' for split, text, _, _ in ends]
   lines = []
+  labels = {
+    id(network): label
+    for label, group in groups(found).items()
+    for network in group
+  }
   for network in found.networks:
     means = [
       network.losses[kind, split].mean(0)[index]
       for split, _, kind, index in ends
     ]
+    label = labels[id(network)]
+    if network.workdir not in label:
+      label += f' ({network.workdir})'
     cells = [
-      f'{network.name} ({network.workdir})',
+      label,
       str(network.seed),
       f'{network.parameters:,}',
       f'{network.norm:.4g}',
@@ -151,5 +165,12 @@ def _config(row: Row) -> str:
     told.append(f'weights {row.first.weights[:12]}')
   for teacher in dict.fromkeys(run.teacher for run in row.runs.values()):
     if teacher:
-      told.append(f'imported teacher {teacher.model} {teacher.checkpoint[:12]}')
+      told.append(_teacher(teacher))
   return ', '.join(told) or 'all fields at their defaults'
+
+
+def _teacher(teacher: Teacher) -> str:
+  known = f'{teacher.said}, checkpoint {teacher.checkpoint[:12]}'
+  if not teacher.workdir:
+    return f'imported teacher {known}'
+  return f'taught by the finished run {teacher.workdir} ({known})'
