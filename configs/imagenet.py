@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ImageNet, section 4.2 of the paper. The data can't be read yet.
+"""ImageNet, section 4.2 of the paper. docs/imagenet.md says how to prepare it.
 
-    python -m srdl_jax.cost --config=configs/imagenet.py:method=srdl
+    python -m srdl_jax.main --config=configs/imagenet.py:method=srdl \
+        --config.data.data_dir=TFDS --config.data.workers=16 \
+        --workdir=runs/imagenet_srdl
 
 Arguments: model=densenet201, method=srdl|vanilla|...
 Paper, DenseNet-201, top-1/top-5: vanilla 77.20/94.57, SRDL 77.72/94.89. It
@@ -17,5 +19,7 @@ def get_config(arguments=None):
   config.model.name = 'densenet201'
   config.epochs = 90
   config.batch_size = 256
+  config.eval.batch_size = 256
+  config.augment.padding = 0  # Random parts of the images take its place.
   config.optimiser.weight_decay = 1e-4
   return config_lib.apply_arguments(config, arguments)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny ImageNet: Tables 1 and 2 of the paper. The data can't be read yet.
+"""Tiny ImageNet: Tables 1 and 2 of the paper.
 
-    python -m srdl_jax.cost --config=configs/tiny_imagenet.py:method=srdl
+    python -m srdl_jax.main --config=configs/tiny_imagenet.py:method=srdl \
+        --workdir=runs/tiny_imagenet_srdl
 
 Arguments: model=resnet32, method=srdl|vanilla|..., recipe=paper|strong.
 Paper, ResNet-32, mean of 5 runs: vanilla 53.33, SRDL 55.53. Ours: README.md.

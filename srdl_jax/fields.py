@@ -90,6 +90,19 @@ FIELDS: dict[str, Field] = {
   'data.data_dir': _local('', "TFDS directory; '': TFDS's default"),
   'data.manual_dir': _local('', 'where archives got by hand lie'),
   'data.download': _local(True, 'fetch what is missing'),
+  'data.path': _local('', 'data set folder: the directory of images'),
+  'data.image_size': _at_least(
+    0, 0, "side of a streamed image, in pixels; 0: the data set's usual one"
+  ),
+  'data.skip_unreadable': _local(
+    False, "data set folder: leave out images that can't be read"
+  ),
+  'data.workers': _at_least(
+    0,
+    0,
+    'processes that decode streamed images, on each machine; 0: threads',
+    identity=False,
+  ),
   'data.holdout': _at_least(
     0, 0, 'training examples kept for validation, drawn by the seed'
   ),
@@ -152,6 +165,12 @@ FIELDS: dict[str, Field] = {
   ),
   'augment.flip': Field(True, 'mirror half of the training images'),
   'augment.padding': _at_least(0, 4, 'pixels around the image for the crop'),
+  'augment.least_area': Field(
+    0.08,
+    'streamed images: smallest share of the area that a crop has',
+    lambda v: 0 < v <= 1,
+    'above 0, at most 1',
+  ),
   'augment.mode': _one_of(('reflect', 'zero'), 'what the padding holds'),
   'optimiser.learning_rate': _above_zero(0.1, 'initial rate'),
   'optimiser.momentum': _fraction(0.9, 'Nesterov momentum'),
@@ -199,7 +218,7 @@ FIELDS: dict[str, Field] = {
   'steps_per_dispatch': _at_least(
     0,
     0,
-    'steps in one call of the device; 0: 1 on CPU, else an epoch',
+    'steps in one call of the device; 0: 1 on CPU or streamed, else an epoch',
     identity=False,
   ),
   'devices': _at_least(0, 0, 'devices to use; 0: all', identity=False),

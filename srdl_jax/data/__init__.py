@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets as arrays in memory, in one order that never changes.
+"""Data sets, in one order that never changes: in memory, or streamed.
 
 Row i of a split is example i of the full TFDS split, before any shuffling or
 subsetting; soft targets are stored under the same numbers.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from srdl_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+  from srdl_jax.data import streamed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +29,18 @@ class Source:
     manual_dir: directory with archives put there by hand; '' is
       downloads/manual below the TFDS directory.
     download: whether a missing archive may be downloaded.
+    path: of a folder with images of one's own.
+    image_size: side, in pixels, of the square that is cut out of images of
+      any size; 0 is the data set's usual one.
+    skip_unreadable: leave out images of a folder that can't be read.
   """
 
   data_dir: str = ''
   manual_dir: str = ''
   download: bool = True
+  path: str = ''
+  image_size: int = 0
+  skip_unreadable: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +48,22 @@ class Split:
   """All examples of one split.
 
   Attributes:
-    name: 'train' or 'test'.
-    images: uint8 [N, H, W, C], values 0 to 255.
+    name: the data set's own: 'train', 'test', 'validation', ...
+    images: uint8 [N, H, W, C], values 0 to 255: an array in memory, or images
+      that look like one and are decoded when they are asked for.
     labels: int32 [N], values 0 to num_classes - 1.
     fingerprint: the examples' identity, see `fingerprint`.
   """
 
   name: str
-  images: np.ndarray
+  images: np.ndarray | streamed.Images
   labels: np.ndarray
   fingerprint: str
+
+  @property
+  def is_streamed(self) -> bool:
+    """Whether the images are decoded when they are asked for."""
+    return not isinstance(self.images, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +145,31 @@ def _cifar100(source: Source) -> Dataset:
   return cifar.load(cifar_archives.CIFAR100, source)
 
 
+def _tiny_imagenet(source: Source) -> Dataset:
+  from srdl_jax.data import tiny_imagenet
+
+  return tiny_imagenet.load(source)
+
+
+def _imagenet(source: Source) -> Dataset:
+  from srdl_jax.data import imagenet
+
+  return imagenet.load(source)
+
+
+def _folder(source: Source) -> Dataset:
+  from srdl_jax.data import folder
+
+  return folder.load(source)
+
+
 DATASETS: dict[str, Callable[[Source], Dataset]] = {
   'digits': _digits,
   'cifar10': _cifar10,
   'cifar100': _cifar100,
+  'tiny_imagenet': _tiny_imagenet,
+  'imagenet': _imagenet,
+  'folder': _folder,
 }
 # Costs are told without the data, also of those that can't be read yet.
 SHAPES: dict[str, Shape] = {
@@ -154,24 +194,15 @@ def shape(name: str) -> Shape:
   return SHAPES[name]
 
 
-def load(
-  name: str,
-  *,
-  data_dir: str = '',
-  manual_dir: str = '',
-  download: bool = True,
-) -> Dataset:
+def load(name: str, **source: str | int) -> Dataset:
   """Loads a data set; prepares it in `data_dir` first where it is missing.
 
   Args:
     name: a key of `DATASETS`.
-    data_dir: TFDS directory; '' is TFDS_DATA_DIR or ~/tensorflow_datasets.
-    manual_dir: directory with archives put there by hand; '' is
-      downloads/manual below the TFDS directory.
-    download: whether a missing archive may be downloaded.
+    **source: what isn't at its default of `Source`.
 
   Returns:
-    The data set, decoded, in memory.
+    The data set: decoded in memory, or streamed.
 
   Raises:
     ConfigError: there is no data set of this name.
@@ -180,4 +211,4 @@ def load(
   if name not in DATASETS:
     known = ', '.join(sorted(DATASETS))
     raise ConfigError(f'Unknown data set {name!r}; known: {known}.')
-  return DATASETS[name](Source(data_dir, manual_dir, download))
+  return DATASETS[name](Source(**source))

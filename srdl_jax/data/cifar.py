@@ -6,30 +6,21 @@ prepared, with the rows, ids and layout that TFDS gives it, from the official
 archive of binary files. TFDS's own preparation needs TensorFlow.
 """
 
-import contextlib
-import fcntl
-import io
-import logging
-import os
+import functools
 import pathlib
-import shutil
-import socket
 import tarfile
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from srdl_jax import data
-from srdl_jax.data import download, tfds_reader
+from srdl_jax.data import preparation, tfds_reader
 from srdl_jax.data.cifar_archives import Cifar
-from srdl_jax.errors import DataError
 
 VERSION = '3.0.2'
 _SHAPE = (32, 32, 3)
-_log = logging.getLogger(__name__)
 
 
 def load(spec: Cifar, source: data.Source) -> data.Dataset:
@@ -45,7 +36,7 @@ def load(spec: Cifar, source: data.Source) -> data.Dataset:
   Raises:
     DataError: it is missing, damaged or in another form than ArrayRecord.
   """
-  directory = tfds_reader.root(source.data_dir) / spec.name / VERSION
+  directory = _archive(spec).directory(source)
   if not directory.exists():
     prepare(spec, source)
   builder = tfds_reader.open_builder(directory)
@@ -72,120 +63,12 @@ def prepare(spec: Cifar, source: data.Source) -> None:
   Raises:
     DataError: there is no archive, it is damaged, or nothing can be written.
   """
-  directory = tfds_reader.root(source.data_dir) / spec.name / VERSION
-  if _find_archive(spec, source) is None:
-    _check_server(spec, source)
-  try:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(directory.parent) as alone:
-      if directory.exists():
-        return
-      if alone:
-        for leftover in directory.parent.glob(f'{_staging_prefix()}*'):
-          shutil.rmtree(leftover, ignore_errors=True)
-      archive = _find_archive(spec, source) or _download(spec, source)
-      download.verify(archive, spec.sha256)
-      _write(spec, archive, directory)
-  except OSError as error:
-    raise DataError(
-      f'cannot prepare {directory}: {error}; set data_dir to a directory '
-      'with enough room that can be written'
-    ) from error
+  make = functools.partial(builder_class, spec)
+  preparation.prepare(_archive(spec), source, make)
 
 
-def _folders(source: data.Source) -> tuple[pathlib.Path, pathlib.Path]:
-  """Where archives are put by hand, and where they are downloaded to."""
-  downloads = tfds_reader.root(source.data_dir) / 'downloads'
-  if source.manual_dir:
-    return pathlib.Path(source.manual_dir).expanduser(), downloads
-  return downloads / 'manual', downloads
-
-
-def _find_archive(spec: Cifar, source: data.Source) -> pathlib.Path | None:
-  paths = [folder / spec.archive for folder in _folders(source)]
-  return next((path for path in paths if path.is_file()), None)
-
-
-def _missing(spec: Cifar, source: data.Source, reason: str) -> str:
-  manual = _folders(source)[0]
-  return (
-    f'{spec.name}/{VERSION} is not in {tfds_reader.root(source.data_dir)}, '
-    f'and {reason}. Put {spec.archive} from {spec.url} (sha256 '
-    f'{spec.sha256}) into {manual}, or set data_dir to where it is prepared'
-  )
-
-
-def _check_server(spec: Cifar, source: data.Source) -> None:
-  """Fails, before anything is written, where a download could not begin."""
-  if not source.download:
-    raise DataError(_missing(spec, source, 'downloading is off'))
-  try:
-    download.check(spec.url)
-  except DataError as error:
-    raise DataError(_missing(spec, source, str(error))) from error
-
-
-def _download(spec: Cifar, source: data.Source) -> pathlib.Path:
-  folder = _folders(source)[1]
-  folder.mkdir(parents=True, exist_ok=True)
-  try:
-    target, progress = folder / spec.archive, _log_tenths(spec.archive)
-    return download.fetch(
-      spec.url, target, sha256=spec.sha256, progress=progress
-    )
-  except DataError as error:
-    raise DataError(_missing(spec, source, str(error))) from error
-
-
-def _log_tenths(name: str) -> Callable[[int, int | None], None]:
-  logged = {0}
-
-  def progress(received: int, total: int | None) -> None:
-    tenths = 10 * received // total if total else 0
-    if tenths not in logged:
-      logged.add(tenths)
-      _log.info('%s: %d %% of %d bytes', name, 10 * tenths, total)
-
-  return progress
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[bool]:
-  """Waits for the folder's lock; yields False where locks don't exist."""
-  with (folder / '.srdl_jax.lock').open('w') as file:
-    alone = True
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
-      alone = False
-    yield alone
-
-
-def _staging_prefix() -> str:
-  # On shared folders a lock may hold for one machine only: another machine's
-  # unfinished work must not look like a leftover.
-  return f'incomplete.srdl_{socket.gethostname()}_'
-
-
-def _write(spec: Cifar, archive: pathlib.Path, directory: pathlib.Path) -> None:
-  """Prepares beside the directory, and renames when everything is there."""
-  staging = pathlib.Path(
-    tempfile.mkdtemp(prefix=_staging_prefix(), dir=directory.parent)
-  )
-  try:
-    builder = builder_class(spec, archive)(data_dir=staging)
-    _log.info('preparing %s once, in about a minute', directory)
-    # TFDS prints the name of the temporary folder as that of the result.
-    with contextlib.redirect_stdout(io.StringIO()):
-      builder.download_and_prepare(file_format='array_record')
-    try:
-      os.rename(staging / spec.name / VERSION, directory)
-    except OSError:
-      # Where locks don't exist, another process may have been first.
-      if not directory.exists():
-        raise
-  finally:
-    shutil.rmtree(staging, ignore_errors=True)
+def _archive(spec: Cifar) -> preparation.Archive:
+  return preparation.Archive(spec.name, VERSION, spec.url, spec.sha256)
 
 
 def _read(

@@ -5,9 +5,9 @@ import numpy as np
 
 from srdl_jax.errors import ConfigError
 
-# A fourth word keeps the draw of the hold-out apart from every epoch's
-# order: SeedSequence takes (seed,) and (seed, 0, 0) for the same.
-_HOLDOUT = 1
+# A fourth word keeps other draws apart from every epoch's order: SeedSequence
+# takes (seed,) and (seed, 0, 0) for the same.
+_HOLDOUT, _CROP, _VIEW = 1, 2, 3
 
 
 def _generator(*words: int) -> np.random.Generator:
@@ -30,6 +30,35 @@ def epoch_order(
   """
   generator = _generator(seed, stage, epoch)
   return generator.permutation(np.asarray(rows, np.int32))
+
+
+class EpochOrders:
+  """The orders of a stage's epochs; the last one asked for is kept."""
+
+  def __init__(self, seed: int, stage: int, rows: np.ndarray):
+    """Draws nothing yet; for the arguments see `epoch_order`."""
+    self._stage = seed, stage
+    self._rows = rows
+    self._known: tuple[int, np.ndarray] | None = None
+
+  def __getitem__(self, epoch: int) -> np.ndarray:
+    """Returns the order of an epoch, int32 [n]."""
+    # Read once, as another thread may replace it.
+    known = self._known
+    if known is None or known[0] != epoch:
+      order = epoch_order(*self._stage, epoch, self._rows)
+      self._known = known = epoch, order
+    return known[1]
+
+
+def of_crop(seed: int, stage: int, epoch: int, row: int) -> np.random.Generator:
+  """Returns the generator of the crop that an example gets in one epoch."""
+  return _generator(seed, stage, epoch, _CROP, row)
+
+
+def of_view(seed: int, stage: int, view: int, row: int) -> np.random.Generator:
+  """Returns the generator of an example's crop in one of its views."""
+  return _generator(seed, stage, view, _VIEW, row)
 
 
 def choose_rows(

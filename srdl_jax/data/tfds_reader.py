@@ -4,13 +4,13 @@
 import io
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
 from google.protobuf.message import DecodeError
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from srdl_jax import data
@@ -25,6 +25,13 @@ _DAMAGE = (
   OSError,
   ParseError,
   RuntimeError,
+  ValueError,
+)
+# What the image decoder raises.
+_UNDECODABLE = (
+  Image.DecompressionBombError,
+  OSError,
+  SyntaxError,
   ValueError,
 )
 
@@ -51,11 +58,14 @@ def root(data_dir: str) -> pathlib.Path:
   return pathlib.Path(chosen).expanduser()
 
 
-def open_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
+def open_builder(
+  directory: pathlib.Path, splits: Sequence[str] = ('train', 'test')
+) -> tfds.core.DatasetBuilder:
   """Opens a prepared version of a data set, after a look at its files.
 
   Args:
     directory: `<data_dir>/<name>/<version>`.
+    splits: names of the splits that will be read.
 
   Returns:
     A builder that reads ArrayRecord files, all of which exist.
@@ -90,14 +100,16 @@ def open_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
     builder.info.set_file_format(
       wanted, override=True, override_if_initialized=True
     )
-  _check_shards(builder, directory)
+  _check_shards(builder, directory, splits)
   return builder
 
 
 def _check_shards(
-  builder: tfds.core.DatasetBuilder, directory: pathlib.Path
+  builder: tfds.core.DatasetBuilder,
+  directory: pathlib.Path,
+  splits: Sequence[str],
 ) -> None:
-  for name in ('train', 'test'):
+  for name in splits:
     if name not in builder.info.splits:
       raise DataError(f'{directory} has no split {name!r}')
     for path in builder.info.splits[name].filepaths:
@@ -174,8 +186,32 @@ def _decode(
 ) -> tuple[np.ndarray, int, str]:
   # Half the time of TFDS's own decoding; a pool of threads is slower.
   features = tf_example_pb2.Example.FromString(record).features.feature
-  encoded = io.BytesIO(features['image'].bytes_list.value[0])
-  with Image.open(encoded, formats=('PNG', 'JPEG')) as image:
-    pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(shape)
+  pixels = pixels_of(features['image'].bytes_list.value[0], shape)
   label = features['label'].int64_list.value[0]
   return pixels, label, features['id'].bytes_list.value[0].decode()
+
+
+def pixels_of(encoded: bytes, shape: tuple[int, ...]) -> np.ndarray:
+  """Decodes a PNG or JPEG image; where `shape` has three channels, to RGB.
+
+  Args:
+    encoded: the image file's content.
+    shape: (H, W, C) of the result.
+
+  Returns:
+    uint8 [H, W, C], read-only.
+
+  Raises:
+    ValueError: it is damaged or of another shape.
+  """
+  try:
+    with Image.open(io.BytesIO(encoded), formats=('PNG', 'JPEG')) as image:
+      if image.size != shape[1::-1]:
+        raise ValueError(f'its (width, height) is {image.size}')
+      rgb = image.mode == 'RGB' or shape[2] != 3
+      pixels = (image if rgb else image.convert('RGB')).tobytes()
+    return np.frombuffer(pixels, np.uint8).reshape(shape)
+  except UnidentifiedImageError as error:
+    raise ValueError('it is neither a JPEG nor a PNG file') from error
+  except _UNDECODABLE as error:
+    raise ValueError(str(error)) from error

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Your own images, in a folder for each class. Not in the paper.
+
+    python -m srdl_jax.main --config=configs/folder.py:path=DIR \
+        --workdir=runs/mine
+
+DIR holds train/<class>/ and val/<class>/ (or test/<class>/) with the images;
+or <class>/ alone, of which a fifth is then held out for testing.
+
+Arguments: path=DIR, without a comma in it; size=224, the side in pixels that
+the network gets; model=resnet50, method=srdl|vanilla|..., recipe=paper|strong.
+"""
+
+from srdl_jax import config as config_lib
+from srdl_jax.errors import ConfigError
+
+
+def get_config(arguments=None):
+  config = config_lib.defaults()
+  config.data.name = 'folder'
+  config.model.name = 'resnet50'
+  config.epochs = 90
+  config.batch_size = 256
+  config.optimiser.weight_decay = 1e-4
+  config.augment.padding = 0  # Random parts of the images take its place.
+  config.eval.batch_size = 256
+  return config_lib.apply_arguments(config, _own(config, arguments))
+
+
+def _own(config, arguments):
+  """Takes path and size out of the arguments; returns the others."""
+  others, seen = [], set()
+  for item in (arguments or '').split(','):
+    name, _, value = item.partition('=')
+    if name not in ('path', 'size') or not value:
+      others.append(item)
+      continue
+    if name in seen:
+      raise ConfigError(f'Config argument {name!r} is given twice.')
+    seen.add(name)
+    if name == 'path':
+      config.data.path = value
+    elif value.isdecimal():
+      config.data.image_size = int(value)
+    else:
+      raise ConfigError(f'size={value!r} is not a number of pixels.')
+  return ','.join(others)

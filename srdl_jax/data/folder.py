@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The user's own images, in folders named after their classes.
+
+Either `train/<class>/` and `val/<class>/` (or `test/<class>/`; `val` is taken
+where there are both), or `<class>/` alone. Then an image is held out for the
+test where a hash of its class and file name is in the lowest fifth, and at
+least one of each class is: images that are added later move no others, but
+where a class has so few that this one had to be chosen.
+
+Images are read when they are needed, see `streamed`. Loading looks at the
+beginning and the end of each file.
+"""
+
+import hashlib
+import itertools
+import logging
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from srdl_jax import data
+from srdl_jax.data import folder_files, streamed
+from srdl_jax.data.folder_files import Fault, Paths
+from srdl_jax.errors import ConfigError, DataError
+
+VERSION = '1.0.0'
+SIZE = 224
+# ImageNet's, which imported networks expect.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+_TEST_FOLDERS = ('val', 'test')
+_HELD_OUT = 1 / 5
+_SEED = 'srdl_jax folder 1'
+_SHOWN = 10
+
+_log = logging.getLogger(__name__)
+
+
+def load(source: data.Source) -> data.Dataset:
+  """Finds the images of a folder, and looks whether they can be read.
+
+  Args:
+    source: `path` is the folder; `image_size` the side of the images that a
+      network gets, 0 for 224; `skip_unreadable` leaves out files that can't be
+      used instead of refusing the folder.
+
+  Returns:
+    The data set, its images `streamed.Images`; rows are ordered by class and
+    file name, labels number the sorted class names.
+
+  Raises:
+    ConfigError: `path` is empty.
+    DataError: there is no such folder, its layout is none of the two, the
+      splits' classes differ, a class is empty, or files can't be used.
+  """
+  root = _root(source.path)
+  directories = _directories(root)
+  parts, digests = _readable(root, directories, source.skip_unreadable)
+  for name, directory in directories.items():
+    _check_not_empty(directory, parts[name])
+  if len(parts) == 1:
+    parts = _divided(root, parts['train'])
+  size = source.image_size or SIZE
+  train, test = (
+    _split(root, name, parts[name], digests, size) for name in parts
+  )
+  return data.Dataset(
+    name='folder',
+    version=VERSION,
+    num_classes=len(parts['train']),
+    mean=MEAN,
+    std=STD,
+    train=train,
+    test=test,
+  )
+
+
+def _root(path: str) -> pathlib.Path:
+  if not path:
+    raise ConfigError(
+      'data.path is empty: name the folder of images, as in '
+      '--config=configs/folder.py:path=DIR'
+    )
+  if '://' in path:
+    raise DataError(
+      f'data.path {path} is not a local folder; copy the images to a local '
+      'disk and give its path'
+    )
+  root = pathlib.Path(path).expanduser()
+  if not root.exists():
+    raise DataError(f'there is no folder {root}; data.path names it')
+  if not root.is_dir():
+    raise DataError(f'{root} is not a folder; data.path must name one')
+  return root.absolute()
+
+
+def _directories(root: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Where each split's class folders are; a single split is to be divided."""
+  # A class, too, may be called train.
+  found = [
+    name
+    for name in ('train', *_TEST_FOLDERS)
+    if (root / name).is_dir() and folder_files.folders(root / name)
+  ]
+  if not found:
+    return {'train': root}
+  if len(found) == 1 or found[0] != 'train':
+    missing = 'train' if found[0] != 'train' else ' or '.join(_TEST_FOLDERS)
+    raise DataError(
+      f'{root} has class folders in {found[0]} but not in {missing}; add '
+      f'them, or give path={root / found[0]} to have a fifth of its images '
+      'held out'
+    )
+  if len(found) > 2:
+    _log.info('%s: testing on the images of val; test is not read', root)
+  return {'train': root / 'train', 'test': root / found[1]}
+
+
+def _readable(
+  root: pathlib.Path, directories: Mapping[str, pathlib.Path], skip: bool
+) -> tuple[dict[str, Paths], dict[str, str]]:
+  """Returns each split's images that can be read, and all their digests."""
+  parts, faults = {}, []
+  for name, directory in directories.items():
+    parts[name], strays = folder_files.images(root, directory)
+    faults += strays
+  _check_classes(root, parts)
+  listed = [p for part in parts.values() for c in part for p in part[c]]
+  digests, unreadable = folder_files.look_at(root, listed)
+  faults += unreadable
+  if faults:
+    _report(root, faults, len(listed), skip)
+  readable = {
+    name: {c: [p for p in part[c] if p in digests] for c in part}
+    for name, part in parts.items()
+  }
+  return readable, digests
+
+
+def _check_classes(root: pathlib.Path, parts: Mapping[str, Paths]) -> None:
+  train = parts['train']
+  test = parts.get('test', train)
+  alone = {
+    'for training': [c for c in train if c not in test],
+    'for testing': [c for c in test if c not in train],
+  }
+  told = [f'{_listed(c)} {where} only' for where, c in alone.items() if c]
+  if told:
+    raise DataError(
+      f'the class folders in {root} differ between the splits: '
+      f'{"; ".join(told)}; both need the same'
+    )
+  if len(train) < 2:
+    raise DataError(
+      f'{root} has images of {len(train)} class(es), and it takes two or '
+      'more: put images into train/<class>/ and val/<class>/, or into <class>/'
+    )
+
+
+def _check_not_empty(directory: pathlib.Path, part: Paths) -> None:
+  empty = [name for name, paths in part.items() if not paths]
+  if empty:
+    raise DataError(
+      f'no usable images of {_listed(empty)} in {directory}; add some, or '
+      'remove the class from all splits'
+    )
+
+
+def _report(
+  root: pathlib.Path, faults: Sequence[Fault], listed: int, skip: bool
+) -> None:
+  """Refuses the folder for files that can't be used, or logs them."""
+  named = [f'{path} ({reason})' for path, reason in sorted(faults)]
+  told = f'in {root}, {len(faults)} file(s) cannot be used: {_listed(named)}'
+  if skip:
+    _log.warning('%s; they are skipped, of %d images', told, listed)
+    return
+  raise DataError(
+    f'{told}; mend or remove them, or have them skipped by '
+    'data.skip_unreadable=True'
+  )
+
+
+def _listed(names: Sequence[str]) -> str:
+  shown = ', '.join(folder_files.printable(n) for n in names[:_SHOWN])
+  more = len(names) - _SHOWN
+  return f'{shown} and {more} more' if more > 0 else shown
+
+
+def _divided(root: pathlib.Path, part: Paths) -> dict[str, Paths]:
+  """Holds about a fifth of each class out, by the hashes of its names."""
+  single = [name for name, paths in part.items() if len(paths) < 2]
+  if single:
+    raise DataError(
+      f'one image only of {_listed(single)} in {root}: none could be held '
+      'out for testing; add some'
+    )
+  test = {name: _held_out(paths) for name, paths in part.items()}
+  train = {
+    name: sorted(set(paths) - set(test[name])) for name, paths in part.items()
+  }
+  return {'train': train, 'test': test}
+
+
+def _held_out(paths: Sequence[str]) -> list[str]:
+  """Returns which of two or more images are for testing, but never all."""
+  by_hash = sorted(paths, key=_share)
+  lowest, highest = by_hash[0], by_hash[-1]
+  return [
+    path
+    for path in paths
+    if path == lowest or (_share(path) < _HELD_OUT and path != highest)
+  ]
+
+
+def _share(path: str) -> float:
+  """Hashes a path to [0, 1), evenly."""
+  digest = hashlib.sha256(f'{_SEED}\n'.encode() + os.fsencode(path)).digest()
+  return int.from_bytes(digest[:4], 'big') / 2**32
+
+
+def _split(
+  root: pathlib.Path,
+  name: str,
+  part: Paths,
+  digests: Mapping[str, str],
+  size: int,
+) -> data.Split:
+  paths = tuple(itertools.chain.from_iterable(part.values()))
+  counts = [len(members) for members in part.values()]
+  labels = np.repeat(np.arange(len(part), dtype=np.int32), counts)
+  ids = [f'{folder_files.printable(path)}\t{digests[path]}' for path in paths]
+  identity = data.fingerprint(f'folder/{VERSION}', name, ids, labels)
+  images = streamed.Images(
+    folder_files.Files(str(root), paths),
+    size=size,
+    # 256 for 224, as is usual.
+    resize=round(size * 256 / 224),
+    orient=True,
+  )
+  return data.Split(name, images, labels, identity)

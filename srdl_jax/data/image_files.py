@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opens image files of the usual formats, whole or damaged, without warnings.
+
+What becomes of pixels that are not RGB: greyscale is repeated; palettes are
+looked up; transparency is dropped, as Pillow's convert('RGB') does, so that
+the colours stored below it show; CMYK is taken for Adobe's, as in ImageNet; of
+16 bits the upper 8 are kept. Of an animation the first frame is read.
+"""
+
+import contextlib
+import io
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+from PIL import (
+  BmpImagePlugin,
+  GifImagePlugin,
+  Image,
+  ImageFile,
+  JpegImagePlugin,
+  PngImagePlugin,
+  PpmImagePlugin,
+  TiffImagePlugin,
+  WebPImagePlugin,
+)
+
+# What Pillow takes for an attack; such an image needs half a gigabyte.
+MAX_PIXELS = 178_956_970
+
+# As much as a header usually takes.
+_HEAD = 1 << 16
+_TAIL = 16
+_JPEG = b'\xff\xd8\xff'
+_PNG = b'\x89PNG\r\n\x1a\n'
+_TIFF = (b'II*\0', b'MM\0*')
+_ORIENTATION_TAG = 0x0112
+# Pillow warns of odd metadata in TIFF files and animated PNGs. Filters belong
+# to the process, so only one thread at a time may change them.
+_FILTERS = threading.Lock()
+
+
+class DecodeError(ValueError):
+  """An image that can't be read: its text says why, but not which."""
+
+
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+  """A JPEG whose resolution in dots per inch nobody asks for.
+
+  Pillow would parse all of the EXIF for it: slow, and warns when damaged.
+  """
+
+  def getexif(self) -> Image.Exif:
+    return Image.Exif()
+
+
+# The plugins are called themselves: Image.open warns of large images, and
+# reads the index of those that come from stereo cameras.
+_READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
+  (_JPEG, _Jpeg),
+  (_PNG, PngImagePlugin.PngImageFile),
+  (b'BM', BmpImagePlugin.BmpImageFile),
+  (b'GIF8', GifImagePlugin.GifImageFile),
+  (b'RIFF', WebPImagePlugin.WebPImageFile),
+  *((magic, TiffImagePlugin.TiffImageFile) for magic in _TIFF),
+  *((b'P%d' % kind, PpmImagePlugin.PpmImageFile) for kind in range(1, 7)),
+)
+
+
+def open_image(content: bytes) -> ImageFile.ImageFile:
+  """Opens an image; all but JPEGs are decoded, too.
+
+  Their size isn't certain before, and an orientation may follow the pixels.
+
+  Args:
+    content: the file.
+
+  Returns:
+    The image, of any mode that `pixels` knows.
+
+  Raises:
+    DecodeError: it is no image, damaged, cut short, or too large.
+  """
+  with _one_error(), _quiet(content):
+    image = _header(content, io.BytesIO(content))
+    # One piece, instead of many that are joined again.
+    image.decodermaxblock = max(len(content), 1)
+    if not isinstance(image, _Jpeg):
+      image.load()
+  return image
+
+
+def reduce(image: ImageFile.ImageFile, most: float) -> int:
+  """Has a JPEG that isn't decoded yet decoded smaller.
+
+  Args:
+    image: from `open_image`; its size becomes the smaller one, rounded up.
+    most: how much smaller it may become.
+
+  Returns:
+    How much smaller it will be, 1, 2, 4 or 8; 1 for other formats.
+  """
+  factor = next((f for f in (8, 4, 2) if f <= most), 1)
+  if factor == 1 or not isinstance(image, _Jpeg):
+    return 1
+  image.draft(None, (image.width // factor, image.height // factor))
+  return factor
+
+
+def pixels(image: ImageFile.ImageFile) -> Image.Image:
+  """Decodes an image.
+
+  Args:
+    image: from `open_image`.
+
+  Returns:
+    An image of mode L where all colours are grey, else of mode RGB.
+
+  Raises:
+    DecodeError: see `open_image`.
+  """
+  with _one_error():
+    image.load()
+    if image.mode in ('L', 'RGB'):
+      return image
+    if image.mode.startswith('I'):
+      # convert would clip all above 255.
+      upper = np.asarray(image) >> 8
+      return Image.fromarray(upper.astype(np.uint8))
+    # Else Pillow warns that it is lost.
+    image.info.pop('transparency', None)
+    return image.convert('RGB')
+
+
+def orientation(image: ImageFile.ImageFile) -> int:
+  """Returns what EXIF says of an image, 1 (upright) to 8; without EXIF 1.
+
+  Pillow turns TIFF files itself, and they carry no block of EXIF.
+  """
+  block = image.info.get('exif', b'').removeprefix(b'Exif\0\0')
+  order = '<' if block.startswith(b'II') else '>'
+  try:
+    (start,) = struct.unpack_from(f'{order}L', block, 4)
+    (count,) = struct.unpack_from(f'{order}H', block, start)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+      tag, _, _, value = struct.unpack_from(f'{order}HHLH', block, entry)
+      if tag == _ORIENTATION_TAG:
+        return value if 1 <= value <= 8 else 1
+  except struct.error:
+    # It ends too soon. The pixels don't depend on it.
+    pass
+  return 1
+
+
+def check(file: IO[bytes]) -> None:
+  """Looks whether a file can be read, mostly at its two ends.
+
+  Args:
+    file: open for reading, and with `seek`.
+
+  Raises:
+    DecodeError: its header is wrong; or its end isn't what it should be, for
+      which the whole of it was decoded, and that failed.
+    OSError: the file can't be read.
+  """
+  file.seek(0)
+  head = file.read(_HEAD)
+  with _one_error(), _quiet(head):
+    _header(head, file)
+  size = file.seek(0, io.SEEK_END)
+  file.seek(max(size - _TAIL, 0))
+  if not _is_complete(head, file.read()):
+    file.seek(0)
+    pixels(open_image(file.read()))
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+  """Makes one error of what Pillow raises at wrong bytes, which is anything."""
+  try:
+    yield
+  except (DecodeError, MemoryError):
+    raise
+  except Exception as error:
+    raise DecodeError(str(error) or type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def _quiet(content: bytes) -> Iterator[None]:
+  """Keeps warnings back, for files of the kinds that have them."""
+  animated = content.startswith(_PNG) and b'acTL' in content
+  if not animated and content[:4] not in _TIFF:
+    yield
+    return
+  with _FILTERS, warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    yield
+
+
+def _header(head: bytes, file: IO[bytes]) -> ImageFile.ImageFile:
+  """Opens an image by its first bytes; its pixels aren't read."""
+  reader = next((r for magic, r in _READERS if head.startswith(magic)), None)
+  if reader is None:
+    told = 'not an image of a known format' if head else 'the file is empty'
+    raise DecodeError(told)
+  file.seek(0)
+  image = reader(file)
+  if image.width * image.height > MAX_PIXELS:
+    raise DecodeError(
+      f'{image.width} x {image.height} pixels are more than the '
+      f'{MAX_PIXELS:,} that are accepted'
+    )
+  wide = image.mode == 'I' and image.format not in ('PNG', 'PPM')
+  if wide or image.mode == 'F':
+    raise DecodeError('pixels of 32 bits have no known range; convert them')
+  return image
+
+
+def _is_complete(head: bytes, tail: bytes) -> bool:
+  """Whether a file ends as its format says."""
+  ends = {
+    _JPEG: b'\xff\xd9',
+    _PNG: b'IEND\xaeB`\x82',
+    b'GIF8': b';',
+    # Its header isn't accepted unless all of it is there.
+    b'RIFF': b'',
+  }
+  return any(head.startswith(a) and tail.endswith(b) for a, b in ends.items())

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of streamed images, decoded and cropped ahead of the device."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from srdl_jax.data import sampling, streamed
+
+_MOST_THREADS = 16
+# Batches that each process or thread may be ahead by.
+_AHEAD = 2
+
+
+class Source(Protocol):
+  """Examples by position; it can be pickled, for worker processes."""
+
+  def __len__(self) -> int:
+    """Number of positions."""
+
+  def __getitem__(self, position: int) -> dict[str, Any]:
+    """The example at a position in 0 .. len - 1."""
+
+
+@dataclasses.dataclass
+class TrainingViews:
+  """What one process trains on in a stage: its part of batch after batch.
+
+  An example's crop depends on the seed, the stage, the epoch and its row, not
+  on who makes it.
+
+  Attributes:
+    images: of the full split.
+    rows: int [n], the examples in use.
+    seed: of the run.
+    stage: number of the stage.
+    epochs: of the stage.
+    batch_size: of all processes together.
+    own: int [b], the places within a batch that are this process's.
+  """
+
+  images: streamed.Images
+  rows: np.ndarray
+  seed: int
+  stage: int
+  epochs: int
+  batch_size: int
+  own: np.ndarray
+
+  def __post_init__(self) -> None:
+    self._orders = sampling.EpochOrders(self.seed, self.stage, self.rows)
+
+  def __len__(self) -> int:
+    return self.epochs * self._steps * len(self.own)
+
+  def __getitem__(self, position: int) -> dict[str, Any]:
+    """Returns {image uint8 [H, W, C], index}."""
+    batch, place = divmod(int(position), len(self.own))
+    epoch, step = divmod(batch, self._steps)
+    where = step * self.batch_size + self.own[place]
+    row = int(self._orders[epoch][where])
+    rng = sampling.of_crop(self.seed, self.stage, epoch, row)
+    return {
+      'image': self.images.training_view(row, rng),
+      'index': np.int32(row),
+    }
+
+  @property
+  def _steps(self) -> int:
+    return len(self.rows) // self.batch_size
+
+
+def views(
+  images: np.ndarray | streamed.Images,
+  rows: np.ndarray,
+  seed: int,
+  stage: int,
+  view: int,
+) -> np.ndarray:
+  """Returns the images of one view, before what is done on the device.
+
+  Args:
+    images: of the full split; those in memory are returned as they are.
+    rows: int [B].
+    seed: of the run.
+    stage: number of the stage whose teacher sees them.
+    view: number of the view, from 0.
+
+  Returns:
+    uint8 [B, H, W, C].
+  """
+  if isinstance(images, np.ndarray):
+    return images[rows]
+  crops = (
+    images.training_view(row, sampling.of_view(seed, stage, view, row))
+    for row in rows.tolist()
+  )
+  return np.stack(list(crops))
+
+
+def batches(
+  source: Source, batch_size: int, *, first: int = 0, workers: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields the source's examples in order, stacked; the remainder is dropped.
+
+  Args:
+    source: of examples.
+    batch_size: examples in a batch.
+    first: number of the batch to begin with: going on there is the same as
+      having read all before it.
+    workers: processes that decode, 0 for threads of this one. They change
+      nothing but the speed.
+
+  Raises:
+    DataError: of a source whose image is damaged, once its batch is reached.
+  """
+  # It takes a second, which users of other data sets should not pay.
+  import grain
+
+  dataset = grain.MapDataset.source(source)
+  dataset = dataset.batch(batch_size, drop_remainder=True)[first:]
+  threads = _AHEAD if workers else min(_MOST_THREADS, os.cpu_count() or 1)
+  reading = grain.ReadOptions(
+    num_threads=threads, prefetch_buffer_size=max(threads, _AHEAD)
+  )
+  iterated = dataset.to_iter_dataset(reading)
+  if workers:
+    iterated = iterated.mp_prefetch(
+      grain.MultiprocessingOptions(
+        num_workers=workers, per_worker_buffer_size=_AHEAD
+      )
+    )
+  iterator = iter(iterated)
+  try:
+    yield from iterator
+  finally:
+    # Ends the workers, and gives their shared memory back.
+    iterator.close()

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a TFDS directory from an official archive, all of it or nothing.
+
+The archive is found where it was put by hand or is downloaded, and its digest
+is checked. Of several processes one prepares, in a staging folder that is
+renamed when everything is there, and the others wait.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import logging
+import os
+import pathlib
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+
+import tensorflow_datasets as tfds
+
+from srdl_jax import data
+from srdl_jax.data import download, tfds_reader
+from srdl_jax.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+Builder = tfds.core.GeneratorBasedBuilder
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+  """An official archive, and the data set that is prepared from it.
+
+  Attributes:
+    dataset: the data set's name in TFDS.
+    version: version of the data set, such as '1.0.0'.
+    url: where the archive is.
+    sha256: the archive's digest, 64 hexadecimal digits.
+  """
+
+  dataset: str
+  version: str
+  url: str
+  sha256: str
+
+  @property
+  def file(self) -> str:
+    """The archive's file name."""
+    return self.url.rpartition('/')[2]
+
+  def directory(self, source: data.Source) -> pathlib.Path:
+    """Where the prepared data set is, or will be."""
+    root = tfds_reader.root(source.data_dir)
+    return root / self.dataset / self.version
+
+
+def prepare(
+  archive: Archive,
+  source: data.Source,
+  builder_class: Callable[[pathlib.Path], type[Builder]],
+) -> None:
+  """Makes the TFDS directory from the archive, all of it or nothing.
+
+  Of several processes that call this at once, one prepares and others wait.
+
+  Args:
+    archive: what is prepared, and from what.
+    source: where the archive is, or may be fetched to.
+    builder_class: makes a builder's class, to be called with `data_dir`, from
+      the path of the verified archive.
+
+  Raises:
+    DataError: there is no archive, it is damaged, or nothing can be written.
+  """
+  directory = archive.directory(source)
+  if find(archive.file, source) is None:
+    _check_server(archive, source)
+  try:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with locked(directory.parent) as alone:
+      if directory.exists():
+        return
+      if alone:
+        for leftover in directory.parent.glob(f'{_staging_prefix()}*'):
+          shutil.rmtree(leftover, ignore_errors=True)
+      path = find(archive.file, source) or _download(archive, source)
+      download.verify(path, archive.sha256)
+      _write(builder_class(path), directory)
+  except OSError as error:
+    raise DataError(
+      f'cannot prepare {directory}: {error}; set data_dir to a directory '
+      'with enough room that can be written'
+    ) from error
+
+
+def folders(source: data.Source) -> tuple[pathlib.Path, pathlib.Path]:
+  """Where archives are put by hand, and where they are downloaded to."""
+  downloads = tfds_reader.root(source.data_dir) / 'downloads'
+  if source.manual_dir:
+    return pathlib.Path(source.manual_dir).expanduser(), downloads
+  return downloads / 'manual', downloads
+
+
+def find(file: str, source: data.Source) -> pathlib.Path | None:
+  """Returns the path of an archive that is there, not verified, or None."""
+  paths = [folder / file for folder in folders(source)]
+  return next((path for path in paths if path.is_file()), None)
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[bool]:
+  """Waits for the folder's lock; yields False where locks don't exist."""
+  with (folder / '.srdl_jax.lock').open('w') as file:
+    alone = True
+    try:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        _log.info('waiting for another process that works in %s', folder)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+      alone = False
+    yield alone
+
+
+def log_tenths(
+  name: str, unit: str = 'bytes'
+) -> Callable[[int, int | None], None]:
+  """Returns a function of (done, total or None) that logs each tenth once."""
+  logged = {0}
+
+  def progress(done: int, total: int | None) -> None:
+    tenths = 10 * done // total if total else 0
+    if tenths not in logged:
+      logged.add(tenths)
+      _log.info('%s: %d %% of %d %s', name, 10 * tenths, total, unit)
+
+  return progress
+
+
+def _missing(archive: Archive, source: data.Source, reason: str) -> str:
+  return (
+    f'{archive.dataset}/{archive.version} is not in '
+    f'{tfds_reader.root(source.data_dir)}, and {reason}. Put {archive.file} '
+    f'from {archive.url} (sha256 {archive.sha256}) into '
+    f'{folders(source)[0]}, or set data_dir to where it is prepared'
+  )
+
+
+def _check_server(archive: Archive, source: data.Source) -> None:
+  """Fails, before anything is written, where a download could not begin."""
+  if not source.download:
+    raise DataError(_missing(archive, source, 'downloading is off'))
+  try:
+    download.check(archive.url)
+  except DataError as error:
+    raise DataError(_missing(archive, source, str(error))) from error
+
+
+def _download(archive: Archive, source: data.Source) -> pathlib.Path:
+  folder = folders(source)[1]
+  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    return download.fetch(
+      archive.url,
+      folder / archive.file,
+      sha256=archive.sha256,
+      progress=log_tenths(archive.file),
+    )
+  except DataError as error:
+    raise DataError(_missing(archive, source, str(error))) from error
+
+
+def _staging_prefix() -> str:
+  # On shared folders a lock may hold for one machine only: another machine's
+  # unfinished work must not look like a leftover.
+  return f'incomplete.srdl_{socket.gethostname()}_'
+
+
+def _write(builder_class: type[Builder], directory: pathlib.Path) -> None:
+  """Prepares beside the directory, and renames when everything is there."""
+  staging = pathlib.Path(
+    tempfile.mkdtemp(prefix=_staging_prefix(), dir=directory.parent)
+  )
+  try:
+    _log.info('preparing %s, once; it takes minutes', directory)
+    _run(builder_class(data_dir=staging))
+    try:
+      os.rename(
+        staging / directory.parent.name / directory.name,
+        directory,
+      )
+    except OSError:
+      # Where locks don't exist, another process may have been first.
+      if not directory.exists():
+        raise
+  finally:
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _run(builder: Builder) -> None:
+  try:
+    # TFDS prints the name of the temporary folder as that of the result.
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare(file_format='array_record')
+  except RuntimeError as error:
+    # What array_record raises on a full disk.
+    raise OSError(str(error)) from error

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prepares a data set on disk, before any run needs it.
+
+    python -m srdl_jax.data.prepare imagenet2012 --manual_dir=DIR \
+        [--data_dir=DIR] [--shard_examples=N] [--allow_other_counts]
+    python -m srdl_jax.data.prepare cifar10|cifar100|tiny_imagenet \
+        [--manual_dir=DIR] [--data_dir=DIR] [--nodownload]
+
+ImageNet's archives can't be downloaded without an account; docs/imagenet.md
+says which are needed. A preparation that was ended goes on with the same
+command.
+"""
+
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from srdl_jax import command, data
+from srdl_jax.errors import ConfigError
+
+Counts = dict[str, int]
+
+
+# The loaders are imported when called, as in `data`.
+def _imagenet(source: data.Source) -> Counts:
+  from srdl_jax.data import imagenet, imagenet_archives, imagenet_preparation
+
+  counts = imagenet_archives.OFFICIAL
+  directory = imagenet_preparation.prepare(
+    source,
+    None if flags.FLAGS.allow_other_counts else counts,
+    flags.FLAGS.shard_examples or imagenet_preparation.SHARD_EXAMPLES,
+  )
+  splits = imagenet.open_builder(directory).info.splits
+  return {name: splits[name].num_examples for name in imagenet.SPLITS}
+
+
+def _tiny_imagenet(source: data.Source) -> Counts:
+  from srdl_jax.data import tiny_imagenet
+
+  return _counted(tiny_imagenet.load(source))
+
+
+def _cifar10(source: data.Source) -> Counts:
+  from srdl_jax.data import cifar, cifar_archives
+
+  return _counted(cifar.load(cifar_archives.CIFAR10, source))
+
+
+def _cifar100(source: data.Source) -> Counts:
+  from srdl_jax.data import cifar, cifar_archives
+
+  return _counted(cifar.load(cifar_archives.CIFAR100, source))
+
+
+PREPARATIONS: dict[str, Callable[[data.Source], Counts]] = {
+  'imagenet2012': _imagenet,
+  'tiny_imagenet': _tiny_imagenet,
+  'cifar10': _cifar10,
+  'cifar100': _cifar100,
+}
+
+
+def _counted(dataset: data.Dataset) -> Counts:
+  return {s.name: len(s.labels) for s in (dataset.train, dataset.test)}
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prepares a data set where it is missing, and says how much there is."""
+  if len(argv) != 2 or argv[1] not in PREPARATIONS:
+    known = ', '.join(sorted(PREPARATIONS))
+    given = ' '.join(argv[1:]) or 'none'
+    raise ConfigError(f'Name one data set of {known}; got {given}.')
+  args = flags.FLAGS
+  source = data.Source(args.data_dir, args.manual_dir, args.download)
+  counts = PREPARATIONS[argv[1]](source)
+  told = ', '.join(f'{count:,} {name}' for name, count in counts.items())
+  print(f'{argv[1]} is prepared: {told} images')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string(
+    'data_dir', '', 'TFDS directory; TFDS_DATA_DIR or ~/tensorflow_datasets.'
+  )
+  flags.DEFINE_string(
+    'manual_dir', '', 'Where archives are; downloads/manual in data_dir.'
+  )
+  flags.DEFINE_boolean(
+    'download', True, 'Whether a missing archive may be downloaded.'
+  )
+  flags.DEFINE_integer(
+    'shard_examples', None, 'imagenet2012: images a file.', lower_bound=1
+  )
+  flags.DEFINE_boolean(
+    'allow_other_counts',
+    False,
+    'imagenet2012: take archives of fewer classes or images.',
+  )
+  command.run(main, positional=True)

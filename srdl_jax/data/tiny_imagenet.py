@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny ImageNet: 200 classes of ImageNet at 64 x 64 pixels (Stanford CS231n).
+
+Read from a TFDS directory in ArrayRecord form; where that is missing it is
+prepared from the official zip. TFDS has no builder of its own for it. The
+archive's test images have no labels; the validation split takes their place.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+
+import tensorflow_datasets as tfds
+
+from srdl_jax import data
+from srdl_jax.data import preparation, tfds_reader
+from srdl_jax.errors import DataError
+
+NAME = 'tiny_imagenet'
+VERSION = '1.0.0'
+# Of the training images' pixels, scaled to [0, 1].
+MEAN = (0.4802, 0.4481, 0.3975)
+STD = (0.2764, 0.2689, 0.2816)
+_SHAPE = (64, 64, 3)
+_FOLDER = 'tiny-imagenet-200'
+_CLASSES = f'{_FOLDER}/wnids.txt'
+_ANNOTATIONS = f'{_FOLDER}/val/val_annotations.txt'
+_SPLITS = ('train', 'validation')
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyImageNet:
+  """The archive, and how much it must hold.
+
+  Attributes:
+    url: where the archive is.
+    sha256: its digest, 64 hexadecimal digits.
+    num_classes: number of classes, K.
+    train_per_class: number of training images of each class.
+    validation_per_class: number of validation images of each class.
+  """
+
+  url: str
+  sha256: str
+  num_classes: int
+  train_per_class: int
+  validation_per_class: int
+
+
+OFFICIAL = TinyImageNet(
+  url='http://cs231n.stanford.edu/tiny-imagenet-200.zip',
+  sha256='6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821',
+  num_classes=200,
+  train_per_class=500,
+  validation_per_class=50,
+)
+
+
+def load(source: data.Source, spec: TinyImageNet = OFFICIAL) -> data.Dataset:
+  """Loads Tiny ImageNet into memory, after preparing it where it is missing.
+
+  Args:
+    source: where it is, or may be fetched from.
+    spec: the archive that it is prepared from.
+
+  Returns:
+    The data set, images uint8 [N, 64, 64, 3]; `test` is the split
+    'validation'. An example's id is its file's name.
+
+  Raises:
+    DataError: it is missing, damaged or in another form than ArrayRecord.
+  """
+  directory = _archive(spec).directory(source)
+  if not directory.exists():
+    prepare(source, spec)
+  builder = tfds_reader.open_builder(directory, _SPLITS)
+  train, validation = (
+    tfds_reader.read_split(builder, name, spec.num_classes) for name in _SPLITS
+  )
+  return data.Dataset(
+    name=NAME,
+    version=VERSION,
+    num_classes=spec.num_classes,
+    mean=MEAN,
+    std=STD,
+    train=train,
+    test=validation,
+  )
+
+
+def prepare(source: data.Source, spec: TinyImageNet = OFFICIAL) -> None:
+  """Makes the TFDS directory from the archive, all of it or nothing.
+
+  Of several processes that call this at once, one prepares and others wait.
+
+  Args:
+    source: where the archive is, or may be fetched to.
+    spec: the archive.
+
+  Raises:
+    DataError: there is no archive, it is damaged or not laid out as the
+      official one, or nothing can be written.
+  """
+  make = functools.partial(builder_class, spec)
+  preparation.prepare(_archive(spec), source, make)
+
+
+def _archive(spec: TinyImageNet) -> preparation.Archive:
+  return preparation.Archive(NAME, VERSION, spec.url, spec.sha256)
+
+
+def builder_class(
+  spec: TinyImageNet, path: pathlib.Path
+) -> type[tfds.core.GeneratorBasedBuilder]:
+  """Makes a builder that stores the archive's JPEG files as they are.
+
+  Args:
+    spec: what the archive must hold.
+    path: the archive, already verified.
+
+  Returns:
+    A class to be called with `data_dir`; its run raises DataError where the
+    rest of the archive isn't as it should be.
+
+  Raises:
+    DataError: the list of classes isn't as it should be.
+  """
+  with _opened(path) as archive:
+    classes = _classes(archive, spec)
+
+  # TFDS keeps every builder class for good, so this one holds no labels.
+  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Yields encoded images, which TFDS writes without TensorFlow."""
+
+    name = NAME
+    VERSION = tfds.core.Version(VERSION)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+      features = {
+        'id': tfds.features.Text(),
+        'image': tfds.features.Image(shape=_SHAPE, encoding_format='jpeg'),
+        'label': tfds.features.ClassLabel(names=classes),
+      }
+      return tfds.core.DatasetInfo(
+        builder=self,
+        description=__doc__,
+        features=tfds.features.FeaturesDict(features),
+        supervised_keys=('image', 'label'),
+        homepage='http://cs231n.stanford.edu',
+      )
+
+    def _split_generators(self, dl_manager):
+      with _opened(path) as archive:
+        train = _train_labels(archive, spec, classes)
+        validation = _validation_labels(archive, spec, classes)
+      labels = dict(zip(_SPLITS, (train, validation), strict=True))
+      return {s: self._generate_examples(s, labels[s]) for s in _SPLITS}
+
+    def _generate_examples(self, split, labels):
+      progress = preparation.log_tenths(f'{NAME}, {split}', 'images')
+      images = _images(path, labels)
+      for done, (member, content) in enumerate(images, start=1):
+        name = member.rpartition('/')[2]
+        yield member, {'id': name, 'image': content, 'label': labels[member]}
+        progress(done, len(labels))
+
+  return Builder
+
+
+def _wrong(archive: zipfile.ZipFile, reason: str) -> DataError:
+  return DataError(
+    f'{archive.filename} is not as the official archive: {reason}; replace it'
+  )
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+  try:
+    with zipfile.ZipFile(path) as archive:
+      yield archive
+  except (zipfile.BadZipFile, zlib.error) as error:
+    raise DataError(f'cannot read {path}: {error}; replace it') from error
+
+
+def _images(
+  path: pathlib.Path, members: Iterable[str]
+) -> Iterator[tuple[str, bytes]]:
+  """Yields members and their content, of which each can be decoded."""
+  with _opened(path) as archive:
+    for member in members:
+      try:
+        content = archive.read(member)
+        tfds_reader.pixels_of(content, _SHAPE)
+      except (ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise _wrong(archive, f'cannot decode {member}: {error}') from error
+      yield member, content
+
+
+def _lines(archive: zipfile.ZipFile, member: str) -> list[str]:
+  """Returns the lines of a text file that are not empty."""
+  try:
+    text = archive.read(member).decode()
+  except KeyError:
+    raise _wrong(archive, f'it has no {member}') from None
+  except ValueError as error:
+    raise _wrong(archive, f'cannot decode {member}: {error}') from error
+  return [line for line in text.splitlines() if line.strip()]
+
+
+def _classes(archive: zipfile.ZipFile, spec: TinyImageNet) -> list[str]:
+  """Returns the classes by name, not in the order of their file.
+
+  Readers of folders number classes so, here and elsewhere: models agree on
+  what a class's number means, wherever they were trained.
+  """
+  classes = sorted({line.strip() for line in _lines(archive, _CLASSES)})
+  if len(classes) != spec.num_classes:
+    raise _wrong(
+      archive,
+      f'{_CLASSES} lists {len(classes)} classes, expected {spec.num_classes}',
+    )
+  return classes
+
+
+def _files(archive: zipfile.ZipFile, folder: str) -> list[str]:
+  """Returns the images below a folder, whichever way they were packed."""
+  names = {n for n in archive.namelist() if n.startswith(f'{folder}/')}
+  return sorted(name for name in names if name.endswith('.JPEG'))
+
+
+def _train_labels(
+  archive: zipfile.ZipFile, spec: TinyImageNet, classes: list[str]
+) -> dict[str, str]:
+  """Returns classes by image: those of the folders that images are in."""
+  folder = f'{_FOLDER}/train'
+  labels = {m: m.split('/')[2] for m in _files(archive, folder)}
+  counts = collections.Counter(labels.values())
+  if unknown := sorted(set(counts) - set(classes)):
+    raise _wrong(archive, f'{_CLASSES} does not list {folder}/{_some(unknown)}')
+  if empty := sorted(set(classes) - set(counts)):
+    raise _wrong(archive, f'no images are in {folder}/{_some(empty)}')
+  for name in classes:
+    _check_count(archive, 'train', name, counts[name], spec.train_per_class)
+  return labels
+
+
+def _validation_labels(
+  archive: zipfile.ZipFile, spec: TinyImageNet, classes: list[str]
+) -> dict[str, str]:
+  """Returns classes by image: those of the file of annotations."""
+  folder = f'{_FOLDER}/val/images'
+  labels = {}
+  for line in _lines(archive, _ANNOTATIONS):
+    name, *rest = line.split('\t')
+    if not rest or f'{folder}/{name}' in labels:
+      raise _wrong(
+        archive, f'{_ANNOTATIONS} has no class, or a second one, for {name!r}'
+      )
+    labels[f'{folder}/{name}'] = rest[0]
+  files = set(_files(archive, folder))
+  if unlabelled := sorted(files - set(labels)):
+    raise _wrong(archive, f'{_ANNOTATIONS} lacks {_some(unlabelled)}')
+  if absent := sorted(set(labels) - files):
+    raise _wrong(archive, f'{_ANNOTATIONS} names absent {_some(absent)}')
+  if unknown := sorted(m for m, k in labels.items() if k not in classes):
+    raise _wrong(
+      archive,
+      f'{_ANNOTATIONS} gives {unknown[0]} the class {labels[unknown[0]]}, '
+      f'which {_CLASSES} does not list',
+    )
+  counts = collections.Counter(labels.values())
+  expected = spec.validation_per_class
+  for name in classes:
+    _check_count(archive, 'validation', name, counts[name], expected)
+  return dict(sorted(labels.items()))
+
+
+def _check_count(
+  archive: zipfile.ZipFile, split: str, name: str, count: int, expected: int
+) -> None:
+  if count != expected:
+    raise _wrong(
+      archive, f'{split} has {count} images of {name}, expected {expected}'
+    )
+
+
+def _some(names: list[str]) -> str:
+  """The first of the names, and how many more there are."""
+  more = len(names) - 1
+  return f'{names[0]} and {more} more' if more else names[0]
