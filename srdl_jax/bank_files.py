@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from srdl_jax import errors, workdir
+from srdl_jax import errors, processes, workdir
 
 _ARRAY = 'log_probs'
 _MARKER = 'COMPLETE'
@@ -46,24 +46,29 @@ def write(
 
   Args:
     folder: an absolute path; its parents are created.
-    values_NxK: float32 or float16.
+    values_NxK: float32 or float16, the same in all processes.
     attributes: names and JSON values to keep with it.
 
   Raises:
     SoftTargetsError: the folder cannot be written; what was there stays.
   """
   partial = folder.with_name(f'{folder.name}.partial')
+  first = processes.is_first()
   with _failures(folder, 'written'):
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+      if first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
       with _failures(folder, 'written', _TENSORSTORE):
         _write_array(partial / _ARRAY, values_NxK, attributes)
-      marker = _marker(partial / _ARRAY, values_NxK)
-      workdir.write_json(partial / _MARKER, marker)
-      _put_in_place(partial, folder)
+      if first:
+        marker = _marker(partial / _ARRAY, values_NxK)
+        workdir.write_json(partial / _MARKER, marker)
+        _put_in_place(partial, folder)
     finally:
-      shutil.rmtree(partial, ignore_errors=True)
+      if first:
+        shutil.rmtree(partial, ignore_errors=True)
+  processes.wait('bank in place')
 
 
 def refuse_other_files(folder: pathlib.Path) -> None:
@@ -160,7 +165,10 @@ def _spec(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _write_array(path, values_NxK, attributes) -> None:
-  """Creates the zarr array; its write ends when the files are on the disk."""
+  """Creates the zarr array; its write ends when the files are on the disk.
+
+  Each process writes its own range, in whole chunks.
+  """
   chunk = [min(_CHUNK_ROWS, values_NxK.shape[0]), values_NxK.shape[1]]
   grid = {'name': 'regular', 'configuration': {'chunk_shape': chunk}}
   little = {'name': 'bytes', 'configuration': {'endian': 'little'}}
@@ -173,7 +181,13 @@ def _write_array(path, values_NxK, attributes) -> None:
     'attributes': attributes,
   }
   spec = _spec(path) | {'metadata': metadata}
-  ts.open(spec, create=True).result().write(values_NxK).result()
+  if processes.is_first():
+    ts.open(spec, create=True).result()
+  processes.wait('bank created')
+  array = ts.open(spec, open=True).result()
+  own = processes.own_range(len(values_NxK), _CHUNK_ROWS)
+  array[own].write(values_NxK[own]).result()
+  processes.wait('bank written')
 
 
 def _put_in_place(partial: pathlib.Path, path: pathlib.Path) -> None:

@@ -65,6 +65,9 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
     data_dir=config.data.data_dir,
     manual_dir=config.data.manual_dir,
     download=config.data.download,
+    path=config.data.path,
+    image_size=config.data.image_size,
+    skip_unreadable=config.data.skip_unreadable,
   )
   return _assemble(config, stages, devices, dataset, weights, teacher)
 
@@ -150,8 +153,19 @@ def _rows(config, dataset):
   return train_rows, validation_rows, test_rows
 
 
+def _with_crops(dataset, least_area):
+  images = dataclasses.replace(dataset.train.images, least_area=least_area)
+  train = dataclasses.replace(dataset.train, images=images)
+  return dataclasses.replace(dataset, train=train)
+
+
 def _augmentation(config, dataset):
   height, width, _ = dataset.train.images.shape[1:]
+  if dataset.train.is_streamed and config.augment.padding:
+    raise ConfigError(
+      f'augment.padding = {config.augment.padding}, but images of '
+      f'{dataset.name} are cropped by augment.least_area: set it to 0.'
+    )
   if config.augment.padding >= min(height, width):
     raise ConfigError(
       f'augment.padding = {config.augment.padding} must be below the '
@@ -170,6 +184,8 @@ def _assemble(config, stages, devices, dataset, weights, teacher) -> Experiment:
   # The other classes' examples stay where they are: rows keep their numbers.
   classes = config.data.classes or dataset.num_classes
   dataset = dataclasses.replace(dataset, num_classes=classes)
+  if dataset.train.is_streamed:
+    dataset = _with_crops(dataset, config.augment.least_area)
   if teacher is not None:
     teacher_lib.check_data(teacher, dataset, train_rows)
   flip_and_crop = _augmentation(config, dataset)
@@ -247,7 +263,7 @@ def _train_chunk(
     imitation_weight=config.distillation.imitation_weight,
     axis_name=parallel.AXIS,
   )
-  targets = steps.bank_rows
+  targets = steps.stored_targets
   if teacher is not None:
     targets = functools.partial(
       steps.online_teacher,
@@ -256,7 +272,7 @@ def _train_chunk(
     )
   return parallel.map_train(
     functools.partial(
-      steps.resident_step,
+      steps.augmented_step,
       augment=flip_and_crop,
       normalise=normalise,
       step=step,

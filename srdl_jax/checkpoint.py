@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's moments on disk: kept by Orbax, verified by digests of our own.
 
-Orbax restores a flipped bit without a word, and doesn't go back to an earlier
-checkpoint by itself. So the SHA-256 of every array is stored beside it and
-compared at every load, and `load_latest` goes back to one that is intact.
+Orbax restores a flipped bit without a word and never goes back by itself. So
+the SHA-256 of every array is stored and compared at every load, and
+`load_latest` goes back to what is intact.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from srdl_jax import processes
 from srdl_jax.errors import CheckpointError
 
 
@@ -44,14 +45,13 @@ class Checkpoints(contextlib.AbstractContextManager):
   """The checkpoints of one directory: the two latest and the best.
 
   Every process of a run makes the same calls in the same order. They raise
-  CheckpointError if the last save failed in the background, and for a
-  checkpoint that is missing or damaged.
+  CheckpointError for a save that failed, and for what is missing or damaged.
   """
 
   def __init__(
     self, directory: epath.Path | str, *, read_only: bool = False
   ) -> None:
-    """Remembers the directory, local or gs://; it needn't exist.
+    """Remembers the directory; it needn't exist.
 
     Args:
       directory: each checkpoint is a folder in it.
@@ -107,9 +107,10 @@ class Checkpoints(contextlib.AbstractContextManager):
     if self._writer is not None:
       with self._failing('the last save failed'):
         self._writer.wait()
+      processes.wait('checkpoint')
 
   def close(self) -> None:
-    """Waits until the last save is on disk, and ends Orbax's threads."""
+    """Waits for the last save, and ends Orbax's threads."""
     writer, self._writer = self._writer, None
     if writer is not None:
       with self._failing('the last save failed'):

@@ -24,6 +24,7 @@ from srdl_jax import (
   train_state,
 )
 from srdl_jax.checkpoint import Moment
+from srdl_jax.data import pipeline
 from srdl_jax.predict import predict
 from srdl_jax.randomness import Purpose, key_for
 from srdl_jax.teacher import Teacher
@@ -64,8 +65,8 @@ class Experiment:
     devices: to run on.
     flip_and_crop: the augmentation, see `augment.flip_and_crop`.
     train_chunk_of: share of smoothed labels and number of an online teacher,
-      or None, to a train step (see `parallel.map_train`); the resident tree is
-      {image, label, soft_logits, teacher}.
+      or None, to a train step (see `parallel.map_train`,
+      `steps.augmented_step` and `feed`).
   """
 
   config: ConfigDict
@@ -95,18 +96,14 @@ class Experiment:
     """One line about what is going to be trained, and on what."""
     epochs = sum(stage.epochs for stage in self.stages)
     device = self.devices[0]
+    classes = self.dataset.num_classes
     names = ', then '.join(dict.fromkeys(s.model for s in self.stages))
     return (
       f'{names} on {len(self.train_rows):,} images of '
       f'{self.dataset.name}, {self.config.method}: {len(self.stages)} stage(s) '
       f'of {epochs} epochs in all, {self.steps_per_epoch} steps each, on '
       f'{len(self.devices)} {device.platform} device(s), {device.device_kind}'
-      + (
-        self.weights.description(self.dataset.num_classes)
-        if self.weights
-        else ''
-      )
-    )
+    ) + (self.weights and self.weights.description(classes) or '')
 
   def network(self, number: int) -> Network:
     """Returns the network of stage `number` (from 1), or plan.IMPORTED."""
@@ -158,13 +155,15 @@ class Experiment:
       batch_size: images in a call; 0: eval.batch_size.
     """
     source, rows = self.rows(split)
-    fetch = source.images.__getitem__
-    if view is not None:
-      key = key_for(self._owner(number).seed, Purpose.VIEW, number, view)
 
-      def fetch(rows_B):
-        images = source.images[rows_B]
-        return np.asarray(self.flip_and_crop(key, images, rows_B))
+    def fetch(rows_B):
+      own = parallel.own(rows_B, self.devices)
+      if view is None:
+        return source.images[own]
+      seed = self._owner(number).seed
+      images = pipeline.views(source.images, own, seed, number, view)
+      key = key_for(seed, Purpose.VIEW, number, view)
+      return np.asarray(self.flip_and_crop(key, images, own))
 
     ways = len(self.devices)
     batch_size = -(-(batch_size or self.config.eval.batch_size) // ways) * ways
@@ -226,6 +225,8 @@ class Experiment:
   def steps_per_dispatch(self) -> int:
     """Steps in one call of `train_chunk`."""
     requested = self.config.steps_per_dispatch
+    if self.dataset.train.is_streamed:
+      return requested or 1
     if self.config.profile and not requested:
       # A trace is of whole dispatches.
       requested = parallel.steps_per_dispatch(0, 5, self.devices)
@@ -274,13 +275,15 @@ class Experiment:
       number: of the stage, from 1, or plan.IMPORTED.
       checkpoint_digest: of the network that makes them.
     """
-    views = self.config.distillation.views and {
+    augmented = self.config.distillation.views and {
       'count': self.config.distillation.views,
       'seed': self._owner(number).seed,
       'flip': self.config.augment.flip,
       'padding': self.config.augment.padding,
       'mode': self.config.augment.mode,
     }
+    if augmented and self.dataset.train.is_streamed:
+      augmented['least_area'] = self.config.augment.least_area
     imported = number == plan.IMPORTED
     model = self.teacher.model if imported else self.stages[number - 1].model
     rows = self.train_rows.astype('<i4').tobytes()
@@ -293,5 +296,5 @@ class Experiment:
       'model': model,
       'checkpoint': checkpoint_digest,
       'temperature': self._owner(number).distillation.temperature,
-      'views': views,
+      'views': augmented,
     }

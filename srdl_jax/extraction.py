@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from srdl_jax import plan, run_directory, soft_targets, workdir
+from srdl_jax import plan, processes, run_directory, soft_targets, workdir
 from srdl_jax.checkpoint import Moment, digest
 from srdl_jax.experiment import Experiment
 
@@ -58,7 +58,7 @@ def induce(
   }
   provenance = experiment.provenance(number, checkpoint)
   timing = _timing(directory)
-  if not soft_targets.is_complete(directory):
+  if not processes.first_says(soft_targets.is_complete(directory)):
     # Compiles, if no evaluation has.
     next(experiment.predict(number, end.variables, 'train'))
     begun = time.monotonic()
@@ -70,7 +70,9 @@ def induce(
       expected_rows=experiment.train_rows,
       **size,
     )
-    workdir.write_json(timing, {'seconds': time.monotonic() - begun})
+    if processes.is_first():
+      workdir.write_json(timing, {'seconds': time.monotonic() - begun})
+    processes.wait('soft targets')
   bank = soft_targets.load(directory, provenance=provenance, **size)
   seconds = workdir.read_json(timing)['seconds'] if timing.exists() else None
   return Knowledge(checkpoint, bank, end.variables, seconds)
@@ -94,7 +96,8 @@ def induce_imported(experiment: Experiment) -> dict[int, Knowledge]:
   )
   made = soft_targets.is_complete(directory) and _timing(directory).exists()
   hold = contextlib.nullcontext()
-  if not (made or experiment.config.distillation.online):
+  needed = not (made or experiment.config.distillation.online)
+  if needed and processes.is_first():
     hold = workdir.lock(teacher.directory, wait=True)
   with hold:
     number = plan.IMPORTED

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from srdl_jax import command, srdl, stop_request
+from srdl_jax import command, processes, srdl, stop_request
 from srdl_jax.errors import ConfigError
 
 
@@ -37,17 +37,38 @@ def summary(found: dict[str, Any]) -> str:
 def main(argv: Sequence[str]) -> None:
   """Trains what --config says in --workdir."""
   del argv
+  args = flags.FLAGS
   config = command.given_config()
-  if not flags.FLAGS.workdir:
+  if not args.workdir:
     raise ConfigError('--workdir=DIR is missing.')
-  with stop_request.listen() as stop:
-    found = srdl.run(config, flags.FLAGS.workdir, stop)
-  print(summary(found))
+  processes.initialise(
+    automatic=args.distributed,
+    coordinator=args.coordinator,
+    count=args.process_count,
+    index=args.process_index,
+    heartbeat_seconds=args.heartbeat_seconds,
+  )
+  with stop_request.listen() as stop, processes.failing_at_once():
+    found = srdl.run(config, args.workdir, stop)
+  if processes.is_first():
+    print(summary(found))
 
 
 if __name__ == '__main__':
   command.define_config()
   flags.DEFINE_string(
     'workdir', None, 'Run directory; resumed if it has a run.'
+  )
+  flags.DEFINE_bool(
+    'distributed', False, 'One of several processes, which JAX finds by itself.'
+  )
+  flags.DEFINE_string('coordinator', None, 'HOST:PORT of the first process.')
+  flags.DEFINE_integer('process_count', None, 'Processes.', lower_bound=1)
+  flags.DEFINE_integer('process_index', None, 'Of this one.', lower_bound=0)
+  flags.DEFINE_integer(
+    'heartbeat_seconds',
+    30,
+    'After so long a silent process is lost, and the others abort.',
+    lower_bound=1,
   )
   command.run(main)

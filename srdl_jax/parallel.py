@@ -3,9 +3,11 @@
 
 A batch is split over the devices, everything else is replicated, and the
 functions average over the axis AXIS themselves: the number of devices doesn't
-change what is computed.
+change what is computed. Each of several processes gives its own devices their
+part of a batch, and holds a copy of everything else.
 """
 
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -26,9 +28,15 @@ def choose_devices(count: int = 0) -> list[jax.Device]:
   """Returns the first `count` devices of the default backend, or all at 0.
 
   Raises:
-    ConfigError: there are fewer devices.
+    ConfigError: there are fewer devices, or not all of several processes' are
+      asked for.
   """
   devices = jax.devices()
+  if jax.process_count() > 1 and count not in (0, len(devices)):
+    raise ConfigError(
+      f'devices = {count}, but several processes use all of their '
+      f'{len(devices)} devices; set devices = 0.'
+    )
   if count > len(devices):
     raise ConfigError(
       f'devices = {count}, but {len(devices)} {devices[0].platform} '
@@ -50,9 +58,14 @@ def use_compilation_cache() -> None:
   jax.config.update('jax_compilation_cache_dir', str(folder))
 
 
+def local(devices: list[jax.Device]) -> list[jax.Device]:
+  """Returns those of the devices that this process drives."""
+  return [d for d in devices if d.process_index == jax.process_index()]
+
+
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:
-  """Puts a tree of arrays on every device, once."""
-  mesh = Mesh(np.asarray(devices), (AXIS,))
+  """Puts a tree of arrays on every device of this process, once."""
+  mesh = Mesh(np.asarray(local(devices)), (AXIS,))
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
@@ -64,9 +77,36 @@ def to_host(tree: Any) -> Any:
   return jax.tree.map(np.array, jax.device_get(tree))
 
 
-def split(rows: np.ndarray, devices: list[jax.Device]) -> np.ndarray:
-  """Splits a batch dimension over devices: [B, ...] to [devices, b, ...]."""
-  return rows.reshape(len(devices), -1, *rows.shape[1:])
+def own(batch: np.ndarray, devices: list[jax.Device]) -> np.ndarray:
+  """Returns this process's part of a batch.
+
+  Consecutive examples go to one device.
+
+  Args:
+    batch: [B, ...], the same in every process.
+    devices: of all processes.
+  """
+  mine = [d.process_index == jax.process_index() for d in devices]
+  parts = batch.reshape(len(devices), -1, *batch.shape[1:])[mine]
+  return parts.reshape(-1, *batch.shape[1:])
+
+
+def split(batch: np.ndarray, devices: list[jax.Device]) -> np.ndarray:
+  """Splits a process's part over its devices: [B, ...] to [devices, b, ...]."""
+  return batch.reshape(len(local(devices)), -1, *batch.shape[1:])
+
+
+def any_process(flag: bool, devices: list[jax.Device]) -> jax.Array:
+  """Returns whether any process says so, without waiting for the answer."""
+  flags = np.full(len(local(devices)), flag, np.int32)
+  return _maximum(tuple(devices))(flags)
+
+
+@functools.cache
+def _maximum(devices: tuple[jax.Device, ...]) -> Callable[..., jax.Array]:
+  return jax.pmap(
+    lambda x: jax.lax.pmax(x, AXIS), AXIS, out_axes=None, devices=devices
+  )
 
 
 def map_predict(
@@ -76,8 +116,8 @@ def map_predict(
   """Compiles predict_step(variables, images) for a batch over the devices.
 
   Returns:
-    A function of replicated variables and images [B, H, W, C], B a multiple
-    of the number of devices, whose result [B, ...] is replicated.
+    A function of replicated variables and of this process's part (see `own`)
+    of images [B, H, W, C], whose result [B, ...] is replicated.
   """
 
   def gathered(variables, images):
@@ -97,24 +137,26 @@ def map_train(
   """Compiles a chunk of train steps over the devices.
 
   Args:
-    train_step: (state, resident, rows [b], key) to (state, metrics), where
-      resident is a tree of whole arrays and rows picks the device's examples.
+    train_step: (state, resident, examples, key) to (state, metrics), where
+      resident is a tree of whole arrays, and examples one of arrays [b, ...]:
+      the device's part of a batch.
     devices: to run on.
 
   Returns:
-    A function of (state, resident, rows [S, B], key) that returns the state
-    after S steps and metrics [S]. The state given to it is donated. One step
-    is run without a loop: XLA's CPU backend runs the gradients of
-    convolutions in a loop body many times slower.
+    A function of (state, resident, examples, key) that returns the state
+    after S steps and metrics [S]; its examples are a tree of arrays
+    [S, B, ...], of this process's parts of S batches (see `own`). The state
+    given to it is donated. One step is run without a loop: XLA's CPU backend
+    runs the gradients of convolutions in a loop body many times slower.
   """
 
-  def chunk(state, resident, rows_SxB, key):
-    def step(state, rows_B):
-      return train_step(state, resident, rows_B, key)
+  def chunk(state, resident, examples, key):
+    def step(state, examples):
+      return train_step(state, resident, examples, key)
 
-    if rows_SxB.shape[0] > 1:
-      return jax.lax.scan(step, state, rows_SxB)
-    state, metrics = step(state, rows_SxB[0])
+    if len(jax.tree.leaves(examples)[0]) > 1:
+      return jax.lax.scan(step, state, examples)
+    state, metrics = step(state, jax.tree.map(lambda x: x[0], examples))
     return state, jax.tree.map(lambda x: x[None], metrics)
 
   mapped = jax.pmap(
@@ -126,11 +168,12 @@ def map_train(
     devices=devices,
   )
 
-  def run(state, resident, rows_SxB, key):
-    steps, _ = rows_SxB.shape
-    # Consecutive examples of a batch go to one device.
-    rows = rows_SxB.reshape(steps, len(devices), -1).swapaxes(0, 1)
-    return mapped(state, resident, rows, key)
+  def by_device(leaf):
+    parts = leaf.reshape(len(leaf), len(local(devices)), -1, *leaf.shape[2:])
+    return parts.swapaxes(0, 1)
+
+  def run(state, resident, examples, key):
+    return mapped(state, resident, jax.tree.map(by_device, examples), key)
 
   return run
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from srdl_jax import analysis, cost, plan, schedules
+from srdl_jax import analysis, cost, parallel, plan, schedules
 from srdl_jax import config as config_lib
 from srdl_jax.checkpoint import Moment
 from srdl_jax.evaluate import evaluate
@@ -51,7 +51,7 @@ def assemble(
     ),
     'steps_per_epoch': experiment.steps_per_epoch,
     'cost': _cost(experiment, stages, teacher),
-    'peak_memory_bytes': peak_memory(experiment.devices),
+    'peak_memory_bytes': peak_memory(parallel.local(experiment.devices)),
     'seed': experiment.config.seed,
     'config': config_lib.flatten(experiment.config),
     'data': {

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a run keeps its files, and which run a directory belongs to."""
 
-import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
@@ -125,31 +123,3 @@ def refuse_another(
       f'{workdir} holds another run; it differs in {", ".join(different)}. '
       'Give another --workdir.'
     )
-
-
-@contextlib.contextmanager
-def claim(workdir: pathlib.Path, record: Record) -> Iterator[None]:
-  """Holds a directory for a run: a new one, or the one it began in.
-
-  Args:
-    workdir: created where it is missing.
-    record: of the run; what is on disk is renewed, as fields without influence
-      on the numbers, such as paths, may have changed.
-
-  Raises:
-    WorkdirError: another run's directory (what differs is named, and nothing
-      is written), one that a process holds, or one that can't be written.
-  """
-  # Before the lock, so that a foreign directory isn't touched; and after it,
-  # for the case of two that come at once.
-  refuse_another(workdir, record.config, record)
-  with workdir_lib.lock(workdir):
-    refuse_another(workdir, record.config, record)
-    content = {
-      'config': config_lib.flatten(record.config),
-      'fingerprint': record.fingerprint,
-      'weights': record.weights,
-      'teacher': record.teacher,
-    }
-    workdir_lib.write_json(workdir / CONFIG, content)
-    yield

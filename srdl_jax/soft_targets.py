@@ -92,22 +92,6 @@ def at_temperature(
   return scaled - xp.log(xp.exp(scaled).sum(axis=-1, keepdims=True))
 
 
-def to_learn_from(bank: Bank, temperature: float) -> np.ndarray:
-  """Returns a bank's soft logits [N, K] at the temperature of a student.
-
-  Raises:
-    SoftTargetsError: they are a mean over views, which is of one temperature.
-  """
-  if bank.temperature == temperature:
-    return bank.log_probs_NxK
-  if bank.provenance['views']:
-    raise errors.SoftTargetsError(
-      f'soft targets that are a mean over views have their temperature, '
-      f'{bank.temperature}, not {temperature}: set distillation.temperature.'
-    )
-  return at_temperature(bank.log_probs_NxK, bank.temperature, temperature)
-
-
 def save(
   directory: str | os.PathLike[str],
   blocks: Iterable[tuple[np.ndarray, np.ndarray]],

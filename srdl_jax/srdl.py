@@ -2,12 +2,11 @@
 """Self-Referenced Deep Learning: Algorithm 1, for any list of stages."""
 
 import pathlib
-import sys
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from srdl_jax import result, run_directory, stage, workdir
+from srdl_jax import claim, processes, result, run_directory, stage, workdir
 from srdl_jax.build import build
 from srdl_jax.checkpoint import Checkpoints
 from srdl_jax.experiment import Experiment
@@ -35,13 +34,13 @@ def run(
   # Known before the data set is read, which may mean to fetch it.
   run_directory.refuse_another(path, config)
   experiment = build(config)
-  with run_directory.claim(path, experiment.record):
-    if (path / run_directory.RESULT).exists():
-      print(f'{path} is finished; its result:', file=sys.stderr)
+  stop.agreed = False if processes.several() else None
+  with claim.claim(path, experiment.record):
+    if processes.first_says((path / run_directory.RESULT).exists()):
+      processes.tell(f'{path} is finished; its result:')
     else:
-      print(experiment.description, file=sys.stderr)
-      found = train(experiment, path, stop)
-      workdir.write_json(path / run_directory.RESULT, found)
+      processes.tell(experiment.description)
+      claim.finish(path, train(experiment, path, stop))
     return workdir.read_json(path / run_directory.RESULT)
 
 
@@ -75,5 +74,6 @@ def train(
         views = config.distillation.views
         target = run_directory.soft_targets(path, number, views)
         knowledge[number] = induce(experiment, number, end, target)
+        stop.agree(processes.any_says)
         stop.end_if_asked(f'after stage {number}')
   return result.assemble(experiment, ends, knowledge)

@@ -11,13 +11,13 @@ import flax
 import jax
 import numpy as np
 
-from srdl_jax import parallel, profiling, soft_targets, stage_record
+from srdl_jax import parallel, processes, profiling, stage_record
 from srdl_jax.checkpoint import Checkpoints, Moment
-from srdl_jax.data import sampling
 from srdl_jax.errors import NonFiniteLossError
 from srdl_jax.evaluate import evaluate
 from srdl_jax.experiment import Experiment
 from srdl_jax.extraction import Knowledge
+from srdl_jax.feed import Feed, open_feed
 from srdl_jax.log import RunLog
 from srdl_jax.pace import Pace
 from srdl_jax.randomness import Purpose, key_for
@@ -75,12 +75,13 @@ def train(
     progress, experiment.environment, int(state.step)
   ):
     log.event(changed)
+  first = experiment.first_step(number)
   loop = _Loop(
     experiment=experiment,
     number=number,
     step=int(state.step),
     state=parallel.replicate(state, experiment.devices),
-    resident=_resident(experiment, knowledge),
+    feed=open_feed(experiment, number, knowledge, int(state.step) - first),
     progress=progress,
     checkpoints=checkpoints,
     log=log,
@@ -90,25 +91,8 @@ def train(
   )
   log.rewind(number, loop.step)
   log.event(f'Stage {number}: compiling; the first step takes a while.')
-  return loop.run()
-
-
-def _resident(experiment: Experiment, knowledge: Knowledge | None) -> Any:
-  """Puts the training split, and what teaches it, on every device."""
-  soft_logits = teacher = None
-  if knowledge and knowledge.bank:
-    soft_logits = soft_targets.to_learn_from(
-      knowledge.bank, experiment.config.distillation.temperature
-    )
-  elif knowledge:
-    teacher = knowledge.variables
-  arrays = {
-    'image': experiment.dataset.train.images,
-    'label': experiment.dataset.train.labels,
-    'soft_logits': soft_logits,
-    'teacher': teacher,
-  }
-  return parallel.replicate(arrays, experiment.devices)
+  with loop.feed:
+    return loop.run()
 
 
 @dataclasses.dataclass
@@ -119,7 +103,7 @@ class _Loop:
   number: int
   step: int
   state: TrainState
-  resident: dict[str, Any]
+  feed: Feed
   progress: dict[str, Any]
   checkpoints: Checkpoints
   log: RunLog
@@ -148,10 +132,6 @@ class _Loop:
     """Trains the epoch's steps from `offset` on."""
     config = self.experiment.config
     steps = self.experiment.steps_per_epoch
-    order = sampling.epoch_order(
-      config.seed, self.number, epoch, self.experiment.train_rows
-    )
-    rows = order[: steps * config.batch_size].reshape(steps, -1)
     key = parallel.replicate(
       key_for(config.seed, Purpose.AUGMENT, self.number, epoch),
       self.experiment.devices,
@@ -165,12 +145,15 @@ class _Loop:
       # The grid of dispatches is a function of the epoch, not of the resume.
       end = min(steps, (offset // size + 1) * size)
       self.state, metrics = self.experiment.train_chunk(self.number)(
-        self.state, self.resident, rows[offset:end], key
+        self.state,
+        self.feed.resident,
+        self.feed.examples(epoch, offset, end),
+        key,
       )
       tick()
       # The device works on this chunk while the one before is read.
       self._read(epoch, pending)
-      pending = (self.step, metrics)
+      pending = (self.step, metrics, self._ask())
       self.step += end - offset
       if end < steps and (self.stop or self._due_within_epoch(offset, end)):
         self._read(epoch, pending)
@@ -185,6 +168,12 @@ class _Loop:
     self._read(epoch, pending)
     self._pause()
 
+  def _ask(self) -> jax.Array | None:
+    # The answer is read with the metrics, so that all act on the same step.
+    if not processes.several():
+      return None
+    return parallel.any_process(self.stop.heard, self.experiment.devices)
+
   def _due_within_epoch(self, begin: int, end: int) -> bool:
     every = self.experiment.config.checkpoint.every_steps
     return every > 0 and begin // every < end // every
@@ -197,8 +186,10 @@ class _Loop:
     """Waits for a chunk's metrics, checks and records them."""
     if pending is None:
       return
-    before, metrics = pending
+    before, metrics, asked = pending
     metrics = parallel.to_host(metrics)
+    if asked is not None:
+      self.stop.agreed |= bool(np.asarray(asked))
     bad = np.flatnonzero(~np.isfinite(metrics['loss']))
     if len(bad):
       self._diverged(

@@ -14,9 +14,9 @@ from srdl_jax.train_state import TrainState
 
 Batch = dict[str, jax.Array | None]
 Metrics = dict[str, jax.Array]
-# (index [b], augmented images, key) to soft logits [b, K], or None for labels
-# alone.
-TargetSource = Callable[[jax.Array, jax.Array, jax.Array], jax.Array | None]
+# (the batch, its images augmented and normalised) to soft logits [b, K], or
+# None for labels alone.
+TargetSource = Callable[[Batch, jax.Array], jax.Array | None]
 
 
 def train_step(
@@ -89,15 +89,10 @@ def predict_step(
   return model.apply(variables, normalise(images), train=False)
 
 
-def bank_rows(resident: Mapping[str, Any]) -> TargetSource:
-  """The ordinary target source: looks rows up by example index."""
-  soft_logits_NxK = resident['soft_logits']
-
-  def source(index_B, images, key):
-    del images, key
-    return None if soft_logits_NxK is None else soft_logits_NxK[index_B]
-
-  return source
+def stored_targets(resident: Mapping[str, Any]) -> TargetSource:
+  """The ordinary target source: what the batch brings with it."""
+  del resident
+  return lambda batch, images: batch['soft_logits']
 
 
 def online_teacher(
@@ -111,45 +106,53 @@ def online_teacher(
     temperature: T of Eq 5.
   """
 
-  def source(index_B, images, key):
-    del index_B, key
+  def source(batch, images):
+    del batch
     logits_BxK = model.apply(resident['teacher'], images, train=False)
     return jax.nn.log_softmax(logits_BxK / temperature)
 
   return source
 
 
-def resident_step(
+def gather(resident: Mapping[str, Any], rows_B: jax.Array) -> Batch:
+  """Returns a batch of arrays that live on the device.
+
+  Args:
+    resident: image uint8 [N, H, W, C], label [N], soft_logits None or [N, K].
+    rows_B: row numbers of the batch.
+  """
+  arrays = {name: resident[name] for name in ('image', 'label', 'soft_logits')}
+  return {'index': rows_B, **jax.tree.map(lambda x: x[rows_B], arrays)}
+
+
+def augmented_step(
   state: TrainState,
   resident: Mapping[str, Any],
-  rows_B: jax.Array,
+  examples: jax.Array | Batch,
   key: jax.Array,
   *,
   augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
   normalise: Callable[[jax.Array], jax.Array],
   step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-  targets: Callable[[Mapping[str, Any]], TargetSource] = bank_rows,
+  targets: Callable[[Mapping[str, Any]], TargetSource] = stored_targets,
 ) -> tuple[TrainState, Metrics]:
-  """Assembles a batch from arrays that live on the device, and steps.
+  """Augments a batch of uint8 images, finds its soft targets, and steps.
 
   Args:
     state: to update.
-    resident: image uint8 [N, H, W, C], label [N], soft_logits None or [N, K],
-      and what else `targets` reads.
-    rows_B: row numbers of the batch.
+    resident: what lives on the device: see `gather`, and what else `targets`
+      reads.
+    examples: row numbers [b] of resident examples; or the batch, streamed:
+      image uint8 [b, H, W, C], label [b], index [b], soft_logits None or
+      [b, K].
     key: of the epoch; see `augment.flip_and_crop`.
     augment: (key, images, index) to images.
     normalise: uint8 images to what the model takes.
     step: `train_step`, its options bound.
     targets: makes the target source from what is resident.
   """
-  images = augment(key, resident['image'][rows_B], rows_B)
-  images = normalise(images)
-  source = targets(resident)
-  batch = {
-    'image': images,
-    'label': resident['label'][rows_B],
-    'index': rows_B,
-    'soft_logits': source(rows_B, images, key),
-  }
-  return step(state, batch)
+  streamed = isinstance(examples, Mapping)
+  batch = examples if streamed else gather(resident, examples)
+  images = normalise(augment(key, batch['image'], batch['index']))
+  soft_logits = targets(resident)(batch, images)
+  return step(state, {**batch, 'image': images, 'soft_logits': soft_logits})

@@ -4,7 +4,7 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from srdl_jax.errors import Interrupted
 
@@ -14,13 +14,30 @@ class StopRequest:
 
   Attributes:
     signal_name: name of the signal that asked, '' while none has.
+    agreed: whether the run's processes know that one of them was asked; None
+      in a process that is alone and need not agree with any.
   """
 
   def __init__(self) -> None:
     self.signal_name = ''
+    self.agreed: bool | None = None
+
+  @property
+  def heard(self) -> bool:
+    """Whether this process was asked."""
+    return bool(self.signal_name)
 
   def __bool__(self) -> bool:
-    return bool(self.signal_name)
+    return self.heard if self.agreed is None else self.agreed
+
+  def agree(self, any_says: Callable[[bool], bool]) -> None:
+    """Lets all processes know, where there are several.
+
+    Args:
+      any_says: whether any process was asked, from whether this one was.
+    """
+    if self.agreed is not None:
+      self.agreed = any_says(self.heard)
 
   def end_if_asked(self, where: str) -> None:
     """Ends the run, once all is saved.
@@ -33,8 +50,8 @@ class StopRequest:
     """
     if self:
       raise Interrupted(
-        f'{self.signal_name} {where}: everything is saved; run the same '
-        'command again to go on.'
+        f'{self.signal_name or "Another process was asked to end"} {where}: '
+        'everything is saved; run the same command again to go on.'
       )
 
 

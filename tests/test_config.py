@@ -201,6 +201,9 @@ RANGES = {
   'teacher.epochs': ([0, 90], [-1]),
   'data.examples_per_class': ([0, 1], [-1]),
   'data.classes': ([0, 100], [-1]),
+  'data.image_size': ([0, 224], [-1]),
+  'data.workers': ([0, 16], [-1]),
+  'augment.least_area': ([0.08, 1.0], [0.0, -0.1, 1.1, math.nan]),
   'srdl.split': (
     [(1, 1), (0.5, 0.2, 0.3)],
     [(1.0,), (1, 0), (1, -1), (True, True), ()],
@@ -272,6 +275,10 @@ def test_identity_leaves_out_what_does_not_change_numbers():
     'data.data_dir',
     'data.manual_dir',
     'data.download',
+    # The data's fingerprint tells these.
+    'data.path',
+    'data.skip_unreadable',
+    'data.workers',
     # The run's checkpoints hold the digest of the weights instead.
     'init.from_path',
     # Likewise the digest of the teacher's network.

@@ -287,7 +287,7 @@ def test_a_batch_holds_each_rows_own_image_label_and_targets(tiny_digits):
   key, bank = jax.random.key(0), jnp.asarray(_bank())
   flip_and_crop = functools.partial(augment.flip_and_crop, flip=True, padding=1)
   assemble = functools.partial(
-    steps.resident_step,
+    steps.augmented_step,
     augment=flip_and_crop,
     normalise=lambda images: images,
     step=lambda state, batch: (state, batch),
@@ -313,7 +313,7 @@ def test_permuted_rows_of_the_bank_change_the_loss(
   rows = jnp.arange(48)[::-1]
   step = jax.jit(
     functools.partial(
-      steps.resident_step,
+      steps.augmented_step,
       augment=_unchanged,
       normalise=normalise,
       step=functools.partial(steps.train_step, schedule=RATE, temperature=T),
@@ -330,11 +330,19 @@ def test_permuted_rows_of_the_bank_change_the_loss(
 
 
 def test_a_bank_is_read_by_index_and_none_stays_none():
-  bank = jnp.asarray(_bank())
+  resident = {
+    'image': jnp.arange(8),
+    'label': jnp.arange(8),
+    'soft_logits': jnp.asarray(_bank())[:8],
+  }
   rows = jnp.array([5, 5, 0])
-  found = steps.bank_rows({'soft_logits': bank})(rows, None, None)
-  np.testing.assert_array_equal(found, bank[rows])
-  assert steps.bank_rows({'soft_logits': None})(rows, None, None) is None
+  found = steps.gather(resident, rows)
+  np.testing.assert_array_equal(found['soft_logits'], _bank()[[5, 5, 0]])
+  for name in ('image', 'label', 'index'):
+    np.testing.assert_array_equal(found[name], rows)
+  assert steps.stored_targets(resident)(found, None) is found['soft_logits']
+  labels_alone = steps.gather(resident | {'soft_logits': None}, rows)
+  assert labels_alone['soft_logits'] is None
 
 
 # Devices.
@@ -393,7 +401,7 @@ def three_steps(tiny_digits, drawn_variables):
     devices = parallel.choose_devices(count)
     chunk = parallel.map_train(
       functools.partial(
-        steps.resident_step,
+        steps.augmented_step,
         augment=functools.partial(augment.flip_and_crop, flip=True, padding=1),
         normalise=functools.partial(
           augment.normalise, mean=tiny_digits.mean, std=tiny_digits.std

@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
 
 RUNGS = (
   ('errors', 'fields', 'paper', 'settings'),
+  ('command', 'processes'),
   (
     'config',
     'losses',
@@ -22,7 +23,6 @@ RUNGS = (
     'randomness',
     'stop_request',
     'profiling',
-    'command',
     'data',
     'train_state',
     'optimiser',
@@ -47,12 +47,13 @@ RUNGS = (
     'flops',
     'scales',
   ),
-  ('log', 'soft_targets', 'teacher', 'sweep', 'reporting', 'speed'),
+  ('claim', 'log', 'soft_targets', 'teacher', 'sweep', 'reporting', 'speed'),
   ('experiment',),
   ('build',),
   ('evaluate', 'cost'),
   ('extraction',),
-  ('analysis', 'stage'),
+  ('analysis', 'feed'),
+  ('stage',),
   ('result',),
   ('srdl',),
   ('main', 'report', 'weights', 'flatness', 'reproduce'),

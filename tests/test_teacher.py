@@ -16,6 +16,7 @@ from srdl_jax import (
   build,
   evaluate,
   extraction,
+  feed,
   losses,
   run_directory,
   soft_targets,
@@ -97,7 +98,7 @@ def test_a_student_of_another_temperature_converts_the_bank(copied, tmp_path):
   bank = extraction.induce_imported(build.build(config))[0].bank
   assert bank.temperature == 3.0
   rows = build.build(config).train_rows
-  two = soft_targets.to_learn_from(bank, 2.0)
+  two = feed.to_learn_from(bank, 2.0)
   again = soft_targets.at_temperature(two[rows], 2.0, 3.0)
   np.testing.assert_allclose(again, bank.log_probs_NxK[rows], atol=1e-5)
   first = lines(tmp_path / 'two', 'train')[0]
@@ -252,7 +253,7 @@ def test_an_online_teacher_predicts_the_augmented_images(tmp_path):
   )
   logits = model.apply(end.variables, images, train=False)
   np.testing.assert_allclose(
-    source(None, images, None), jax.nn.log_softmax(logits / 3), rtol=1e-6
+    source(None, images), jax.nn.log_softmax(logits / 3), rtol=1e-6
   )
   taught = [line for line in lines(tmp_path, 'train') if line['stage'] == 2]
   assert all(line['imitation'] > 0 for line in taught)
@@ -279,7 +280,7 @@ def test_views_are_averaged_as_probabilities(tmp_path):
   assert np.abs(np.exp(soft_targets.soften(clean, 3.0)) - probabilities).max()
   assert run_directory.soft_targets(tmp_path, 1, 3).exists()
   with pytest.raises(SoftTargetsError, match='views have their temperature'):
-    soft_targets.to_learn_from(bank, 2.0)
+    feed.to_learn_from(bank, 2.0)
   # Metrics on training images are of clean ones all the same.
   direct = evaluate.evaluate(built, {1: end.variables}, 'train')
   assert found['stages'][0]['train']['accuracy'] == direct['accuracy']

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a train step reads: examples that live on the device, or a stream."""
+
+import contextlib
+from typing import Any
+
+import numpy as np
+
+from srdl_jax import errors, parallel, soft_targets
+from srdl_jax.data import pipeline, sampling
+from srdl_jax.experiment import Experiment
+from srdl_jax.extraction import Knowledge
+
+
+class ResidentFeed(contextlib.AbstractContextManager):
+  """Examples that live on every device: a step is told their rows.
+
+  Attributes:
+    resident: image, label, soft_logits and teacher, on the devices.
+  """
+
+  def __init__(
+    self, experiment: Experiment, number: int, knowledge: Knowledge | None
+  ):
+    """Puts the training split, and what teaches it, on every device.
+
+    Args:
+      experiment: of the run.
+      number: of the stage, from 1.
+      knowledge: of the stage's teacher, or None for labels alone.
+    """
+    soft_logits = None
+    if knowledge and knowledge.bank:
+      soft_logits = to_learn_from(
+        knowledge.bank, experiment.config.distillation.temperature
+      )
+    arrays = {
+      'image': experiment.dataset.train.images,
+      'label': experiment.dataset.train.labels,
+      'soft_logits': soft_logits,
+      'teacher': _online(knowledge),
+    }
+    self.resident = parallel.replicate(arrays, experiment.devices)
+    self._experiment = experiment
+    self._orders = sampling.EpochOrders(
+      experiment.config.seed, number, experiment.train_rows
+    )
+
+  def __exit__(self, *error: object) -> None:
+    del error
+
+  def examples(self, epoch: int, begin: int, end: int) -> np.ndarray:
+    """Returns the rows [S, B] of an epoch's steps: this process's part.
+
+    Args:
+      epoch: of the stage, from 0.
+      begin, end: steps of the epoch, from 0.
+    """
+    size = self._experiment.config.batch_size
+    rows = self._orders[epoch][begin * size : end * size]
+    batches = rows.reshape(end - begin, size)
+    return np.stack(
+      [parallel.own(b, self._experiment.devices) for b in batches]
+    )
+
+
+class StreamedFeed(contextlib.AbstractContextManager):
+  """Examples that are decoded and cropped while the device trains.
+
+  Attributes:
+    resident: the teacher that predicts online, if any, on the devices.
+  """
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    number: int,
+    knowledge: Knowledge | None,
+    step: int,
+  ):
+    """Begins to decode.
+
+    Args:
+      experiment: of the run.
+      number: of the stage, from 1.
+      knowledge: of the stage's teacher, or None for labels alone.
+      step: of the stage, from 0, that comes first.
+    """
+    config = experiment.config
+    teacher = {'teacher': _online(knowledge)}
+    self.resident = parallel.replicate(teacher, experiment.devices)
+    self._experiment = experiment
+    self._bank = knowledge.bank if knowledge else None
+    own = parallel.own(np.arange(config.batch_size), experiment.devices)
+    self._batches = pipeline.batches(
+      pipeline.TrainingViews(
+        images=experiment.dataset.train.images,
+        rows=experiment.train_rows,
+        seed=config.seed,
+        stage=number,
+        epochs=experiment.stages[number - 1].epochs,
+        batch_size=config.batch_size,
+        own=own,
+      ),
+      len(own),
+      first=step,
+      workers=config.data.workers,
+    )
+
+  def examples(self, epoch: int, begin: int, end: int) -> dict[str, Any]:
+    """Returns the next batches, arrays [S, B, ...]: this process's part.
+
+    Args:
+      epoch, begin, end: see `ResidentFeed.examples`; each call goes on where
+        the one before ended.
+
+    Raises:
+      DataError: an image is damaged; its name and row are told.
+    """
+    del epoch
+    found = [next(self._batches) for _ in range(end - begin)]
+    index = np.stack([batch['index'] for batch in found])
+    return {
+      'image': np.stack([batch['image'] for batch in found]),
+      'label': self._experiment.dataset.train.labels[index],
+      'index': index,
+      'soft_logits': self._soft_logits(index),
+    }
+
+  def __exit__(self, *error: object) -> None:
+    # Ends the decoding.
+    self._batches.close()
+
+  def _soft_logits(self, index: np.ndarray) -> np.ndarray | None:
+    if self._bank is None:
+      return None
+    return to_learn_from(
+      self._bank, self._experiment.config.distillation.temperature, index
+    )
+
+
+Feed = ResidentFeed | StreamedFeed
+
+
+def open_feed(
+  experiment: Experiment, number: int, knowledge: Knowledge | None, step: int
+) -> Feed:
+  """Returns the feed of a stage.
+
+  Args:
+    experiment: of the run.
+    number: of the stage, from 1.
+    knowledge: of the stage's teacher, or None for labels alone.
+    step: of the stage, from 0, that comes first.
+  """
+  if experiment.dataset.train.is_streamed:
+    return StreamedFeed(experiment, number, knowledge, step)
+  return ResidentFeed(experiment, number, knowledge)
+
+
+def to_learn_from(
+  bank: soft_targets.Bank,
+  temperature: float,
+  rows: np.ndarray | slice = slice(None),
+) -> np.ndarray:
+  """Returns a bank's soft logits at the temperature of a student.
+
+  Args:
+    bank: of the teacher.
+    temperature: of the student.
+    rows: integers [...] of the examples; all N without them.
+
+  Returns:
+    [..., K], in the stored dtype where the temperatures are equal.
+
+  Raises:
+    SoftTargetsError: they are a mean over views, which is of one temperature.
+  """
+  if bank.temperature == temperature:
+    return bank.log_probs_NxK[rows]
+  if bank.provenance['views']:
+    raise errors.SoftTargetsError(
+      f'soft targets that are a mean over views have their temperature, '
+      f'{bank.temperature}, not {temperature}: set distillation.temperature.'
+    )
+  log_probs = bank.log_probs_NxK[rows]
+  return soft_targets.at_temperature(log_probs, bank.temperature, temperature)
+
+
+def _online(knowledge: Knowledge | None) -> Any:
+  return knowledge.variables if knowledge and not knowledge.bank else None

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes of one run: found at the start, and agreeing since.
+
+Every function that several processes call is called by all of them, in the
+same order; alone, none of them waits for anything.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from srdl_jax.errors import ConfigError, Interrupted, SrdlError
+
+# What collectives and the coordinator say of a process that is gone.
+_LOST = re.compile('gloo|nccl|connection|unavailable|heartbeat', re.IGNORECASE)
+
+
+def initialise(
+  *,
+  automatic: bool,
+  coordinator: str | None,
+  count: int | None,
+  index: int | None,
+  heartbeat_seconds: int,
+) -> None:
+  """Joins the other processes of a run; before jax is used.
+
+  Args:
+    automatic: whether JAX finds them by itself (TPU pods, SLURM, Kubernetes,
+      Open MPI).
+    coordinator: HOST:PORT of the first process, if they are told by hand.
+    count: of processes.
+    index: of this one, from 0.
+    heartbeat_seconds: after which a silent process is taken for lost; the
+      others then abort.
+
+  Raises:
+    ConfigError: a part is missing, or there is no such environment.
+  """
+  by_hand = (coordinator, count, index)
+  if automatic and any(value is not None for value in by_hand):
+    raise ConfigError(
+      'Give --distributed, or --coordinator, --process_count and '
+      '--process_index, not both.'
+    )
+  if not automatic and all(value is None for value in by_hand):
+    return
+  if not automatic and any(value is None for value in by_hand):
+    raise ConfigError(
+      '--coordinator, --process_count and --process_index belong together.'
+    )
+  try:
+    jax.distributed.initialize(
+      coordinator, count, index, heartbeat_timeout_seconds=heartbeat_seconds
+    )
+  except (ValueError, RuntimeError) as error:
+    reason = str(error).strip().splitlines()[0]
+    raise ConfigError(
+      f'The processes of this run do not find each other: {reason}'
+    ) from error
+
+
+def several() -> bool:
+  """Whether there is more than this process."""
+  return jax.process_count() > 1
+
+
+def tell(line: str) -> None:
+  """Writes a line to stderr, in the first process alone."""
+  if is_first():
+    print(line, file=sys.stderr)
+
+
+def is_first() -> bool:
+  """Whether this process is the one that writes logs and small files."""
+  return jax.process_index() == 0
+
+
+def wait(place: str) -> None:
+  """Waits until all processes have come to this place.
+
+  Args:
+    place: its name, the same in all.
+  """
+  if several():
+    multihost_utils.sync_global_devices(place)
+
+
+def first_says(flag: bool) -> bool:
+  """Returns what the first process says, of something that may change."""
+  if not several():
+    return flag
+  return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
+
+
+def any_says(flag: bool) -> bool:
+  """Returns whether any process says so."""
+  if not several():
+    return flag
+  return bool(multihost_utils.process_allgather(np.int32(flag)).any())
+
+
+def all_have(text: str) -> bool:
+  """Returns whether all processes have the same text."""
+  if not several():
+    return True
+  digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+  gathered = multihost_utils.process_allgather(digest)
+  return bool((gathered == gathered[0]).all())
+
+
+def first_ones(token: bytes) -> bytes:
+  """Returns the token of the first process, of equal length in all."""
+  if not several():
+    return token
+  sent = np.frombuffer(token, np.uint8)
+  return np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes()
+
+
+def own_range(count: int, unit: int) -> slice:
+  """Returns this process's part of 0 .. count - 1, in whole units.
+
+  The last unit may be smaller; a part may be empty.
+  """
+  units = -(-count // unit)
+  ways, index = jax.process_count(), jax.process_index()
+  bounds = (units * part // ways * unit for part in (index, index + 1))
+  return slice(*(min(bound, count) for bound in bounds))
+
+
+@contextlib.contextmanager
+def failing_at_once() -> Iterator[None]:
+  """Ends this process at an error, where others would be waited for.
+
+  An orderly end of one of several processes waits for the others, which may
+  be waiting for this one. Where another was lost, that is what is told, as
+  Interrupted is: running again helps.
+  """
+  try:
+    yield
+  except Interrupted:
+    raise
+  except SrdlError as error:
+    if not several():
+      raise
+    _end(f'error: {error}\n', error.exit_code)
+  except Exception as error:
+    if not several():
+      raise
+    if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(
+      f'{error}'
+    ):
+      reason = f'{error}'.splitlines()[0]
+      _end(
+        f'error: another process was lost ({reason}): run the same command '
+        'again to go on from the last checkpoint.\n',
+        Interrupted.exit_code,
+      )
+    _end(traceback.format_exc(), 1)
+
+
+def _end(text: str, code: int) -> None:
+  sys.stdout.flush()
+  sys.stderr.write(text)
+  sys.stderr.flush()
+  os._exit(code)
