@@ -166,6 +166,11 @@ def _augmentation(config, dataset):
       f'augment.padding = {config.augment.padding}, but images of '
       f'{dataset.name} are cropped by augment.least_area: set it to 0.'
     )
+  if config.data.image_size and not dataset.train.is_streamed:
+    raise ConfigError(
+      f'data.image_size = {config.data.image_size}, but images of '
+      f'{dataset.name} are {height} x {width}: set it to 0.'
+    )
   if config.augment.padding >= min(height, width):
     raise ConfigError(
       f'augment.padding = {config.augment.padding} must be below the '

@@ -254,6 +254,9 @@ def describe(config) -> str:
 def _shape(config) -> tuple[data.Shape, int]:
   """Returns the shape of the data, and how many images are trained on."""
   shape = data.shape(config.data.name)
+  if side := config.data.image_size:
+    image_shape = (side, side, shape.image_shape[-1])
+    shape = dataclasses.replace(shape, image_shape=image_shape)
   # How many rows are chosen doesn't depend on the order of the labels, but for
   # data.classes where classes are of unequal size.
   rows, _ = sampling.choose_rows(
