@@ -23,7 +23,7 @@ setup(
     'flatbuffers>=24.3',
     'flax>=0.12',
     # Streamed images.
-    'grain>=0.2.12',
+    'grain>=0.2.15',
     # TFDS imports it and declares it for old Pythons only.
     'importlib_resources>=6.0',
     'jax>=0.10',

@@ -30,9 +30,9 @@
 #
 # `run` watches. If it is ended, the training goes on, and the same command
 # watches it again. When a process is lost the training is started again; when
-# the pod is taken away, a new one is made first. --workdir must be in a bucket
-# or on another disk that outlives the pod. Exit codes are those of srdl_jax;
-# 75: the training was stopped, or was lost too often.
+# the pod is taken away, a new one is made first. --workdir must be on a shared disk
+# that outlives the pod. Exit codes are those of srdl_jax; 75: the training was
+# stopped, or was lost too often.
 set -euo pipefail
 
 AGAIN=75 GONE=69

@@ -86,7 +86,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       raise ValueError(f'{self._directory} was opened read-only')
     step, record = moment.step, _record(moment, score)
     self.wait()
-    if self._suffices(step, record['score']):
+    if processes.first_says(self._suffices(step, record['score'])):
       return
     for other in set(self.steps()) - self._known.scores.keys() - {step}:
       with contextlib.suppress(CheckpointError):

@@ -68,6 +68,8 @@ def induce(
       temperature=provenance['temperature'],
       provenance=provenance,
       expected_rows=experiment.train_rows,
+      # 1.28M x 1000 in float32 would be 5 GB.
+      dtype='float16' if experiment.dataset.train.is_streamed else 'float32',
       **size,
     )
     if processes.is_first():

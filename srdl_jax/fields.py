@@ -100,7 +100,7 @@ FIELDS: dict[str, Field] = {
   'data.workers': _at_least(
     0,
     0,
-    'processes that decode streamed images, on each machine; 0: threads',
+    'decoders of streamed images, for each process of the run; 0: threads',
     identity=False,
   ),
   'data.holdout': _at_least(

@@ -57,7 +57,10 @@ def imitation(
   Returns:
     A scalar; zero where the student predicts its own targets.
   """
-  stored_BxK = jax.nn.log_softmax(jax.lax.stop_gradient(soft_logits_BxK))
+  # float16 is how large banks are stored, not what to sum in.
+  wide = jnp.promote_types(soft_logits_BxK.dtype, jnp.float32)
+  soft_logits_BxK = jax.lax.stop_gradient(soft_logits_BxK).astype(wide)
+  stored_BxK = jax.nn.log_softmax(soft_logits_BxK)
   student_BxK = jax.nn.log_softmax(logits_BxK / temperature)
   return jnp.mean(
     optax.losses.kl_divergence_with_log_targets(student_BxK, stored_BxK)

@@ -44,6 +44,7 @@ def initialise(
 
   Raises:
     ConfigError: a part is missing, or there is no such environment.
+    Interrupted: some process did not come in time.
   """
   by_hand = (coordinator, count, index)
   if automatic and any(value is not None for value in by_hand):
@@ -61,10 +62,17 @@ def initialise(
     jax.distributed.initialize(
       coordinator, count, index, heartbeat_timeout_seconds=heartbeat_seconds
     )
-  except (ValueError, RuntimeError) as error:
-    reason = str(error).strip().splitlines()[0]
+    # On CPU the first exchange waits for half a minute only, and some may take
+    # longer than others to read their data.
+    wait('start')
+  except ValueError as error:
     raise ConfigError(
-      f'The processes of this run do not find each other: {reason}'
+      f'The processes of this run do not find each other: {_first_line(error)}'
+    ) from error
+  except RuntimeError as error:
+    # Such as a machine that comes up late: running again helps.
+    raise Interrupted(
+      f'Some process of this run did not come: {_first_line(error)}'
     ) from error
 
 
@@ -148,23 +156,32 @@ def failing_at_once() -> Iterator[None]:
     yield
   except Interrupted:
     raise
-  except SrdlError as error:
-    if not several():
-      raise
-    _end(f'error: {error}\n', error.exit_code)
   except Exception as error:
     if not several():
       raise
-    if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(
-      f'{error}'
-    ):
-      reason = f'{error}'.splitlines()[0]
+    if _is_lost(error):
       _end(
-        f'error: another process was lost ({reason}): run the same command '
-        'again to go on from the last checkpoint.\n',
+        f'error: another process was lost ({_first_line(error)}): run the same '
+        'command again to go on from the last checkpoint.\n',
         Interrupted.exit_code,
       )
+    if isinstance(error, SrdlError):
+      _end(f'error: {error}\n', error.exit_code)
     _end(traceback.format_exc(), 1)
+
+
+def _is_lost(error: BaseException | None) -> bool:
+  """Whether an error, or what caused it, comes of a process that is gone."""
+  while error is not None:
+    jax_says = isinstance(error, jax.errors.JaxRuntimeError)
+    if jax_says and _LOST.search(str(error)):
+      return True
+    error = error.__cause__
+  return False
+
+
+def _first_line(error: Exception) -> str:
+  return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _end(text: str, code: int) -> None:

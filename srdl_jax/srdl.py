@@ -35,7 +35,8 @@ def run(
   run_directory.refuse_another(path, config)
   experiment = build(config)
   stop.agreed = False if processes.several() else None
-  with claim.claim(path, experiment.record):
+  test_data = experiment.dataset.test.fingerprint
+  with claim.claim(path, experiment.record, test_data):
     if processes.first_says((path / run_directory.RESULT).exists()):
       processes.tell(f'{path} is finished; its result:')
     else:

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from srdl_jax import parallel, processes, profiling, stage_record
-from srdl_jax.checkpoint import Checkpoints, Moment
-from srdl_jax.errors import NonFiniteLossError
+from srdl_jax.checkpoint import Checkpoints, Moment, digest
+from srdl_jax.errors import CheckpointError, NonFiniteLossError
 from srdl_jax.evaluate import evaluate
 from srdl_jax.experiment import Experiment
 from srdl_jax.extraction import Knowledge
@@ -52,7 +52,8 @@ def train(
     profile_to: directory for a trace of a few steps, or None.
 
   Raises:
-    CheckpointError: the checkpoints there are all damaged, or another run's.
+    CheckpointError: the checkpoints there are all damaged, another run's, or
+      not the same for all processes.
     NonFiniteLossError: a loss or a parameter isn't; a checkpoint is good.
     Interrupted: `stop` asked for it; all is saved.
   """
@@ -60,6 +61,11 @@ def train(
     number, knowledge.checkpoint if knowledge else None
   )
   moment = checkpoints.load_latest(on_damaged=lambda e: log.event(f'{e}'))
+  if not processes.all_have(moment and digest(moment.state) or ''):
+    raise CheckpointError(
+      f'Stage {number}: the processes read different checkpoints; look at the '
+      'file system, and run the same command again.'
+    )
   if moment is not None:
     stage_record.refuse_foreign(moment, lineage, number)
     if moment.step == experiment.first_step(number + 1):
@@ -119,7 +125,8 @@ class _Loop:
   def run(self) -> Moment:
     done = self.step - self.experiment.first_step(self.number)
     first, offset = divmod(done, self.experiment.steps_per_epoch)
-    with profiling.a_few_steps(self.profile_to) as tick:
+    profile_to = self.profile_to if processes.is_first() else None
+    with profiling.a_few_steps(profile_to) as tick:
       for epoch in range(first, self.epochs):
         self._epoch(epoch, offset, tick)
         offset = 0

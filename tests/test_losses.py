@@ -244,3 +244,12 @@ def test_losses_are_finite_at_extreme_scores(batch):
   )(logits)
   assert np.isfinite(value)
   assert np.isfinite(gradient).all()
+
+
+def test_targets_in_half_precision_are_summed_in_single():
+  logits = jax.random.normal(jax.random.key(0), (64, 1000), jnp.float32)
+  stored = jax.nn.log_softmax(logits / 3).astype(jnp.float16)
+  found = losses.imitation(logits, stored, 3.0)
+  expected = losses.imitation(logits, stored.astype(jnp.float32), 3.0)
+  assert found.dtype == jnp.float32
+  assert found == expected and 0 <= found < 1e-5

@@ -4,6 +4,13 @@
 import dataclasses
 import io
 import itertools
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -114,6 +121,65 @@ def test_a_damaged_image_is_named_when_its_batch_comes(workers):
     next(found)
   with pytest.raises(DataError, match=r'cannot read image 7, 7\.png'):
     next(found)
+
+
+def test_a_signal_to_all_leaves_the_workers_at_work():
+  found = pipeline.batches(source(), BATCH, workers=1)
+  first = next(found)
+  (worker,) = multiprocessing.active_children()
+  for number in (signal.SIGINT, signal.SIGTERM):
+    os.kill(worker.pid, number)
+  rest = [(batch['index'], batch['image']) for batch in found]
+  assert_same([(first['index'], first['image']), *rest], listed(source()))
+
+
+def test_workers_end_with_a_run_that_is_killed():
+  program = (
+    'import multiprocessing, time\n'
+    'from absl import flags\n'
+    'import test_pipeline as t\n'
+    'if __name__ == "__main__":\n'
+    '  flags.FLAGS.mark_as_parsed()\n'
+    '  found = t.pipeline.batches(t.source(), t.BATCH, workers=1)\n'
+    '  next(found)\n'
+    '  print(multiprocessing.active_children()[0].pid, flush=True)\n'
+    '  time.sleep(60)\n'
+  )
+  here = pathlib.Path(__file__).parent
+  run = subprocess.Popen(
+    [sys.executable, '-c', program],
+    stdout=subprocess.PIPE,
+    text=True,
+    env={**os.environ, 'PYTHONPATH': f'{here}:{here.parent}'},
+  )
+  worker = int(run.stdout.readline())
+  run.kill()
+  run.communicate()
+  for _ in range(100):
+    try:
+      os.kill(worker, 0)
+    except ProcessLookupError:
+      return
+    time.sleep(0.1)
+  os.kill(worker, signal.SIGKILL)
+  pytest.fail('the worker outlived its run')
+
+
+def test_orders_are_drawn_once_by_threads_that_read_ahead(monkeypatch):
+  drawn = []
+  order = sampling.epoch_order
+
+  def counted(seed, stage, epoch, rows):
+    drawn.append(epoch)
+    return order(seed, stage, epoch, rows)
+
+  monkeypatch.setattr(sampling, 'epoch_order', counted)
+  orders = sampling.EpochOrders(SEED, STAGE, ROWS)
+  for epoch in (0, 0, 1, 0, 1, 1, 2, 1, 2):
+    np.testing.assert_array_equal(
+      orders[epoch], order(SEED, STAGE, epoch, ROWS)
+    )
+  assert drawn == [0, 1, 2]
 
 
 def test_views_of_streamed_images_are_their_own():

@@ -105,22 +105,18 @@ def assert_same_run(directory, other, steps):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize('kind', ['streamed', 'resident'])
-def test_a_lost_process_and_a_restart_change_nothing(kind, streamed, tmp_path):
-  fields = streamed if kind == 'streamed' else RESIDENT
+def test_a_lost_process_and_a_restart_change_nothing(streamed, tmp_path):
   # Process 1 dies in stage two, after the bank was written by both.
-  steps = (12, 24) if kind == 'streamed' else (10, 20)
-  code, text = launch(tmp_path / 'two', f'kill:{steps[0] + 6}', **fields)
+  code, text = launch(tmp_path / 'two', 'kill:18', **streamed)
   assert code == AGAIN, text
   assert not (tmp_path / 'two/result.json').exists()
-  again = {'data.workers': 1} if kind == 'streamed' else {}
-  code, text = launch(tmp_path / 'two', **fields, **again)
+  code, text = launch(tmp_path / 'two', **streamed, **{'data.workers': 1})
   assert code == 0, text
-  assert 'Stage 1 is finished' in text and 'Stage 2 goes on' in text
   # One of them speaks.
-  assert len(re.findall('Stage 2 goes on', text)) == 1
-  found = alone(tmp_path / 'one', **fields)
-  assert_same_run(tmp_path / 'two', tmp_path / 'one', steps)
+  for said in ('Stage 1 is finished', 'Stage 2 goes on'):
+    assert text.count(said) == 1
+  found = alone(tmp_path / 'one', **streamed)
+  assert_same_run(tmp_path / 'two', tmp_path / 'one', (12, 24))
   two = json.loads((tmp_path / 'two/result.json').read_text())
   assert two['final']['test'] == pytest.approx(found['final']['test'])
   assert two['device']['count'] == found['device']['count'] == 4
@@ -132,8 +128,9 @@ def test_a_lost_process_and_a_restart_change_nothing(kind, streamed, tmp_path):
   assert metrics['accuracy'] == two['ensemble']['test']['accuracy']
 
 
-def test_one_process_asked_to_end_ends_all_of_them(tmp_path):
-  code, text = launch(tmp_path, 'term:7', **RESIDENT)
+def test_one_process_asked_to_end_ends_all_and_they_go_on(tmp_path):
+  two = tmp_path / 'two'
+  code, text = launch(two, 'term:7', **RESIDENT)
   assert code == AGAIN, text
   ended = re.findall(r'\[(\d)\] error: (.*) in stage 1, step (\d+)', text)
   assert {who for who, _, _ in ended} == {'0', '1'}
@@ -143,9 +140,11 @@ def test_one_process_asked_to_end_ends_all_of_them(tmp_path):
   }
   (step,) = {int(step) for _, _, step in ended}
   assert 7 <= step < 10
-  assert step in {
-    int(p.name) for p in (tmp_path / 'stage_1/checkpoints').iterdir()
-  }
+  assert (two / f'stage_1/checkpoints/{step}').is_dir()
+  code, text = launch(two, **RESIDENT)
+  assert code == 0 and f'Stage 1 goes on from step {step}' in text, text
+  alone(tmp_path / 'one', **RESIDENT)
+  assert_same_run(two, tmp_path / 'one', (10, 20))
 
 
 def test_a_workdir_that_is_not_shared_is_noticed(tmp_path):
@@ -158,7 +157,15 @@ def test_other_data_in_one_process_are_noticed(streamed, tmp_path):
   other = f'1:data.path={json.dumps(streamed["data.path"] + "/train")}'
   code, text = launch(tmp_path / 'shared', own=[other], **streamed)
   assert code == 3, text
-  assert 'The processes have read different data' in text
+  assert text.count('The processes have read different data') == 2
+
+
+def test_other_fields_in_one_process_are_noticed(tmp_path):
+  own = ['1:eval.batch_size=50']
+  code, text = launch(tmp_path / 'shared', own=own, **RESIDENT)
+  assert code == 2, text
+  assert text.count('have different configurations') == 2
+  assert not (tmp_path / 'shared').exists()
 
 
 @pytest.mark.parametrize(
@@ -167,7 +174,6 @@ def test_other_data_in_one_process_are_noticed(streamed, tmp_path):
     ({'coordinator': 'localhost:1'}, 'belong together'),
     ({'count': 2, 'index': 0}, 'belong together'),
     ({'automatic': True, 'count': 2}, 'not both'),
-    ({'automatic': True}, 'do not find each other'),
   ],
 )
 def test_half_a_description_of_the_processes_is_refused(given, message):
@@ -180,6 +186,26 @@ def test_half_a_description_of_the_processes_is_refused(given, message):
   }
   with pytest.raises(ConfigError, match=message):
     processes.initialise(**{**arguments, **given})
+
+
+def test_no_other_processes_to_be_found_is_one_line(tmp_path):
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'srdl_jax.main',
+      '--config=configs/digits.py',
+      f'--workdir={tmp_path}/none',
+      '--distributed',
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert re.match('error: The processes .* do not find each other', done.stderr)
+  assert done.stderr.count('\n') == 1 and not (tmp_path / 'none').exists()
 
 
 def test_alone_nothing_is_asked_of_others():

@@ -2,7 +2,10 @@
 """Batches of streamed images, decoded and cropped ahead of the device."""
 
 import dataclasses
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -101,6 +104,25 @@ def views(
   return np.stack(list(crops))
 
 
+def begin_worker(index: int, count: int) -> None:
+  """Prepares a process that decodes: it ends with the run, not before.
+
+  A signal to all processes of a terminal or a job is for the run, which still
+  needs batches to come to its next checkpoint. And a run that is killed can't
+  end its workers.
+  """
+  del index, count
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+  run = multiprocessing.parent_process()
+  threading.Thread(target=_end_with, args=(run,), daemon=True).start()
+
+
+def _end_with(run: multiprocessing.process.BaseProcess) -> None:
+  run.join()
+  os._exit(1)
+
+
 def batches(
   source: Source, batch_size: int, *, first: int = 0, workers: int = 0
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -122,17 +144,17 @@ def batches(
 
   dataset = grain.MapDataset.source(source)
   dataset = dataset.batch(batch_size, drop_remainder=True)[first:]
-  threads = _AHEAD if workers else min(_MOST_THREADS, os.cpu_count() or 1)
+  threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+  threads = _AHEAD if workers else threads
   reading = grain.ReadOptions(
     num_threads=threads, prefetch_buffer_size=max(threads, _AHEAD)
   )
   iterated = dataset.to_iter_dataset(reading)
   if workers:
-    iterated = iterated.mp_prefetch(
-      grain.MultiprocessingOptions(
-        num_workers=workers, per_worker_buffer_size=_AHEAD
-      )
+    options = grain.MultiprocessingOptions(
+      num_workers=workers, per_worker_buffer_size=_AHEAD
     )
+    iterated = iterated.mp_prefetch(options, worker_init_fn=begin_worker)
   iterator = iter(iterated)
   try:
     yield from iterator

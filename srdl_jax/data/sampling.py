@@ -33,22 +33,24 @@ def epoch_order(
 
 
 class EpochOrders:
-  """The orders of a stage's epochs; the last one asked for is kept."""
+  """The orders of a stage's epochs; the last two that were drawn are kept."""
 
   def __init__(self, seed: int, stage: int, rows: np.ndarray):
     """Draws nothing yet; for the arguments see `epoch_order`."""
     self._stage = seed, stage
     self._rows = rows
-    self._known: tuple[int, np.ndarray] | None = None
+    self._known: dict[int, np.ndarray] = {}
 
   def __getitem__(self, epoch: int) -> np.ndarray:
     """Returns the order of an epoch, int32 [n]."""
-    # Read once, as another thread may replace it.
+    # Around the end of an epoch, threads that read ahead ask for two of them;
+    # what one has read can't change, as a new dictionary takes its place.
     known = self._known
-    if known is None or known[0] != epoch:
+    if epoch not in known:
+      kept = dict(list(known.items())[-1:])
       order = epoch_order(*self._stage, epoch, self._rows)
-      self._known = known = epoch, order
-    return known[1]
+      self._known = known = {**kept, epoch: order}
+    return known[epoch]
 
 
 def of_crop(seed: int, stage: int, epoch: int, row: int) -> np.random.Generator:
