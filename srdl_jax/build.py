@@ -232,6 +232,8 @@ def _assemble(config, stages, devices, dataset, weights, teacher) -> Experiment:
     optimiser=optimiser.sgd(
       momentum=config.optimiser.momentum,
       weight_decay=config.optimiser.weight_decay,
+      backbone_share=config.optimiser.backbone_share,
+      heads=pretrained.CLASSIFIERS,
     ),
     devices=devices,
     flip_and_crop=jax.jit(flip_and_crop),

@@ -173,6 +173,9 @@ FIELDS: dict[str, Field] = {
   ),
   'augment.mode': _one_of(('reflect', 'zero'), 'what the padding holds'),
   'optimiser.learning_rate': _above_zero(0.1, 'initial rate'),
+  'optimiser.backbone_share': _above_zero(
+    1.0, 'share of the rate for all layers but the classifier'
+  ),
   'optimiser.momentum': _fraction(0.9, 'Nesterov momentum'),
   'optimiser.weight_decay': _at_least(0, 2e-4, 'coupled, on all parameters'),
   'schedule.decay_at': Field(
@@ -228,4 +231,9 @@ FIELDS: dict[str, Field] = {
 RECIPES: dict[str, dict[str, Any]] = {
   'paper': {'optimiser.weight_decay': 2e-4},
   'strong': {'optimiser.weight_decay': 5e-4},
+  # For imported weights: a new classifier learns faster than the rest.
+  'practical': {
+    'optimiser.learning_rate': 0.05,
+    'optimiser.backbone_share': 0.1,
+  },
 }

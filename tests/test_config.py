@@ -201,6 +201,7 @@ RANGES = {
   'teacher.epochs': ([0, 90], [-1]),
   'data.examples_per_class': ([0, 1], [-1]),
   'data.classes': ([0, 100], [-1]),
+  'optimiser.backbone_share': ([0.1, 1.0, 2.0], [0.0, -0.1, math.inf]),
   'data.image_size': ([0, 224], [-1]),
   'data.workers': ([0, 16], [-1]),
   'augment.least_area': ([0.08, 1.0], [0.0, -0.1, 1.1, math.nan]),

@@ -93,3 +93,24 @@ def test_an_update_without_a_rate_is_an_error():
   weight = jnp.ones(3)
   with pytest.raises(TypeError, match='learning_rate'):
     tx.update(weight, tx.init(weight), weight)
+
+
+def test_the_backbone_learns_at_a_share_of_the_rate(x64):
+  # g = 1 everywhere, no decay: Nesterov's first update is 1.9 times the rate.
+  layer = {'kernel': jnp.zeros((2, 2)), 'bias': jnp.zeros(2)}
+  params = {'layer1.0': {'conv1': layer}, 'fc': layer}
+  tx = optimiser.sgd(
+    momentum=0.9, weight_decay=0.0, backbone_share=0.1, heads=('fc',)
+  )
+  ones = jax.tree.map(jnp.ones_like, params)
+  updates, state = tx.update(ones, tx.init(params), params, learning_rate=0.05)
+  for leaf in jax.tree.leaves(updates['fc']):
+    np.testing.assert_allclose(leaf, -1.9 * 0.05, rtol=1e-12)
+  for leaf in jax.tree.leaves(updates['layer1.0']):
+    np.testing.assert_allclose(leaf, -1.9 * 0.005, rtol=1e-12)
+  # The second: 1 + 0.9 (1 + 0.9) = 2.71, the momentum being the same for both.
+  updates, _ = tx.update(ones, state, params, learning_rate=0.05)
+  np.testing.assert_allclose(updates['fc']['bias'], -2.71 * 0.05, rtol=1e-12)
+  np.testing.assert_allclose(
+    updates['layer1.0']['conv1']['bias'], -2.71 * 0.005, rtol=1e-12
+  )
