@@ -233,7 +233,7 @@ def _assemble(config, stages, devices, dataset, weights, teacher) -> Experiment:
       momentum=config.optimiser.momentum,
       weight_decay=config.optimiser.weight_decay,
       backbone_share=config.optimiser.backbone_share,
-      heads=pretrained.CLASSIFIERS,
+      heads=models.CLASSIFIERS,
     ),
     devices=devices,
     flip_and_crop=jax.jit(flip_and_crop),

@@ -15,11 +15,10 @@ import numpy as np
 import safetensors
 from flax import traverse_util
 
-from srdl_jax import torch_layout, workdir
+from srdl_jax import models, torch_layout, workdir
 from srdl_jax.checkpoint import Checkpoints, Moment, digest
 from srdl_jax.errors import CheckpointError, ConfigError, WorkdirError
 
-CLASSIFIERS = ('fc', 'classifier')
 STEMS = ('conv1', 'features.conv0')
 _DTYPES = {
   'F64': 'float64',
@@ -153,11 +152,11 @@ def num_classes_of(path: pathlib.Path, tensors: Mapping[str, Any]) -> int:
   Raises:
     CheckpointError: it has none.
   """
-  for classifier in CLASSIFIERS:
+  for classifier in models.CLASSIFIERS:
     weight = tensors.get(f'{classifier}.weight')
     if weight is not None and weight.ndim == 2 and len(weight):
       return len(weight)
-  names = ' or '.join(f'{name}.weight [K, D]' for name in CLASSIFIERS)
+  names = ' or '.join(f'{name}.weight [K, D]' for name in models.CLASSIFIERS)
   raise CheckpointError(f'{path}: there is no classifier, {names}.')
 
 
@@ -265,7 +264,7 @@ def overlay(fresh: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
       flat[path] = jnp.asarray(given[path], value.dtype)
     else:
       # Its bias has another shape, its kernel too.
-      assert path[1] in CLASSIFIERS, path
+      assert path[1] in models.CLASSIFIERS, path
   return traverse_util.unflatten_dict(flat)
 
 
@@ -294,5 +293,5 @@ def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _classifier(variables: Mapping[str, Any]) -> str:
-  (name,) = variables['params'].keys() & set(CLASSIFIERS)
+  (name,) = variables['params'].keys() & set(models.CLASSIFIERS)
   return name

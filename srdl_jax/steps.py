@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from srdl_jax import losses
+from srdl_jax import losses, models
 from srdl_jax.train_state import TrainState
 
 Batch = dict[str, jax.Array | None]
@@ -87,6 +87,30 @@ def predict_step(
 ) -> jax.Array:
   """Returns logits [b, K] of clean uint8 images, in evaluation mode."""
   return model.apply(variables, normalise(images), train=False)
+
+
+def feature_step(
+  variables: Any,
+  images: jax.Array,
+  *,
+  model: nn.Module,
+  normalise: Callable[[jax.Array], jax.Array],
+  mirrored: bool = False,
+) -> jax.Array:
+  """Returns pooled features [b, D] of clean uint8 images, in evaluation mode.
+
+  Args:
+    variables: parameters and statistics.
+    images: uint8 [b, H, W, C].
+    model: see `models.features`.
+    normalise: uint8 to the network's input.
+    mirrored: whether to average them with those of the mirrored images.
+  """
+  features_BxD = models.features(model, variables, normalise(images))
+  if not mirrored:
+    return features_BxD
+  flipped = normalise(images[:, :, ::-1])
+  return (features_BxD + models.features(model, variables, flipped)) / 2
 
 
 def stored_targets(resident: Mapping[str, Any]) -> TargetSource:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srdl_jax import cost, models
+from srdl_jax import cost, models, steps
 from srdl_jax.errors import ConfigError
 from srdl_jax.models import cifar_resnet, densenet, resnet, wide_resnet
 from srdl_jax.models.layers import BasicBlock, Layers
@@ -413,6 +413,42 @@ def test_remat_changes_no_number(family, drawn_variables):
   for one, other in zip(*map(jax.tree.leaves, found), strict=True):
     scale = abs(np.asarray(one)).max() + 1e-6
     np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4 * scale)
+
+
+# Features.
+
+
+@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('mirrored', [False, True])
+def test_features_are_what_the_classifier_is_given(
+  family, mirrored, drawn_variables
+):
+  images = np.random.default_rng(0).integers(
+    256, size=(2, 16, 16, 3), dtype=np.uint8
+  )
+  model = SMALL[family](num_classes=10)
+  variables = drawn_variables(model, jnp.zeros((2, 16, 16, 3)))
+  ((name, layer),) = (
+    (k, v) for k, v in variables['params'].items() if k in models.CLASSIFIERS
+  )
+  assert name == ('classifier' if family == 'densenet' else 'fc')
+
+  def normalise(x):
+    return jnp.asarray(x, jnp.float32) / 64
+
+  found = jax.jit(
+    functools.partial(
+      steps.feature_step, model=model, normalise=normalise, mirrored=mirrored
+    )
+  )(variables, images)
+  # The classifier is linear: of the mean feature it gives the mean logits.
+  logits = model.apply(variables, normalise(images), train=False)
+  if mirrored:
+    flipped = normalise(images[:, :, ::-1])
+    logits = (logits + model.apply(variables, flipped, train=False)) / 2
+  assert found.shape == (2, layer['kernel'].shape[0])
+  again = np.asarray(found) @ layer['kernel'] + np.asarray(layer['bias'])
+  np.testing.assert_allclose(again, logits, rtol=1e-4, atol=1e-4)
 
 
 # Shortcuts.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from srdl_jax.errors import ConfigError
 from srdl_jax.models import (
@@ -20,6 +21,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   **resnet.MODELS,
   **densenet.MODELS,
 }
+
+# Names that a network's last layer may have: PyTorch's.
+CLASSIFIERS = ('fc', 'classifier')
 
 
 def create(name: str, num_classes: int, **options: Any) -> nn.Module:
@@ -44,3 +48,27 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
   except TypeError as error:
     unknown = str(error).rpartition(' ')[2]
     raise ConfigError(f'Model {name!r} has no option {unknown}.') from error
+
+
+def features(model: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
+  """Returns what a network's classifier is given, in evaluation mode.
+
+  Args:
+    model: whose last layer is one of CLASSIFIERS.
+    variables: its parameters and statistics.
+    images: normalised, [B, H, W, C].
+
+  Returns:
+    The pooled features [B, D].
+  """
+  found = []
+
+  def look(method, args, kwargs, context):
+    if context.module.path in [(name,) for name in CLASSIFIERS]:
+      found.append(args[0])
+    return method(*args, **kwargs)
+
+  with nn.intercept_methods(look):
+    model.apply(variables, images, train=False)
+  (features_BxD,) = found
+  return features_BxD
