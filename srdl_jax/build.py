@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from srdl_jax import (
   augment,
   data,
+  examples,
   models,
   optimiser,
   parallel,
@@ -22,7 +23,6 @@ from srdl_jax import (
 )
 from srdl_jax import config as config_lib
 from srdl_jax import teacher as teacher_lib
-from srdl_jax.data import sampling
 from srdl_jax.errors import ConfigError
 from srdl_jax.experiment import Experiment, Network
 
@@ -68,6 +68,7 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
     path=config.data.path,
     image_size=config.data.image_size,
     skip_unreadable=config.data.skip_unreadable,
+    allow_differences=config.data.allow_differences,
   )
   return _assemble(config, stages, devices, dataset, weights, teacher)
 
@@ -139,61 +140,16 @@ def create_model(config: ConfigDict, name: str, num_classes: int) -> nn.Module:
   )
 
 
-def _rows(config, dataset):
-  """Returns the rows to train on, to validate and to test on."""
-  train_rows, validation_rows = sampling.choose_rows(
-    dataset.train.labels, **config_lib.subset(config)
-  )
-  if len(train_rows) < config.batch_size:
-    raise ConfigError(
-      f'batch_size = {config.batch_size} is larger than the '
-      f'{len(train_rows)} training examples.'
-    )
-  test_rows = sampling.rows_of_classes(dataset.test.labels, config.data.classes)
-  return train_rows, validation_rows, test_rows
-
-
-def _with_crops(dataset, least_area):
-  images = dataclasses.replace(dataset.train.images, least_area=least_area)
-  train = dataclasses.replace(dataset.train, images=images)
-  return dataclasses.replace(dataset, train=train)
-
-
-def _augmentation(config, dataset):
-  height, width, _ = dataset.train.images.shape[1:]
-  if dataset.train.is_streamed and config.augment.padding:
-    raise ConfigError(
-      f'augment.padding = {config.augment.padding}, but images of '
-      f'{dataset.name} are cropped by augment.least_area: set it to 0.'
-    )
-  if config.data.image_size and not dataset.train.is_streamed:
-    raise ConfigError(
-      f'data.image_size = {config.data.image_size}, but images of '
-      f'{dataset.name} are {height} x {width}: set it to 0.'
-    )
-  if config.augment.padding >= min(height, width):
-    raise ConfigError(
-      f'augment.padding = {config.augment.padding} must be below the '
-      f"images' size, {height} x {width}."
-    )
-  return functools.partial(
-    augment.flip_and_crop,
-    flip=config.augment.flip,
-    padding=config.augment.padding,
-    mode=config.augment.mode,
-  )
-
-
 def _assemble(config, stages, devices, dataset, weights, teacher) -> Experiment:
-  train_rows, validation_rows, test_rows = _rows(config, dataset)
+  train_rows, validation_rows, test_rows = examples.choose(config, dataset)
   # The other classes' examples stay where they are: rows keep their numbers.
   classes = config.data.classes or dataset.num_classes
   dataset = dataclasses.replace(dataset, num_classes=classes)
   if dataset.train.is_streamed:
-    dataset = _with_crops(dataset, config.augment.least_area)
+    dataset = examples.with_crops(dataset, config.augment.least_area)
   if teacher is not None:
     teacher_lib.check_data(teacher, dataset, train_rows)
-  flip_and_crop = _augmentation(config, dataset)
+  flip_and_crop = examples.augmentation(config, dataset)
   steps_per_epoch = len(train_rows) // config.batch_size
   schedule = schedules.over_stages(
     config.optimiser.learning_rate,
@@ -253,8 +209,19 @@ def _network(config, name, dataset, normalise, weights, devices) -> Network:
   like = jax.eval_shape(init, jax.random.key(0), images)
   if weights is not None and name == config.model.name:
     pretrained.check_fit(like, weights)
-  step = functools.partial(steps.predict_step, model=model, normalise=normalise)
-  return Network(model, step, parallel.map_predict(step, devices))
+  network = {'model': model, 'normalise': normalise}
+  step = functools.partial(steps.predict_step, **network)
+  return Network(
+    model,
+    step,
+    parallel.map_predict(step, devices),
+    functools.cache(
+      lambda mirrored: parallel.map_predict(
+        functools.partial(steps.feature_step, **network, mirrored=mirrored),
+        devices,
+      )
+    ),
+  )
 
 
 def _train_chunk(

@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from srdl_jax import processes
+from srdl_jax import bucket, processes
 from srdl_jax.errors import CheckpointError
 
 
@@ -123,7 +123,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       if not self._directory.exists():
         return []
       # Orbax's own listing reads metadata, and one damaged file stops it.
-      names = [path.name for path in self._directory.iterdir()]
+      names = bucket.finished(self._directory, 'commit_success.txt')
     return sorted(int(n) for n in names if re.fullmatch('0|[1-9][0-9]*', n))
 
   def load(self, step: int) -> Moment:

@@ -4,12 +4,12 @@
 import contextlib
 import json
 import os
-import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
+from srdl_jax import bucket, processes, run_directory
 from srdl_jax import config as config_lib
-from srdl_jax import processes, run_directory
 from srdl_jax import workdir as workdir_lib
 from srdl_jax.errors import ConfigError, DataError, WorkdirError
 
@@ -25,9 +25,15 @@ _OF_A_MACHINE = (
 )
 
 
+# A network file system may remember for seconds that a name was not there, and
+# end a dead machine's hold after a minute.
+SECONDS_TO_SEE = 30.0
+SECONDS_TO_LOCK = 60.0
+
+
 @contextlib.contextmanager
 def claim(
-  workdir: pathlib.Path, record: run_directory.Record, test_data: str
+  workdir: bucket.Path, record: run_directory.Record, test_data: str
 ) -> Iterator[None]:
   """Holds a directory for a run: a new one, or the one it began in.
 
@@ -51,21 +57,22 @@ def claim(
       # Before the lock, so that a foreign directory isn't touched; and after
       # it, for the case of two that come at once.
       run_directory.refuse_another(workdir, record.config, record)
-      hold.enter_context(workdir_lib.lock(workdir))
+      patience = {'patience': SECONDS_TO_LOCK} if processes.several() else {}
+      hold.enter_context(workdir_lib.lock(workdir, **patience))
       run_directory.refuse_another(workdir, record.config, record)
       _write(workdir, record)
     _check_shared(workdir)
     yield
 
 
-def finish(workdir: pathlib.Path, result: dict[str, Any]) -> None:
+def finish(workdir: bucket.Path, result: dict[str, Any]) -> None:
   """Writes what a run has found, once for all of its processes."""
   if processes.is_first():
     workdir_lib.write_json(workdir / run_directory.RESULT, result)
   processes.wait('result')
 
 
-def _write(workdir: pathlib.Path, record: run_directory.Record) -> None:
+def _write(workdir: bucket.Path, record: run_directory.Record) -> None:
   content = {
     'config': config_lib.flatten(record.config),
     'fingerprint': record.fingerprint,
@@ -95,14 +102,15 @@ def _check_same(record: run_directory.Record, test_data: str) -> None:
     )
 
 
-def _check_shared(workdir: pathlib.Path) -> None:
+def _check_shared(workdir: bucket.Path) -> None:
   """Has all processes read what the first has written."""
   token = processes.first_ones(os.urandom(16))
   path = workdir / f'.shared_{token.hex()}'
   if processes.is_first():
     workdir_lib.replace_file(path, b'')
   processes.wait('workdir')
-  alone = processes.any_says(not path.exists())
+  seconds = SECONDS_TO_SEE if processes.several() else 0.0
+  alone = processes.any_says(not _appears(path, seconds))
   if processes.is_first():
     path.unlink(missing_ok=True)
   if alone:
@@ -110,3 +118,16 @@ def _check_shared(workdir: pathlib.Path) -> None:
       f'{workdir} is not the same directory for all processes: give one that '
       'they share, such as on a network file system.'
     )
+
+
+def _appears(path: bucket.Path, seconds: float) -> bool:
+  """Whether a file is there, or comes to be seen within some seconds."""
+  deadline = time.monotonic() + seconds
+  while not path.exists():
+    if time.monotonic() >= deadline:
+      return False
+    time.sleep(min(0.2, seconds))
+    # Reading the folder has its names looked up again.
+    with contextlib.suppress(OSError):
+      next(path.parent.iterdir(), None)
+  return True

@@ -241,7 +241,7 @@ def describe(config) -> str:
   with jax.enable_x64(config.model.dtype == 'float64'):
     counted = work(stages, networks, shape.image_shape, views=views)
   if config.teacher.workdir:
-    path = run_directory.resolve(config.teacher.workdir)
+    path = run_directory.local(config.teacher.workdir)
     found = teacher.read_result(path)
     counted = [*with_imported(found['cost']['stages'], stages, views), *counted]
   return (
@@ -254,8 +254,10 @@ def describe(config) -> str:
 def _shape(config) -> tuple[data.Shape, int]:
   """Returns the shape of the data, and how many images are trained on."""
   shape = data.shape(config.data.name)
-  if side := config.data.image_size:
-    image_shape = (side, side, shape.image_shape[-1])
+  if height := config.data.image_size:
+    # Upright images stay as slender as they are.
+    tall, wide, channels = shape.image_shape
+    image_shape = (height, height * wide // tall, channels)
     shape = dataclasses.replace(shape, image_shape=image_shape)
   # How many rows are chosen doesn't depend on the order of the labels, but for
   # data.classes where classes are of unequal size.

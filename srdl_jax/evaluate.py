@@ -19,11 +19,21 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from srdl_jax import build, checkpoint, command, run_directory, stage_record
+from srdl_jax import (
+  bucket,
+  build,
+  checkpoint,
+  command,
+  ranking,
+  run_directory,
+  stage_record,
+)
 from srdl_jax.errors import CheckpointError, ConfigError
 from srdl_jax.experiment import Experiment
+from srdl_jax.fields import FIELDS
 from srdl_jax.metrics import Classification, log_softmax
 
+_RETRIEVAL = ('normalise', 'mirror', 're_rank', 'pooling')
 SPLITS = ('test', 'validation', 'train')
 _NAME = r'(final|best|ensemble|stage_\d+)'
 _NAMES = re.compile(f'{_NAME}(,{_NAME})*')
@@ -58,12 +68,15 @@ def ensemble(
     split: see `evaluate`.
 
   Returns:
-    See `metrics.Classification.result`; of several models also 'disagreement',
+    See `ranking.metrics` for the test of a retrieval, else
+    `metrics.Classification.result`; of several models also 'disagreement',
     the share of examples on which not all predict the same class.
 
   Raises:
     ConfigError: the runs are of different examples or classes.
   """
+  if split == 'test' and runs[0][0].is_retrieval:
+    return ranking.measure(runs)
   source, _ = _same_examples([experiment for experiment, _ in runs], split)
   sums, differing = Classification(), 0
   # Blocks of one size, whatever each run's own is.
@@ -163,7 +176,8 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
 
   Args:
     workdir: of the run.
-    data_dir: TFDS directory, if not the one that the run used.
+    data_dir: TFDS directory, or directory of images, if not the one that the
+      run used.
 
   Raises:
     CheckpointError: the run was trained on other data.
@@ -173,7 +187,9 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   # Another machine may have other devices, and reading must not fetch.
   config.devices = 1
   config.data.download = False
-  if data_dir is not None:
+  if data_dir is not None and config.data.path:
+    config.data.path = data_dir
+  elif data_dir is not None:
     config.data.data_dir = data_dir
   experiment = build.build(config, to_train=False)
   if experiment.dataset.train.fingerprint != record.fingerprint:
@@ -183,6 +199,27 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
       f'{experiment.dataset.train.fingerprint}.'
     )
   return experiment
+
+
+def _retrieval_flags() -> dict[str, Any]:
+  """Returns the fields of `retrieval` that the command line sets."""
+  given = {name: flags.FLAGS[name].value for name in _RETRIEVAL}
+  return {name: value for name, value in given.items() if value is not None}
+
+
+def _evaluate(runs, split: str, picture: str | None) -> dict[str, Any]:
+  changes = _retrieval_flags()
+  if not (changes or picture):
+    return ensemble(runs, split)
+  if split != 'test' or not runs[0][0].is_retrieval:
+    raise ConfigError(
+      f'--{", --".join(_RETRIEVAL)} and --montage are for tests that rank a '
+      'gallery.'
+    )
+  found = ranking.extract(runs, changes)
+  if picture:
+    ranking.draw(found, pathlib.Path(picture), flags.FLAGS.queries)
+  return ranking.metrics(found)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -196,14 +233,14 @@ def main(argv: Sequence[str]) -> None:
     path, _, name = given.rpartition(':')
     if not (path and _NAMES.fullmatch(name)):
       path, name = given, args.checkpoint
-    workdir = run_directory.resolve(path).absolute()
+    workdir = bucket.absolute(run_directory.resolve(path))
     if workdir in runs:
       raise ConfigError(f'{path} is given twice: name its checkpoints at once.')
     experiment = open_run(workdir, args.data_dir)
     if args.split == 'validation' and not len(experiment.validation_rows):
       raise ConfigError('The run kept no validation set (data.holdout = 0).')
     runs[workdir] = experiment, load_members(workdir, name, experiment)
-  result = ensemble(list(runs.values()), args.split)
+  result = _evaluate(list(runs.values()), args.split, args.montage)
   print(
     json.dumps({'checkpoint': args.checkpoint, 'split': args.split, **result})
   )
@@ -218,6 +255,15 @@ if __name__ == '__main__':
   )
   flags.DEFINE_enum('split', 'test', SPLITS, 'What to evaluate.')
   flags.DEFINE_string(
-    'data_dir', None, 'TFDS directory, if not the one that the run used.'
+    'data_dir',
+    None,
+    'TFDS directory, or directory of images, if not the one that the run used.',
   )
+  for name in _RETRIEVAL[:-1]:
+    flags.DEFINE_boolean(name, None, FIELDS[f'retrieval.{name}'].meaning)
+  flags.DEFINE_enum(
+    'pooling', None, ['average', 'max'], FIELDS['retrieval.pooling'].meaning
+  )
+  flags.DEFINE_string('montage', None, 'PNG file for a few rankings.')
+  flags.DEFINE_integer('queries', 8, 'In the montage.', lower_bound=1)
   command.run(main)

@@ -2,7 +2,6 @@
 """What a configuration stands for: data, networks, stages and their clock."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from srdl_jax import (
 )
 from srdl_jax.checkpoint import Moment
 from srdl_jax.data import pipeline
+from srdl_jax.errors import ConfigError
 from srdl_jax.predict import predict
 from srdl_jax.randomness import Purpose, key_for
 from srdl_jax.teacher import Teacher
@@ -38,11 +38,14 @@ class Network:
     model: its batch norm averages over the devices' axis while training.
     predict_step: (variables, uint8 images [b, H, W, C]) to logits [b, K].
     predict_batch: the same over the devices (see `parallel.map_predict`).
+    feature_batch: whether images are mirrored, too, to the same of pooled
+      features [b, D] (see `steps.feature_step`).
   """
 
   model: nn.Module
   predict_step: Callable[..., jax.Array]
   predict_batch: Callable[..., Any]
+  feature_batch: Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +127,16 @@ class Experiment:
 
   def rows(self, split: str) -> tuple[data.Split, np.ndarray]:
     """Returns the full split that 'train', 'validation' or 'test' is part of,
-    and its row numbers."""
+    and its row numbers.
+
+    Raises:
+      ConfigError: the test ranks a gallery.
+    """
+    if split == 'test' and self.is_retrieval:
+      raise ConfigError(
+        f'The test identities of {self.dataset.name} are new: they can be '
+        'ranked, not classified.'
+      )
     if split == 'test':
       return self.dataset.test, self.test_rows
     if split == 'train':
@@ -135,6 +147,17 @@ class Experiment:
   def selection_split(self) -> str:
     """The split that is evaluated while training."""
     return 'validation' if len(self.validation_rows) else 'test'
+
+  @property
+  def is_retrieval(self) -> bool:
+    """Whether the test ranks a gallery, as its classes are new."""
+    return isinstance(self.dataset.test, data.Retrieval)
+
+  @property
+  def score(self) -> str:
+    """The metric of the selection split by which a network is the best."""
+    ranked = self.is_retrieval and self.selection_split == 'test'
+    return 'map' if ranked else 'accuracy'
 
   def predict(
     self,
@@ -160,23 +183,23 @@ class Experiment:
       own = parallel.own(rows_B, self.devices)
       if view is None:
         return source.images[own]
-      seed = self._owner(number).seed
+      seed = self.owner(number).seed
       images = pipeline.views(source.images, own, seed, number, view)
       key = key_for(seed, Purpose.VIEW, number, view)
       return np.asarray(self.flip_and_crop(key, images, own))
 
-    ways = len(self.devices)
-    batch_size = -(-(batch_size or self.config.eval.batch_size) // ways) * ways
+    batch_size = batch_size or self.config.eval.batch_size
     return predict(
       self.network(number).predict_batch,
       parallel.replicate(variables, self.devices),
       fetch,
       rows,
-      batch_size,
+      parallel.whole_batch(batch_size, self.devices),
     )
 
-  def _owner(self, number: int) -> ConfigDict:
-    # The soft targets of an imported teacher are the same for all students.
+  def owner(self, number: int) -> ConfigDict:
+    """Returns whose settings soft targets follow: an imported teacher's are
+    the same for all students."""
     return self.config if number else self.teacher.record.config
 
   def initial_state(
@@ -266,35 +289,4 @@ class Experiment:
       'stage': number,
       'teacher': teacher,
       'weights': self.weights.digest if self._pretrained(number) else None,
-    }
-
-  def provenance(self, number: int, checkpoint_digest: str) -> dict[str, Any]:
-    """Returns what soft targets of a stage must match to be used.
-
-    Args:
-      number: of the stage, from 1, or plan.IMPORTED.
-      checkpoint_digest: of the network that makes them.
-    """
-    augmented = self.config.distillation.views and {
-      'count': self.config.distillation.views,
-      'seed': self._owner(number).seed,
-      'flip': self.config.augment.flip,
-      'padding': self.config.augment.padding,
-      'mode': self.config.augment.mode,
-    }
-    if augmented and self.dataset.train.is_streamed:
-      augmented['least_area'] = self.config.augment.least_area
-    imported = number == plan.IMPORTED
-    model = self.teacher.model if imported else self.stages[number - 1].model
-    rows = self.train_rows.astype('<i4').tobytes()
-    return {
-      'dataset': self.dataset.name,
-      'version': self.dataset.version,
-      'split': self.dataset.train.name,
-      'fingerprint': self.dataset.train.fingerprint,
-      'rows': hashlib.sha256(rows).hexdigest(),
-      'model': model,
-      'checkpoint': checkpoint_digest,
-      'temperature': self._owner(number).distillation.temperature,
-      'views': augmented,
     }

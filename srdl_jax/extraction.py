@@ -3,16 +3,24 @@
 
 import contextlib
 import dataclasses
-import pathlib
+import hashlib
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from srdl_jax import plan, processes, run_directory, soft_targets, workdir
+from srdl_jax import (
+  bucket,
+  plan,
+  processes,
+  run_directory,
+  soft_targets,
+  workdir,
+)
 from srdl_jax.checkpoint import Moment, digest
 from srdl_jax.experiment import Experiment
+from srdl_jax.stop_request import StopRequest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +42,11 @@ class Knowledge:
 
 
 def induce(
-  experiment: Experiment, number: int, end: Moment, directory: pathlib.Path
+  experiment: Experiment,
+  number: int,
+  end: Moment,
+  directory: bucket.Path,
+  stop: StopRequest | None = None,
 ) -> Knowledge:
   """Returns what a stage's end teaches; predicts its soft targets if need be.
 
@@ -45,9 +57,11 @@ def induce(
     number: of the stage, from 1, or plan.IMPORTED.
     end: the stage's last moment.
     directory: the bank's folder.
+    stop: whether to end early; what has been predicted is then lost.
 
   Raises:
     SoftTargetsError: what is there is damaged or of another making.
+    Interrupted: `stop` asked for it.
   """
   checkpoint = digest(end.state)
   if experiment.config.distillation.online:
@@ -56,7 +70,7 @@ def induce(
     'num_examples': len(experiment.dataset.train.labels),
     'num_classes': experiment.dataset.num_classes,
   }
-  provenance = experiment.provenance(number, checkpoint)
+  provenance = provenance_of(experiment, number, checkpoint)
   timing = _timing(directory)
   if not processes.first_says(soft_targets.is_complete(directory)):
     # Compiles, if no evaluation has.
@@ -64,7 +78,10 @@ def induce(
     begun = time.monotonic()
     soft_targets.save(
       directory,
-      _logits(experiment, number, end.variables, provenance['temperature']),
+      _until_asked(
+        stop,
+        _logits(experiment, number, end.variables, provenance['temperature']),
+      ),
       temperature=provenance['temperature'],
       provenance=provenance,
       expected_rows=experiment.train_rows,
@@ -76,19 +93,66 @@ def induce(
       workdir.write_json(timing, {'seconds': time.monotonic() - begun})
     processes.wait('soft targets')
   bank = soft_targets.load(directory, provenance=provenance, **size)
-  seconds = workdir.read_json(timing)['seconds'] if timing.exists() else None
+  with workdir.failures(timing, 'read'):
+    timed = timing.exists()
+  seconds = workdir.read_json(timing)['seconds'] if timed else None
   return Knowledge(checkpoint, bank, end.variables, seconds)
 
 
-def induce_imported(experiment: Experiment) -> dict[int, Knowledge]:
+def provenance_of(
+  experiment: Experiment, number: int, checkpoint_digest: str
+) -> dict[str, Any]:
+  """Returns what soft targets of a stage must match to be used.
+
+  Args:
+    number: of the stage, from 1, or plan.IMPORTED.
+    checkpoint_digest: of the network that makes them.
+  """
+  augmented = experiment.config.distillation.views and {
+    'count': experiment.config.distillation.views,
+    'seed': experiment.owner(number).seed,
+    'flip': experiment.config.augment.flip,
+    'padding': experiment.config.augment.padding,
+    'mode': experiment.config.augment.mode,
+  }
+  if augmented and experiment.dataset.train.is_streamed:
+    augmented['least_area'] = experiment.config.augment.least_area
+  imported = number == plan.IMPORTED
+  model = (
+    experiment.teacher.model
+    if imported
+    else experiment.stages[number - 1].model
+  )
+  rows = experiment.train_rows.astype('<i4').tobytes()
+  return {
+    'dataset': experiment.dataset.name,
+    'version': experiment.dataset.version,
+    'split': experiment.dataset.train.name,
+    'fingerprint': experiment.dataset.train.fingerprint,
+    'rows': hashlib.sha256(rows).hexdigest(),
+    'model': model,
+    'checkpoint': checkpoint_digest,
+    'temperature': experiment.owner(number).distillation.temperature,
+    'views': augmented,
+  }
+
+
+def induce_imported(
+  experiment: Experiment, stop: StopRequest | None = None
+) -> dict[int, Knowledge]:
   """Returns what the finished run of `teacher.workdir` teaches, if any does.
 
   It is under plan.IMPORTED. Its soft targets are kept in its own directory,
   at its own temperature, for every student.
 
+  Args:
+    experiment: of the run.
+    stop: see `induce`.
+
   Raises:
     SoftTargetsError, WorkdirError: they are of another making, or can't be
       written there.
+    Interrupted: `stop` asked for it.
   """
   teacher = experiment.teacher
   if teacher is None:
@@ -103,10 +167,18 @@ def induce_imported(experiment: Experiment) -> dict[int, Knowledge]:
     hold = workdir.lock(teacher.directory, wait=True)
   with hold:
     number = plan.IMPORTED
-    return {number: induce(experiment, number, teacher.end, directory)}
+    return {number: induce(experiment, number, teacher.end, directory, stop)}
 
 
-def _timing(directory: pathlib.Path) -> pathlib.Path:
+def _until_asked(stop: StopRequest | None, blocks: Iterator) -> Iterator:
+  for block in blocks:
+    if stop is not None:
+      stop.agree(processes.any_says)
+      stop.end_if_asked('while predicting soft targets')
+    yield block
+
+
+def _timing(directory: bucket.Path) -> bucket.Path:
   suffix = directory.name.removeprefix(run_directory.SOFT_TARGETS)
   return directory.with_name(f'extraction{suffix}.json')
 

@@ -71,6 +71,15 @@ def _local(default: Any, meaning: str, **rest: Any) -> Field:
   return Field(default, meaning, identity=False, **rest)
 
 
+def _path(meaning: str) -> Field:
+  return _local(
+    '',
+    meaning,
+    valid=lambda v: '://' not in v,
+    range='a path of this machine: mount the bucket, or copy what is in it',
+  )
+
+
 FIELDS: dict[str, Field] = {
   'seed': Field(
     0,
@@ -87,15 +96,23 @@ FIELDS: dict[str, Field] = {
   ),
   'batch_size': _at_least(1, 128, 'examples in a step, over all devices'),
   'data.name': Field('cifar100', 'a key of data.DATASETS'),
-  'data.data_dir': _local('', "TFDS directory; '': TFDS's default"),
-  'data.manual_dir': _local('', 'where archives got by hand lie'),
+  'data.data_dir': _local(
+    '', "TFDS directory, also at gs://; '': TFDS's default"
+  ),
+  'data.manual_dir': _path('where archives got by hand lie'),
   'data.download': _local(True, 'fetch what is missing'),
-  'data.path': _local('', 'data set folder: the directory of images'),
+  'data.path': _path('data set folder: the directory of images'),
   'data.image_size': _at_least(
-    0, 0, "side of a streamed image, in pixels; 0: the data set's usual one"
+    0,
+    0,
+    "side of a streamed image, or height of a person's, in pixels; 0: the data "
+    "set's usual one",
   ),
   'data.skip_unreadable': _local(
     False, "data set folder: leave out images that can't be read"
+  ),
+  'data.allow_differences': _local(
+    False, "persons: take a copy that isn't the official one"
   ),
   'data.workers': _at_least(
     0,
@@ -126,8 +143,8 @@ FIELDS: dict[str, Field] = {
   'model.dtype': _one_of(
     ('float32', 'bfloat16', 'float64'), 'of the computation'
   ),
-  'init.from_path': _local(
-    '', "directory of imported weights that fresh stages start from; '': none"
+  'init.from_path': _path(
+    "directory of imported weights that fresh stages start from; '': none"
   ),
   'srdl.split': Field(
     (1.0, 1.0),
@@ -160,8 +177,8 @@ FIELDS: dict[str, Field] = {
   'teacher.epochs': _at_least(
     0, 0, "method kd: the teacher's epochs, on top of M; 0: as many as M"
   ),
-  'teacher.workdir': _local(
-    '', "method kd: a finished run whose last network teaches; '': none"
+  'teacher.workdir': _path(
+    "method kd: a finished run whose last network teaches; '': none"
   ),
   'augment.flip': Field(True, 'mirror half of the training images'),
   'augment.padding': _at_least(0, 4, 'pixels around the image for the crop'),
@@ -196,6 +213,16 @@ FIELDS: dict[str, Field] = {
     False, "the teacher predicts the student's augmented images, each step"
   ),
   'distillation.imitation_weight': _at_least(0, 1.0, 'of T^2 R_kl in Eq 7'),
+  'retrieval.normalise': Field(False, 'rank by features of length 1'),
+  'retrieval.mirror': Field(
+    False, "rank by the mean of an image's features and its mirror image's"
+  ),
+  'retrieval.pooling': _one_of(
+    ('average', 'max'), "what makes one query of several images' features"
+  ),
+  'retrieval.re_rank': Field(
+    False, 're-rank by k-reciprocal neighbours: k1 = 20, k2 = 6, lambda = 0.3'
+  ),
   'eval.every_epochs': _at_least(
     1,
     1,

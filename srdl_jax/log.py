@@ -17,11 +17,12 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from srdl_jax import errors, progress
+from srdl_jax import bucket, errors, mirror, progress
 from srdl_jax.tensorboard import Curves
 from srdl_jax.workdir import failures, replace_file
 
 _METRICS = 'metrics.jsonl'
+_CURVES = 'tensorboard'
 _PLACE = ('stage', 'epoch', 'step', 'split')
 
 
@@ -41,7 +42,7 @@ class RunLog:
     every_steps: int = 1,
     stream: TextIO | None = None,
   ):
-    """Opens nothing yet; the first line does.
+    """Opens nothing yet, the first line does; fetches what a bucket has.
 
     Args:
       workdir: the run directory, which exists.
@@ -50,10 +51,17 @@ class RunLog:
       every_steps: a training step is recorded where its number is a multiple.
       stream: where a human reads, sys.stderr unless given; a bar is drawn
         only on a terminal.
+
+    Raises:
+      WorkdirError: a bucket cannot be read.
     """
     self._active = jax.process_index() == 0
-    self._record = _Record(pathlib.Path(workdir) / _METRICS)
-    self._curves = Curves(pathlib.Path(workdir) / 'tensorboard')
+    folder = bucket.path_of(workdir)
+    if self._active:
+      self._mirror = mirror.Mirror(folder, _METRICS, _CURVES)
+      folder = self._mirror.folder
+    self._record = _Record(folder / _METRICS)
+    self._curves = Curves(folder / _CURVES)
     self._display = progress.Progress(stream or sys.stderr, total_epochs)
     self._draws = tensorboard
     self._every_steps = every_steps
@@ -145,6 +153,19 @@ class RunLog:
         self._write([line])
       self._curves.flush()
 
+  def settle(self) -> None:
+    """Has all that was recorded survive this machine.
+
+    Call it before a step is saved: what a checkpoint stands behind must be in
+    the record that a run goes on with. On this machine's disk it is already.
+
+    Raises:
+      WorkdirError: a bucket cannot be written.
+    """
+    if self._active:
+      self._curves.flush()
+      self._mirror.upload()
+
   def event(self, text: str) -> None:
     """Tells the human something, on a line of its own.
 
@@ -167,6 +188,8 @@ class RunLog:
     """Ends the bar and the files; may be called twice."""
     self._display.close()
     self._curves.close()
+    if self._active:
+      self._mirror.close()
 
   def _write(self, lines: list[dict[str, Any]]) -> None:
     self._record.write(lines)
@@ -178,6 +201,7 @@ class RunLog:
           if name not in _PLACE
         }
         self._curves.add(line['step'], curves)
+    self._mirror.upload(at_most_every=mirror.SECONDS_BETWEEN_UPLOADS)
 
 
 class _Record:

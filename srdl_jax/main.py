@@ -15,17 +15,19 @@ from srdl_jax.errors import ConfigError
 
 def summary(found: dict[str, Any]) -> str:
   """Returns what to say about a finished run."""
-  config = found['config']
+  config, ranked = found['config'], 'map' in found['final']['test']
+  metric = 'rank_1_accuracy' if ranked else 'accuracy'
   parts = [
-    f'stage {stage["stage"]} {stage["test"]["accuracy"]:.2%}'
+    f'stage {stage["stage"]} {stage["test"][metric]:.2%}'
     for stage in found['stages'][:-1]
   ]
-  parts.append(f'final {found["final"]["test"]["accuracy"]:.2%}')
+  parts.append(f'final {found["final"]["test"][metric]:.2%}')
   if found['ensemble']:
-    parts.append(f'ensemble {found["ensemble"]["test"]["accuracy"]:.2%}')
+    parts.append(f'ensemble {found["ensemble"]["test"][metric]:.2%}')
   lines = [
     f'{config["data.name"]}, {config["model.name"]}, {config["method"]}, '
-    f'seed {config["seed"]}: test accuracy {", ".join(parts)} '
+    f'seed {config["seed"]}: test {"rank-1" if ranked else "accuracy"} '
+    f'{", ".join(parts)} '
     f'(last epoch, {found["final"]["test"]["examples"]} images)'
   ]
   if found['cost']['extraction_epochs']:

@@ -77,6 +77,11 @@ def to_host(tree: Any) -> Any:
   return jax.tree.map(np.array, jax.device_get(tree))
 
 
+def whole_batch(size: int, devices: list[jax.Device]) -> int:
+  """Returns the size of a batch, rounded up to a multiple of the devices."""
+  return -(-size // len(devices)) * len(devices)
+
+
 def own(batch: np.ndarray, devices: list[jax.Device]) -> np.ndarray:
   """Returns this process's part of a batch.
 

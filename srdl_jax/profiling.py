@@ -2,22 +2,23 @@
 """A profiler's trace of a few steps, for TensorBoard or Perfetto."""
 
 import contextlib
-import pathlib
 from collections.abc import Callable, Iterator
 
 import jax
+
+from srdl_jax import bucket
 
 FIRST, LAST = 3, 6
 
 
 @contextlib.contextmanager
 def a_few_steps(
-  directory: pathlib.Path | None,
+  directory: bucket.Path | None,
 ) -> Iterator[Callable[[], None]]:
   """Traces some dispatches after the first ones, which compile.
 
   Args:
-    directory: where the trace goes; None for no trace.
+    directory: where the trace goes, in a bucket at the end; None for no trace.
 
   Yields:
     A function to call after each dispatch.
@@ -28,15 +29,17 @@ def a_few_steps(
   def tick() -> None:
     nonlocal dispatches, tracing
     dispatches += 1
-    if directory is not None and dispatches == FIRST:
-      jax.profiler.start_trace(str(directory))
+    if local is not None and dispatches == FIRST:
+      jax.profiler.start_trace(str(local))
       tracing = True
     if tracing and dispatches == LAST:
       jax.profiler.stop_trace()
       tracing = False
 
-  try:
-    yield tick
-  finally:
-    if tracing:
-      jax.profiler.stop_trace()
+  with contextlib.ExitStack() as stack:
+    local = directory and stack.enter_context(bucket.scratch(directory))
+    try:
+      yield tick
+    finally:
+      if tracing:
+        jax.profiler.stop_trace()

@@ -251,7 +251,7 @@ def write(out: str, found: Found) -> None:
   # It takes matplotlib, and a second.
   from srdl_jax.reporting import report_figures
 
-  path = run_directory.resolve(out)
+  path = run_directory.local(out, '--out')
   parts = sections(found, report_figures)
   if path.suffix == '.html':
     workdir.replace_file(path, html_report.render(TITLE, parts).encode())

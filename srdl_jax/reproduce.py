@@ -22,7 +22,6 @@ from absl import flags
 from srdl_jax import (
   command,
   cost,
-  data,
   run_directory,
   scales,
   stop_request,
@@ -176,22 +175,25 @@ def main(argv: Sequence[str]) -> None:
   scale = args.scale
   # Counting needs no accelerator, which its jobs are to have.
   jax.config.update('jax_platforms', 'cpu')
+  shard = _shard(args.shard)
   rows = choose(argv[1:], scale, args.rows)
-  rows, unread = _readable(rows)
-  root = run_directory.resolve(args.workdir).absolute()
-  usual = scales.SCALES[scale].seeds
+  rows, reason = _possible(rows, args.weights)
+  root = run_directory.local(args.workdir).absolute()
 
   def seeds(row: Row) -> int:
-    return args.seeds or min(usual, row.seeds)
+    return args.seeds or min(scales.SCALES[scale].seeds, row.seeds)
 
-  extra = [('data.data_dir', args.data_dir)] if args.data_dir else []
+  def extra(run: Run):
+    if args.data_dir:
+      yield 'data.data_dir', args.data_dir
+    if scales.starts_from_weights(run):
+      yield 'init.from_path', str(pathlib.Path(args.weights) / run.model)
+
   jobs = sweep.run_jobs(root, rows, seeds, extra=extra, work=work_of)
   jobs += flatness_jobs(root, rows, scale)
-  jobs = sweep.shard(jobs, *_shard(args.shard))
+  jobs = sweep.shard(jobs, *shard)
   if not jobs:
-    why = f'scale {scale!r} has none of these rows'
-    if unread:
-      why = f"their data can't be read yet: {'; '.join(unread)}"
+    why = reason or f'scale {scale!r} has none of these rows'
     raise ConfigError(f'Nothing to do: {why}.')
   refuse_damaged(jobs)
   if args['dry-run'].value:
@@ -204,8 +206,8 @@ def main(argv: Sequence[str]) -> None:
     unreported = ''
     if any(job.is_done for job in jobs):
       unreported = _report(root)
-  if unread:
-    print(f"Left out, as their data can't be read yet: {'; '.join(unread)}")
+  if reason:
+    print(f'Left out: {reason}.')
   if not (failed or unreported or args['dry-run'].value):
     print(f'All {len(jobs)} jobs are done.')
   if failed or unreported:
@@ -215,16 +217,18 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
-def _readable(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
-  """Parts rows by whether their data set can be read."""
-  unread = [
-    f'{row.group}: {row.name}'
-    for row in rows
-    if scales.config(row.run).data.name not in data.DATASETS
-  ]
-  return [
-    row for row in rows if f'{row.group}: {row.name}' not in unread
-  ], list(dict.fromkeys(unread))
+def _possible(
+  rows: Sequence[Row], weights: str | None
+) -> tuple[Sequence[Row], str]:
+  """Returns the rows that can be run, and why others are left out, or ''."""
+  needy = [row for row in rows if scales.starts_from_weights(row.run)]
+  if weights or not needy:
+    return rows, ''
+  networks = ', '.join(dict.fromkeys(row.run.model for row in needy))
+  return [row for row in rows if row not in needy], (
+    f'{needy[0].group} starts from imported weights; give --weights=DIR, which '
+    f'holds {networks}'
+  )
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -292,4 +296,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('shard', '1/1', "I/N: this machine's part, I of N.")
   flags.DEFINE_bool('dry-run', False, 'Tell what would be done, and its cost.')
   flags.DEFINE_string('data_dir', None, 'TFDS directory.')
+  flags.DEFINE_string('weights', None, 'Imported weights, by network.')
   command.run(main, positional=True)

@@ -13,7 +13,6 @@ from srdl_jax.checkpoint import Moment
 from srdl_jax.evaluate import evaluate
 from srdl_jax.experiment import Experiment
 from srdl_jax.extraction import Knowledge
-from srdl_jax.metrics import METRICS
 
 
 def assemble(
@@ -90,7 +89,9 @@ def _test(
 ) -> dict[str, float | int]:
   """Returns a stage's test metrics; most often they are known already."""
   if end.progress['evaluation']['split'] == 'test':
-    return {name: end.progress['evaluation'][name] for name in METRICS}
+    place = {'split', 'stage', 'epoch', 'step'}
+    known = end.progress['evaluation'].items()
+    return {name: value for name, value in known if name not in place}
   return evaluate(experiment, {number: end.variables}, 'test')
 
 

@@ -6,6 +6,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from srdl_jax import bucket
 from srdl_jax import config as config_lib
 from srdl_jax import workdir as workdir_lib
 from srdl_jax.errors import ConfigError, WorkdirError
@@ -15,14 +16,14 @@ RESULT = 'result.json'
 SOFT_TARGETS = 'soft_targets'
 
 
-def checkpoints(workdir: pathlib.Path, stage: int) -> pathlib.Path:
+def checkpoints(workdir: bucket.Path, stage: int) -> bucket.Path:
   """Returns where a stage, numbered from 1, keeps its checkpoints."""
   return workdir / f'stage_{stage}' / 'checkpoints'
 
 
 def soft_targets(
-  workdir: pathlib.Path, stage: int, views: int = 0
-) -> pathlib.Path:
+  workdir: bucket.Path, stage: int, views: int = 0
+) -> bucket.Path:
   """Returns where the soft targets of a stage's end lie.
 
   Those that are means over augmented views lie apart: several kinds of
@@ -49,7 +50,7 @@ class Record:
   teacher: str | None = None
 
 
-def load_record(workdir: pathlib.Path) -> Record:
+def load_record(workdir: bucket.Path) -> Record:
   """Returns the record of a run.
 
   Raises:
@@ -72,19 +73,40 @@ def load_record(workdir: pathlib.Path) -> Record:
     ) from error
 
 
-def resolve(workdir: str) -> pathlib.Path:
-  """Returns the directory that --workdir names.
+def resolve(workdir: str) -> bucket.Path:
+  """Returns the directory that --workdir names: here, or in a bucket.
+
+  Raises:
+    WorkdirError: it is a URL, but not that of a folder in a bucket.
+    ConfigError: what reaches buckets isn't installed.
+  """
+  if not bucket.is_bucket(workdir):
+    return local(workdir)
+  if not bucket.FOLDER.fullmatch(workdir):
+    raise WorkdirError(f'workdir {workdir}: give gs://BUCKET/FOLDER.')
+  return bucket.path_of(workdir)
+
+
+def local(workdir: str, name: str = 'workdir') -> pathlib.Path:
+  """Returns a directory or file of this machine.
+
+  Args:
+    workdir: its path.
+    name: of what asks for it, for the message.
 
   Raises:
     WorkdirError: it is a URL.
   """
   if '://' in workdir:
-    raise WorkdirError(f'workdir {workdir}: give a local directory, no URL.')
+    raise WorkdirError(
+      f'{name} {workdir}: give a path of this machine, no URL (mount the '
+      'bucket, or copy what is in it).'
+    )
   return pathlib.Path(workdir).expanduser()
 
 
 def refuse_another(
-  workdir: pathlib.Path, config: ConfigDict, record: Record | None = None
+  workdir: bucket.Path, config: ConfigDict, record: Record | None = None
 ) -> None:
   """Checks that a directory has no other run in it; writes nothing.
 
@@ -94,14 +116,17 @@ def refuse_another(
     record: of the run, once its data and weights have been read.
 
   Raises:
-    WorkdirError: names what differs.
+    WorkdirError: names what differs, or why nothing can be read there.
   """
-  if not (workdir / CONFIG).exists():
-    if any(workdir.glob('stage_*')):
-      raise WorkdirError(
-        f'{workdir} has stages of a run whose {CONFIG} is missing: restore it, '
-        'or give another --workdir.'
-      )
+  with workdir_lib.failures(workdir, 'read'):
+    begun = (workdir / CONFIG).exists()
+    stages = not begun and any(workdir.glob('stage_*'))
+  if stages:
+    raise WorkdirError(
+      f'{workdir} has stages of a run whose {CONFIG} is missing: restore it, '
+      'or give another --workdir.'
+    )
+  if not begun:
     return
   there = load_record(workdir)
   old, new = (

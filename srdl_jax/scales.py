@@ -173,6 +173,11 @@ def _run_at(scale: Scale, run: Run, share: float = 1.0) -> Run | None:
   )
 
 
+def starts_from_weights(run: Run) -> bool:
+  """Whether a run begins with imported ImageNet weights: Table 3's do."""
+  return run.file == 'market1501'
+
+
 def config(run: Run) -> ConfigDict:
   """Returns the configuration of a run, its seed 0.
 

@@ -4,13 +4,12 @@
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from srdl_jax import bank_files, errors
+from srdl_jax import bank_files, bucket, errors
 from srdl_jax.bank_files import error as _error
 from srdl_jax.metrics import log_softmax
 
@@ -125,7 +124,7 @@ def save(
       place holds other files or cannot be written. What was there stays.
     ConfigError: the temperature or dtype is not one of those above.
   """
-  path = pathlib.Path(directory).absolute()
+  path = bucket.absolute(directory)
   _check_temperature(temperature)
   if dtype not in ('float32', 'float16'):
     raise errors.ConfigError(f"dtype {dtype!r}: give 'float32' or 'float16'")
@@ -166,7 +165,7 @@ def load(
       provenance (each differing name is given with both values) or of another
       shape.
   """
-  path = pathlib.Path(directory).absolute()
+  path = bucket.absolute(directory)
   wanted = _as_json(path, provenance)
   made = bank_files.read_attributes(path)
   _check_provenance(path, made['provenance'], wanted)

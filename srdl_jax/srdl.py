@@ -50,7 +50,7 @@ def train(
 ) -> dict[str, Any]:
   """Algorithm 1: trains stage by stage; some teach later ones."""
   config = experiment.config
-  ends, knowledge = [], induce_imported(experiment)
+  ends, knowledge = [], induce_imported(experiment, stop)
   with RunLog(
     path,
     total_epochs=sum(s.epochs for s in experiment.stages),
@@ -74,7 +74,7 @@ def train(
       if any(later.teacher == number for later in experiment.stages):
         views = config.distillation.views
         target = run_directory.soft_targets(path, number, views)
-        knowledge[number] = induce(experiment, number, end, target)
+        knowledge[number] = induce(experiment, number, end, target, stop)
         stop.agree(processes.any_says)
         stop.end_if_asked(f'after stage {number}')
   return result.assemble(experiment, ends, knowledge)

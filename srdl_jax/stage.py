@@ -245,14 +245,15 @@ class _Loop:
       self.experiment, {self.number: self.state.variables}, split
     )
     self.progress['seconds']['evaluate'] += time.monotonic() - begun
-    if not np.isfinite(metrics['nll']):
+    if not np.isfinite(list(metrics.values())).all():
       self._diverged(f'predictions of the {split} split', self.step)
     self.log.evaluation(**place, split=split, metrics=metrics)
     record = {'split': split, **place, **metrics}
     self.progress['evaluation'] = record
-    if metrics['accuracy'] > self.progress['best'].get('accuracy', -1.0):
+    score = self.experiment.score
+    if metrics[score] > self.progress['best'].get(score, -1.0):
       self.progress['best'] = record
-    return metrics['accuracy']
+    return metrics[score]
 
   def _save(self, score: float | None) -> Moment:
     state = parallel.to_host(self.state)
@@ -264,6 +265,7 @@ class _Loop:
       state=flax.serialization.to_state_dict(state),
       progress=copy.deepcopy(self.progress),
     )
+    self.log.settle()
     self.checkpoints.save(moment, score=score)
     return moment
 
@@ -285,7 +287,8 @@ class _Loop:
     elif progress['train']:
       shown['loss'] = progress['train']['loss']
     if evaluation := progress['evaluation']:
-      shown[f'{evaluation["split"]}_accuracy'] = evaluation['accuracy']
+      score = experiment.score
+      shown[f'{evaluation["split"]}_{score}'] = evaluation[score]
     self.log.progress(
       stage=self.number,
       stages=len(experiment.stages),

@@ -71,7 +71,7 @@ def run_jobs(
   rows: Iterable[Row],
   seeds: Callable[[Row], int],
   *,
-  extra: Sequence[tuple[str, object]],
+  extra: Callable[[Run], Sequence[tuple[str, object]]],
   work: Callable[[Run], float],
 ) -> list[Job]:
   """Returns the jobs that train rows: no run twice, teachers first.
@@ -80,13 +80,13 @@ def run_jobs(
     root: of the sweep.
     rows: whose runs may coincide.
     seeds: how many of a row; a teacher has seed 0, for all of its students.
-    extra: fields of every run, by dotted names.
+    extra: fields of a run besides its own, by dotted names.
     work: what a run costs.
   """
   jobs: dict[str, Job] = {}
 
   def add(run: Run, seed: int) -> Job:
-    fields = [('seed', seed), *run.fields, *extra]
+    fields = [('seed', seed), *run.fields, *extra(run)]
     needs = ()
     if run.teacher:
       teacher = add(run.teacher, 0)

@@ -53,7 +53,7 @@ def name_network(config: ConfigDict) -> None:
   if not config.teacher.workdir:
     return
   record = run_directory.load_record(
-    run_directory.resolve(config.teacher.workdir)
+    run_directory.local(config.teacher.workdir, 'teacher.workdir')
   )
   name = record.config.model.name
   if config.teacher.model not in ('', name):
@@ -71,7 +71,7 @@ def load(directory: str) -> Teacher:
     WorkdirError: it isn't finished, or not a run.
     CheckpointError: its last checkpoint is damaged or missing.
   """
-  path = run_directory.resolve(directory)
+  path = run_directory.local(directory, 'teacher.workdir')
   record = run_directory.load_record(path)
   result = read_result(path)
   number = len(result['stages'])

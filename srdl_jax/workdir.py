@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import fcntl
 import json
+import logging
 import os
 import pathlib
 import socket
@@ -12,24 +13,32 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from srdl_jax import errors
+from srdl_jax import bucket, errors
 
 _LOCK = '.lock'
-_ATTEMPTS = 10
+# `is_held` takes the lock for an instant.
+_PATIENCE = 0.2
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def lock(
-  workdir: str | os.PathLike[str], *, wait: bool = False
-) -> Iterator[pathlib.Path]:
+  workdir: str | os.PathLike[str],
+  *,
+  wait: bool = False,
+  patience: float = _PATIENCE,
+) -> Iterator[bucket.Path]:
   """Holds `workdir` for this process alone; the kernel ends the hold.
 
   The file `.lock` stays behind: removing it would let two processes lock two
-  files of the same name.
+  files of the same name. A bucket has no locks: there nothing is held, and a
+  line says so.
 
   Args:
     workdir: the run directory; created, with its parents, where missing.
     wait: whether to wait until another process lets go of it.
+    patience: seconds until another process's hold is an error; a network file
+      system may end a hold only some time after its machine has died.
 
   Yields:
     `workdir` as a path.
@@ -38,10 +47,16 @@ def lock(
     WorkdirError: another process holds it (its text names the holder), or it
       cannot be created, written or locked (its text gives the reason).
   """
+  if bucket.is_bucket(workdir):
+    _log.warning(
+      '%s: a bucket has no locks: see that no other run writes there', workdir
+    )
+    yield bucket.path_of(workdir)
+    return
   workdir = pathlib.Path(workdir)
   descriptor = _open_lock(workdir)
   try:
-    _take(descriptor, workdir, wait)
+    _take(descriptor, workdir, None if wait else patience)
     try:
       yield workdir
     finally:
@@ -53,7 +68,12 @@ def lock(
 
 
 def is_held(workdir: str | os.PathLike[str]) -> bool:
-  """Whether a process holds the lock of a directory, which may be missing."""
+  """Whether a process holds the lock of a directory, which may be missing.
+
+  What is in a bucket is never held.
+  """
+  if bucket.is_bucket(workdir):
+    return False
   path = pathlib.Path(workdir) / _LOCK
   try:
     with open(path, 'rb') as file:
@@ -94,7 +114,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     WorkdirError: the file is missing, unreadable or not JSON.
   """
   with failures(path, 'read'):
-    content = pathlib.Path(path).read_bytes()
+    content = bucket.path_of(path).read_bytes()
   try:
     return json.loads(content)
   except ValueError as error:
@@ -113,7 +133,11 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
   Raises:
     WorkdirError: the file cannot be written; the old one stays.
   """
-  path = pathlib.Path(path).absolute()
+  path = bucket.absolute(path)
+  if bucket.is_bucket(path):
+    with failures(path):
+      path.write_bytes(content)
+    return
   # The process id keeps two writers of one name out of each other's file.
   draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   with failures(path):
@@ -132,20 +156,22 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
 def failures(
   path: str | os.PathLike[str], verb: str = 'written'
 ) -> Iterator[None]:
-  """Turns a failure of the file system inside into one readable line.
+  """Turns a failure of the storage inside into one readable line.
 
   Args:
     path: what the line names.
     verb: what cannot be done to it.
 
   Raises:
-    WorkdirError: in place of an OSError.
+    WorkdirError: in place of what the storage raises.
   """
   try:
     yield
-  except OSError as error:
+  except errors.SrdlError:
+    raise
+  except bucket.errors_of(path) as error:
     raise errors.WorkdirError(
-      f'{path} cannot be {verb}: {error.strerror or error}'
+      f'{path} cannot be {verb}: {bucket.reason_of(error)}'
     ) from error
 
 
@@ -165,13 +191,14 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
     os.close(descriptor)
 
 
-def _take_now(descriptor: int) -> None:
-  """Takes the lock, past the instants in which `is_held` looks at it."""
-  for attempt in range(_ATTEMPTS):
+def _take_within(descriptor: int, seconds: float) -> None:
+  """Takes the lock as soon as it is free, or raises BlockingIOError."""
+  deadline = time.monotonic() + seconds
+  while True:
     try:
       return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      if attempt == _ATTEMPTS - 1:
+      if time.monotonic() >= deadline:
         raise
       time.sleep(0.02)
 
@@ -191,13 +218,15 @@ def _open_lock(workdir: pathlib.Path) -> int:
     ) from error
 
 
-def _take(descriptor: int, workdir: pathlib.Path, wait: bool) -> None:
+def _take(
+  descriptor: int, workdir: pathlib.Path, patience: float | None
+) -> None:
   """Locks the open file and writes into it who holds it."""
   try:
-    if wait:
+    if patience is None:
       fcntl.flock(descriptor, fcntl.LOCK_EX)
     else:
-      _take_now(descriptor)
+      _take_within(descriptor, patience)
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     holder = f'pid {os.getpid()} on {socket.gethostname()} since {since}\n'
     os.ftruncate(descriptor, 0)

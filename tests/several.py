@@ -13,7 +13,7 @@ import sys
 import tiny
 from absl import flags
 
-from srdl_jax import processes
+from srdl_jax import claim, processes
 
 
 def main() -> None:
@@ -35,6 +35,8 @@ def main() -> None:
   directory, event, *fields = rest
   own = [f.removeprefix('1:') for f in fields if f.startswith('1:')]
   fields = [f for f in fields if not f.startswith('1:')]
+  if 'elsewhere' in own:
+    claim.SECONDS_TO_SEE = 0.5
   if index and 'elsewhere' in own:
     directory += '_elsewhere'
   if index:

@@ -201,6 +201,7 @@ RANGES = {
   'teacher.epochs': ([0, 90], [-1]),
   'data.examples_per_class': ([0, 1], [-1]),
   'data.classes': ([0, 100], [-1]),
+  'retrieval.pooling': (['average', 'max'], ['median', '']),
   'optimiser.backbone_share': ([0.1, 1.0, 2.0], [0.0, -0.1, math.inf]),
   'data.image_size': ([0, 224], [-1]),
   'data.workers': ([0, 16], [-1]),
@@ -237,6 +238,10 @@ RANGES = {
   'log.every_steps': ([1, 50], [0]),
   'steps_per_dispatch': ([0, 1, 390], [-1]),
   'devices': ([0, 4], [-1]),
+  **dict.fromkeys(
+    ('data.manual_dir', 'data.path', 'init.from_path', 'teacher.workdir'),
+    (['', 'a/b', '/a'], ['gs://bucket/x', 's3://bucket/x']),
+  ),
 }
 
 
@@ -279,6 +284,7 @@ def test_identity_leaves_out_what_does_not_change_numbers():
     # The data's fingerprint tells these.
     'data.path',
     'data.skip_unreadable',
+    'data.allow_differences',
     'data.workers',
     # The run's checkpoints hold the digest of the weights instead.
     'init.from_path',

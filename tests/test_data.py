@@ -449,8 +449,8 @@ def test_a_place_that_cannot_be_written_is_named(tiny100, tmp_path):
 
 
 def test_a_bucket_is_refused():
-  with pytest.raises(DataError, match='gs://bucket/x.*local'):
-    data.load('cifar10', data_dir='gs://bucket/x')
+  with pytest.raises(DataError, match='s3://bucket/x.*local'):
+    data.load('cifar10', data_dir='s3://bucket/x')
 
 
 # CIFAR: other forms and damage.

@@ -263,7 +263,9 @@ def test_stages_without_a_record(stage_two_to_do):
   assert_known(caught.value, 4, 'config.json is missing')
 
 
-@pytest.mark.parametrize('name', ['/proc/run', 'gs://bucket/run'])
+@pytest.mark.parametrize(
+  'name', ['/proc/run', 's3://bucket/run', 'gs://bucket']
+)
 def test_workdir_that_cannot_be_written(name):
   with pytest.raises(SrdlError) as caught:
     run(name)

@@ -125,7 +125,9 @@ def test_forward_gradients_and_three_steps(name, x64):
   assert_close(found['after'], expected['after'], 1e-9)
 
 
-@pytest.mark.parametrize('name', MEMBERS)
+# Families differ by their layers, which double precision compares: one without
+# and one with concatenation stand for all.
+@pytest.mark.parametrize('name', ['cifar_resnet', 'densenet_bc'])
 def test_single_precision(name):
   expected, found = REFERENCE['models'][name], follow(name, 'float32', STEPS)
   assert found['losses'][0] == pytest.approx(expected['losses'][0], rel=1e-5)

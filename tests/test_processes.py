@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ import tiny
 from PIL import Image
 from sklearn import datasets
 
-from srdl_jax import evaluate, processes, srdl, stop_request
+from srdl_jax import claim, evaluate, processes, srdl, stop_request
 from srdl_jax.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -227,3 +229,14 @@ def test_parts_are_whole_units_and_cover_all(monkeypatch, count, ways):
     parts.append(processes.own_range(count, 1000))
   assert [n for part in parts for n in range(count)[part]] == list(range(count))
   assert all(part.start % 1000 == 0 or part.start == count for part in parts)
+
+
+def test_a_file_that_is_seen_late_is_there(tmp_path):
+  begun = time.monotonic()
+  assert not claim._appears(tmp_path / 'token', 0.3)
+  assert time.monotonic() - begun >= 0.3
+  assert not claim._appears(tmp_path / 'no' / 'token', 0.0)
+  writer = threading.Timer(0.5, (tmp_path / 'token').touch)
+  writer.start()
+  assert claim._appears(tmp_path / 'token', 60.0)
+  writer.join()

@@ -161,7 +161,7 @@ def test_a_dry_run_tells_rows_cost_and_time(tmp_path):
   assert 'ResNet-32, SRDL: 0.0695 (1e16)' in out and 'WRN' not in out
   assert '--config=configs/cifar100.py:model=resnet32,method=srdl,' in out
   assert re.search(
-    r'^4 of 4 jobs .* 0\.277 \(1e16\).*about [\d.]+ (h|min)', out, re.M
+    r'^4 of 4 jobs .* 0\.277 \(1e16\).*about [\d.]+ (days|h|min)', out, re.M
   )
 
 
@@ -174,7 +174,7 @@ def test_a_dry_run_tells_rows_cost_and_time(tmp_path):
     ((), 'Name tables and a directory'),
     (('table1', '--shard=3/2'), "--shard='3/2': give I/N"),
     (('table1', '--scale=tiny'), 'scale.*should be one of'),
-    (('table3',), "can't be read yet"),
+    (('table3',), 'weights=DIR, which holds resnet50, densenet121'),
   ],
 )
 def test_bad_input_is_one_line(tmp_path, arguments, message):

@@ -27,7 +27,7 @@ from srdl_jax import (
   train_state,
   workdir,
 )
-from srdl_jax.errors import ConfigError
+from srdl_jax.errors import ConfigError, Interrupted
 
 
 def run(directory, **fields):
@@ -169,6 +169,16 @@ def test_eq5_bank_holds_every_training_example_and_no_other(finished):
   assert found['stages'][0]['train']['nll'] == pytest.approx(
     direct['nll'], rel=1e-5
   )
+
+
+def test_an_extraction_ends_when_asked_and_leaves_no_bank(finished, tmp_path):
+  directory, _ = finished
+  stop = stop_request.StopRequest()
+  stop.signal_name = 'SIGTERM'
+  end, target = end_of(directory, 1, 10), tmp_path / 'soft_targets'
+  with pytest.raises(Interrupted, match='SIGTERM while predicting'):
+    extraction.induce(build.build(tiny.config()), 1, end, target, stop)
+  assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('method', ['srdl', 'vanilla_ensemble'])

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
 
 RUNGS = (
   ('errors', 'fields', 'paper', 'settings'),
-  ('command', 'processes'),
+  ('bucket', 'command', 'processes'),
   (
     'config',
     'losses',
@@ -36,8 +36,10 @@ RUNGS = (
     'seeds',
     'torch_layout',
     'landscape',
+    'retrieval_features',
   ),
   (
+    'mirror',
     'tensorboard',
     'bank_files',
     'steps',
@@ -46,17 +48,30 @@ RUNGS = (
     'pretrained',
     'flops',
     'scales',
+    'retrieval_task',
+    'retrieval_distances',
   ),
-  ('claim', 'log', 'soft_targets', 'teacher', 'sweep', 'reporting', 'speed'),
-  ('experiment',),
-  ('build',),
-  ('evaluate', 'cost'),
+  (
+    'claim',
+    'log',
+    'soft_targets',
+    'teacher',
+    'sweep',
+    'reporting',
+    'speed',
+    'examples',
+    're_ranking',
+  ),
+  ('experiment', 'retrieval'),
+  ('build', 'montage'),
+  ('ranking', 'cost'),
+  ('evaluate',),
   ('extraction',),
   ('analysis', 'feed'),
   ('stage',),
   ('result',),
   ('srdl',),
-  ('main', 'report', 'weights', 'flatness', 'reproduce'),
+  ('main', 'report', 'weights', 'flatness', 'reproduce', 'rank'),
 )
 RUNG_OF = {name: rung for rung, names in enumerate(RUNGS) for name in names}
 
@@ -117,6 +132,7 @@ def test_config_stops_at_the_upper_rungs():
     'scales',
     'teacher',
     'experiment',
+    'examples',
     'build',
     'stage',
     'srdl',

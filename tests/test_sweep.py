@@ -202,7 +202,7 @@ def test_time_left_follows_from_work_done(tmp_path):
 def jobs_of(tables, scale, seeds=1, root=pathlib.Path('/sweep')):
   rows = [row for table in tables for row in scales.rows(table, scale)]
   return sweep.run_jobs(
-    root, rows, lambda row: seeds, extra=(), work=lambda run: 1.0
+    root, rows, lambda row: seeds, extra=lambda run: (), work=lambda run: 1.0
   )
 
 

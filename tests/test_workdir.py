@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -58,8 +60,11 @@ def holder(tmp_path):
     process.kill()
 
 
-def _refusal(path):
-  with pytest.raises(errors.WorkdirError) as caught, workdir.lock(path):
+def _refusal(path, **options):
+  with (
+    pytest.raises(errors.WorkdirError) as caught,
+    workdir.lock(path, **options),
+  ):
     pass
   assert '\n' not in str(caught.value)
   return str(caught.value)
@@ -83,6 +88,18 @@ def test_refused_process_leaves_the_holders_name(tmp_path, holder):
   _refusal(tmp_path / 'run')
   assert (tmp_path / 'run' / '.lock').read_text() == before
   assert f'pid {holder.pid} ' in before
+
+
+def test_hold_that_ends_soon_is_waited_for(tmp_path, holder):
+  begun = time.monotonic()
+  told = _refusal(tmp_path / 'run', patience=0.5)
+  assert f'pid {holder.pid} ' in told
+  assert time.monotonic() - begun >= 0.5
+  killer = threading.Timer(0.5, holder.kill)
+  killer.start()
+  with workdir.lock(tmp_path / 'run', patience=60):
+    assert killer.finished.is_set()
+  killer.join()
 
 
 def test_killed_holder_holds_nothing(tmp_path, holder):

@@ -17,7 +17,7 @@ import numpy as np
 from srdl_jax.errors import ConfigError
 
 if TYPE_CHECKING:
-  from srdl_jax.data import streamed
+  from srdl_jax.data import reid_images, streamed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,11 @@ class Source:
     download: whether a missing archive may be downloaded.
     path: of a folder with images of one's own.
     image_size: side, in pixels, of the square that is cut out of images of
-      any size; 0 is the data set's usual one.
+      any size, or the height of images of persons; 0 is the data set's usual
+      one.
     skip_unreadable: leave out images of a folder that can't be read.
+    allow_differences: take a copy of Market-1501 that isn't the official one,
+      or folders of persons that look swapped.
   """
 
   data_dir: str = ''
@@ -41,6 +44,7 @@ class Source:
   path: str = ''
   image_size: int = 0
   skip_unreadable: bool = False
+  allow_differences: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +71,59 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sightings:
+  """Images of persons, by whom and by which camera they show.
+
+  Attributes:
+    name: 'query', 'gallery' or 'multi_query'.
+    images: uint8 [N, H, W, C]: an array, or what looks like one and decodes
+      images when they are asked for.
+    identities: int32 [N]; none of them is trained on. 0 are distractors, whom
+      no query asks for; -1 is junk, which counts neither as right nor wrong.
+    cameras: int32 [N].
+    file_names: of the N images.
+    fingerprint: the examples' identity, see `fingerprint`.
+  """
+
+  name: str
+  images: np.ndarray | reid_images.Images
+  identities: np.ndarray
+  cameras: np.ndarray
+  file_names: tuple[str, ...]
+  fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+  """A test that ranks a gallery for each query, as its identities are new.
+
+  Attributes:
+    query: whom to look for.
+    gallery: where; junk and distractors are in it.
+    multi_query: more images of the queries' identities by the queries'
+      cameras, for queries of several images; None where there are none.
+  """
+
+  query: Sightings
+  gallery: Sightings
+  multi_query: Sightings | None = None
+
+  @property
+  def parts(self) -> tuple[Sightings, ...]:
+    """Those that are there, in the order of the attributes."""
+    parts = self.query, self.gallery, self.multi_query
+    return tuple(part for part in parts if part is not None)
+
+  @property
+  def fingerprint(self) -> str:
+    """The identity of all parts' examples, as 64 hexadecimal digits."""
+    parts = [f'{part.name}\t{part.fingerprint}\n' for part in self.parts]
+    return hashlib.sha256(''.join(parts).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Both splits, with the channel statistics that normalise their images.
+  """What to train and to test on, and what normalises the images.
 
   Attributes:
     name: a key of `DATASETS`.
@@ -77,7 +132,8 @@ class Dataset:
     mean: per channel, of training pixels scaled to [0, 1].
     std: per channel, of training pixels scaled to [0, 1].
     train: the training split.
-    test: the test split.
+    test: the test split, of the same classes; or, where the classes are
+      persons, of whom others are to be found again, a retrieval.
   """
 
   name: str
@@ -86,7 +142,7 @@ class Dataset:
   mean: tuple[float, ...]
   std: tuple[float, ...]
   train: Split
-  test: Split
+  test: Split | Retrieval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +219,18 @@ def _folder(source: Source) -> Dataset:
   return folder.load(source)
 
 
+def _market1501(source: Source) -> Dataset:
+  from srdl_jax.data import market1501
+
+  return market1501.load(source)
+
+
+def _reid_folder(source: Source) -> Dataset:
+  from srdl_jax.data import reid_folder
+
+  return reid_folder.load(source)
+
+
 DATASETS: dict[str, Callable[[Source], Dataset]] = {
   'digits': _digits,
   'cifar10': _cifar10,
@@ -170,8 +238,10 @@ DATASETS: dict[str, Callable[[Source], Dataset]] = {
   'tiny_imagenet': _tiny_imagenet,
   'imagenet': _imagenet,
   'folder': _folder,
+  'market1501': _market1501,
+  'reid_folder': _reid_folder,
 }
-# Costs are told without the data, also of those that can't be read yet.
+# Costs are told without the data.
 SHAPES: dict[str, Shape] = {
   'digits': Shape((8, 8, 1), 10, 1437),
   'cifar10': Shape((32, 32, 3), 10, 50_000),

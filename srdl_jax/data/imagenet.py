@@ -82,7 +82,7 @@ def load(source: data.Source) -> data.Dataset:
 
 def directory_of(source: data.Source) -> pathlib.Path:
   """Where the prepared data set is, or will be."""
-  return tfds_reader.root(source.data_dir) / NAME / VERSION
+  return tfds_reader.directory(source.data_dir, NAME, VERSION)
 
 
 def open_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:

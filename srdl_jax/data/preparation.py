@@ -52,8 +52,7 @@ class Archive:
 
   def directory(self, source: data.Source) -> pathlib.Path:
     """Where the prepared data set is, or will be."""
-    root = tfds_reader.root(source.data_dir)
-    return root / self.dataset / self.version
+    return tfds_reader.directory(source.data_dir, self.dataset, self.version)
 
 
 def prepare(

@@ -5,12 +5,15 @@
         [--data_dir=DIR] [--shard_examples=N] [--allow_other_counts]
     python -m srdl_jax.data.prepare cifar10|cifar100|tiny_imagenet \
         [--manual_dir=DIR] [--data_dir=DIR] [--nodownload]
+    python -m srdl_jax.data.prepare market1501 --manual_dir=DIR \
+        [--data_dir=DIR] [--allow_other_counts]
 
 ImageNet's archives can't be downloaded without an account; docs/imagenet.md
 says which are needed. A preparation that was ended goes on with the same
 command.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -41,6 +44,15 @@ def _tiny_imagenet(source: data.Source) -> Counts:
   return _counted(tiny_imagenet.load(source))
 
 
+def _market1501(source: data.Source) -> Counts:
+  from srdl_jax.data import market1501
+
+  other = flags.FLAGS.allow_other_counts
+  return _counted(
+    market1501.load(dataclasses.replace(source, allow_differences=other))
+  )
+
+
 def _cifar10(source: data.Source) -> Counts:
   from srdl_jax.data import cifar, cifar_archives
 
@@ -56,13 +68,17 @@ def _cifar100(source: data.Source) -> Counts:
 PREPARATIONS: dict[str, Callable[[data.Source], Counts]] = {
   'imagenet2012': _imagenet,
   'tiny_imagenet': _tiny_imagenet,
+  'market1501': _market1501,
   'cifar10': _cifar10,
   'cifar100': _cifar100,
 }
 
 
 def _counted(dataset: data.Dataset) -> Counts:
-  return {s.name: len(s.labels) for s in (dataset.train, dataset.test)}
+  tests = (dataset.test,)
+  if isinstance(dataset.test, data.Retrieval):
+    tests = dataset.test.parts
+  return {part.name: len(part.images) for part in (dataset.train, *tests)}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -94,6 +110,6 @@ if __name__ == '__main__':
   flags.DEFINE_boolean(
     'allow_other_counts',
     False,
-    'imagenet2012: take archives of fewer classes or images.',
+    'imagenet2012, market1501: take other numbers of images or classes.',
   )
   command.run(main, positional=True)

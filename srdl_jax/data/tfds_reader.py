@@ -13,7 +13,8 @@ from google.protobuf.message import DecodeError
 from PIL import Image, UnidentifiedImageError
 from tensorflow_datasets.proto import tf_example_pb2
 
-from srdl_jax import data
+from srdl_jax import bucket, data
+from srdl_jax.data import local_copy
 from srdl_jax.errors import DataError
 
 _CHUNK = 1024
@@ -36,8 +37,32 @@ _UNDECODABLE = (
 )
 
 
+def directory(data_dir: str, dataset: str, version: str) -> pathlib.Path:
+  """Where a version of a data set is, or would be prepared.
+
+  What lies in a bucket is copied to this machine first.
+
+  Args:
+    data_dir: a local path or gs://BUCKET/FOLDER; '' is TFDS_DATA_DIR or
+      ~/tensorflow_datasets.
+    dataset: the data set's name in TFDS.
+    version: its version, such as '1.0.0'.
+
+  Returns:
+    The directory of this version, which need not exist.
+
+  Raises:
+    DataError: it is not in the bucket or cannot be copied from there, or the
+      path is another address.
+  """
+  chosen = _chosen(data_dir)
+  if bucket.is_bucket(chosen):
+    return local_copy.fetch(chosen, dataset, version)
+  return root(data_dir) / dataset / version
+
+
 def root(data_dir: str) -> pathlib.Path:
-  """The TFDS directory that a `data_dir` stands for.
+  """The TFDS directory of this machine that a `data_dir` stands for.
 
   Args:
     data_dir: a local path; '' is TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -48,14 +73,18 @@ def root(data_dir: str) -> pathlib.Path:
   Raises:
     DataError: the path is an address, such as that of a bucket.
   """
-  default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  chosen = data_dir or default
+  chosen = _chosen(data_dir)
   if '://' in chosen:
     raise DataError(
       f'data_dir {chosen} is not a local directory; copy the data set to a '
       'local disk and give its path'
     )
   return pathlib.Path(chosen).expanduser()
+
+
+def _chosen(data_dir: str) -> str:
+  default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  return data_dir or default
 
 
 def open_builder(

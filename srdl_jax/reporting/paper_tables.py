@@ -58,7 +58,7 @@ class Placed:
 @functools.cache
 def _expected(run: paper.Run) -> tuple[dict[str, Any], bool]:
   """Returns a configuration's fields, and whether it imports weights."""
-  return scales.identity(run), bool(scales.config(run).init.from_path)
+  return scales.identity(run), scales.starts_from_weights(run)
 
 
 def place(table: str, scale: str, rows: Sequence[Row]) -> list[Placed]:

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from srdl_jax import seeds
 from srdl_jax.errors import SrdlError
 from srdl_jax.reporting import outcome_figures, training_figures
+from srdl_jax.reporting.curve_file import TRAIN, Points, curves
 from srdl_jax.reporting.document import Figure
 from srdl_jax.reporting.flatness_file import Flatness
 from srdl_jax.reporting.flatness_groups import groups
 from srdl_jax.reporting.paper_tables import Placed, baseline, once
-from srdl_jax.reporting.result_file import TRAIN, Points, curves
 from srdl_jax.reporting.results import Row
 from srdl_jax.reporting.training_figures import Curve
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A finished run as the report reads it: result.json and metrics.jsonl."""
+"""A finished run as the report reads it: result.json."""
 
 import dataclasses
-import json
 import math
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +11,6 @@ from srdl_jax import config as config_lib
 from srdl_jax import run_directory, workdir
 from srdl_jax.errors import ConfigError, WorkdirError
 
-METRICS = 'metrics.jsonl'
-TRAIN = 'train_epoch'
 # Of what a run may lack, because it has no such thing or is older than the
 # name: where it lies in result.json.
 _PLACES: dict[str, tuple[str | int, ...]] = {
@@ -23,6 +19,15 @@ _PLACES: dict[str, tuple[str | int, ...]] = {
   'agreement': ('stages', -1, 'agreement', 'agreement'),
   'train_cross_entropy': ('stages', -1, 'train_epoch', 'cross_entropy'),
   'training_flops': ('cost', 'training_flops'),
+}
+
+
+# Of a retrieval's metrics, the names that the paper's tables have.
+_RANKED = {
+  'rank1': 'rank_1_accuracy',
+  'map': 'map',
+  'mq_rank1': 'multi_query_rank_1_accuracy',
+  'mq_map': 'multi_query_map',
 }
 
 
@@ -199,10 +204,19 @@ def _run(directory: str, found: dict[str, Any]) -> Run:
 
 def _values(found: dict[str, Any]) -> dict[str, float]:
   values = {name: float(v) for name, v in found['final']['test'].items()}
-  values['best_accuracy'] = float(found['best']['accuracy'])
+  metric = score(found['final']['test'])
+  # Of a retrieval a hold-out has an accuracy, which is of other images.
+  for place, split in (('', found['final']['test']), ('best_', found['best'])):
+    values |= {
+      place + name: float(split[source])
+      for name, source in _RANKED.items()
+      if source in split
+    }
+  if 'accuracy' in found['best']:
+    values['best_accuracy'] = float(found['best']['accuracy'])
   if len(found['stages']) > 1:
-    values['stage_one'] = float(found['stages'][0]['test']['accuracy'])
-    values['ensemble'] = float(found['ensemble']['test']['accuracy'])
+    values['stage_one'] = float(found['stages'][0]['test'][metric])
+    values['ensemble'] = float(found['ensemble']['test'][metric])
   values['cost'] = float(found['cost']['training_1e16'])
   values['device_seconds'] = _device_seconds(found)
   optional = {name: _at(found, place) for name, place in _PLACES.items()}
@@ -211,6 +225,11 @@ def _values(found: dict[str, Any]) -> dict[str, float]:
   if not all(map(math.isfinite, values.values())) or values['cost'] <= 0:
     raise ValueError('not a finite number, or no cost')
   return values
+
+
+def score(metrics: dict[str, Any]) -> str:
+  """Returns the name of the metric that stands for all in a line."""
+  return _RANKED['rank1'] if _RANKED['rank1'] in metrics else 'accuracy'
 
 
 def _device_seconds(found: dict[str, Any]) -> float:
@@ -240,53 +259,3 @@ def _at(node: Any, place: Sequence[str | int]) -> Any:
       return None
     node = node.get(key) if isinstance(key, str) else node[key]
   return node
-
-
-Points = list[tuple[int, float]]
-
-
-def curves(run: Run, splits: Sequence[str]) -> dict[str, list[Points]]:
-  """Reads accuracies by epoch from a run's metrics.jsonl.
-
-  Args:
-    run: whose directory it lies in.
-    splits: of 'train_epoch', 'test' and 'validation'.
-
-  Returns:
-    By split, for each stage (epoch of the whole run, accuracy), ascending.
-
-  Raises:
-    WorkdirError: the file is missing or damaged, or ends before the run did.
-  """
-  path = pathlib.Path(run.workdir) / METRICS
-  found: dict[str, list[Points]] = {s: [[] for _ in run.stages] for s in splits}
-  if not path.exists():
-    raise WorkdirError(f'{path} is missing: no curve is drawn of it.')
-  starts = [
-    sum(s.epochs for s in run.stages[:n]) for n in range(len(run.stages))
-  ]
-  # Most lines are single steps: not worth parsing.
-  wanted = re.compile('|'.join(f'"{split}"' for split in splits).encode())
-  with workdir.failures(path, 'read'), open(path, 'rb') as file:
-    for number, text in enumerate(file, 1):
-      whole = text.endswith(b'}\n')
-      if whole and not wanted.search(text):
-        continue
-      try:
-        line = json.loads(text)
-        stage = line['stage'] - 1
-        point = starts[stage] + line['epoch'], float(line['accuracy'])
-        found[line['split']][stage].append(point)
-      except (LookupError, TypeError, ValueError) as error:
-        raise WorkdirError(
-          f'{path} is damaged in line {number}: no curve is drawn of it.'
-        ) from error
-  for points, start, stage in zip(
-    found.get(TRAIN, ()), starts, run.stages, strict=False
-  ):
-    reached = max((epoch for epoch, _ in points), default=start)
-    if reached < start + stage.epochs:
-      raise WorkdirError(
-        f'{path} lacks epochs of the finished run: no curve is drawn of it.'
-      )
-  return found

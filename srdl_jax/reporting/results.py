@@ -10,9 +10,10 @@ from typing import Any
 
 from srdl_jax import plan, run_directory
 from srdl_jax.errors import SrdlError, WorkdirError
+from srdl_jax.reporting.curve_file import TRAIN, curves
 from srdl_jax.reporting.flatness_file import NAME as FLATNESS
 from srdl_jax.reporting.flatness_file import Flatness, read_flatness
-from srdl_jax.reporting.result_file import TRAIN, Run, curves, read_run
+from srdl_jax.reporting.result_file import Run, read_run
 
 _STAGE = re.compile(r'stage_\d+')
 
@@ -62,8 +63,9 @@ class Row:
   @property
   def metric(self) -> str:
     """Name of the accuracy that the method is judged by."""
-    together = self.fields['method'] in plan.ENSEMBLES
-    return 'ensemble' if together else 'accuracy'
+    if self.fields['method'] in plan.ENSEMBLES:
+      return 'ensemble'
+    return 'rank1' if 'rank1' in self.first.values else 'accuracy'
 
   @property
   def one_teacher(self) -> bool:
@@ -122,7 +124,7 @@ def read(directories: Sequence[str]) -> Found:
 def _search(name: str, left_out: list[str]) -> Iterator[pathlib.Path]:
   """Yields run directories and files of flatness."""
   try:
-    root = run_directory.resolve(name)
+    root = run_directory.local(name)
   except SrdlError as error:
     left_out.append(str(error))
     return
@@ -167,7 +169,8 @@ def _add(rows: dict[str, Row], run: Run) -> None:
 
 
 def _same_seed(kept: Run, run: Run) -> str:
-  ours, theirs = kept.values['accuracy'], run.values['accuracy']
+  metric = Row(0, {kept.seed: kept}).metric
+  ours, theirs = kept.values[metric], run.values[metric]
   told = 'their final accuracies are the same'
   if ours != theirs:
     told = (

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from srdl_jax.reporting import figures
+from srdl_jax.reporting.curve_file import Points
 from srdl_jax.reporting.document import INK
-from srdl_jax.reporting.result_file import Points
 
 
 @dataclasses.dataclass(frozen=True)

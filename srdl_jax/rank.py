@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics of given features: CMC and mAP, single-query or multi-query.
+
+    python -m srdl_jax.rank --features=PATH [--metric=euclidean|cosine] \
+        [--multi_query=average|max] [--re_rank] [--montage=FILE.png]
+
+PATH is a .npz file, or a folder of .npy files, with the arrays
+
+- query [Q, D], query_ids [Q], gallery [G, D], gallery_ids [G];
+- query_cameras [Q] and gallery_cameras [G], or neither;
+- multi_query [n, D], multi_query_ids and multi_query_cameras [n], for
+  --multi_query: each query's feature is replaced by those of its identity and
+  camera, pooled; the distances are then those of normalised features;
+- query_images and gallery_images, uint8 [., H, W, C], for --montage.
+
+Prints one JSON object: shares, not percents.
+"""
+
+import json
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from srdl_jax import command, montage, retrieval
+from srdl_jax.errors import ConfigError, DataError
+from srdl_jax.re_ranking import ReRanking
+from srdl_jax.retrieval_distances import METRICS
+from srdl_jax.retrieval_features import pool_queries, refuse_other_lengths
+
+Arrays = dict[str, np.ndarray]
+
+SIDES = ('query', 'gallery', 'query_ids', 'gallery_ids')
+CAMERAS = ('query_cameras', 'gallery_cameras')
+MULTI_QUERY = ('multi_query', 'multi_query_ids', 'multi_query_cameras')
+IMAGES = ('query_images', 'gallery_images')
+
+
+def read(path: pathlib.Path) -> Arrays:
+  """Returns the arrays of a .npz file, or of a folder's .npy files.
+
+  Raises:
+    DataError: it is missing or damaged, or lacks an array.
+  """
+  known = {*SIDES, *CAMERAS, *MULTI_QUERY, *IMAGES}
+  try:
+    if path.is_dir():
+      files = {file.stem: file for file in path.glob('*.npy')}
+      arrays = {name: np.load(files[name]) for name in known & set(files)}
+    else:
+      with zipfile.ZipFile(path):  # NumPy would take other files, too.
+        pass
+      with np.load(path) as stored:
+        arrays = {name: stored[name] for name in known & set(stored)}
+  except FileNotFoundError as error:
+    raise DataError(f'{path}: there is no such file.') from error
+  except (
+    OSError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
+    raise DataError(
+      f'{path} is no .npz file of plain arrays, or is damaged: {error}.'
+    ) from error
+  _require(arrays, SIDES, str(path))
+  return arrays
+
+
+def _require(arrays: Arrays, names: Sequence[str], who: str) -> None:
+  missing = [name for name in names if name not in arrays]
+  if missing:
+    raise DataError(
+      f'{who}: {", ".join(missing)} missing; there are '
+      f'{", ".join(sorted(arrays)) or "no arrays"}.'
+    )
+
+
+def pooled(arrays: Arrays, how: str) -> Arrays:
+  """Returns arrays in which queries are pooled; see `pool_queries`.
+
+  Raises:
+    DataError: there is nothing to pool.
+  """
+  with_cameras = CAMERAS[0] in arrays
+  names = MULTI_QUERY if with_cameras else MULTI_QUERY[:2]
+  _require(arrays, names, '--multi_query')
+  query, *_ = pool_queries(
+    *(arrays[name] for name in names),
+    how=how,
+    query_ids=arrays['query_ids'],
+    query_cameras=arrays.get(CAMERAS[0]),
+  )
+  return {**arrays, 'query': query}
+
+
+def write_montage(
+  path: pathlib.Path, arrays: Arrays, count: int, **options
+) -> None:
+  """Writes a picture of some queries, evenly spaced among all.
+
+  Args:
+    path: of the PNG file.
+    arrays: see `read`.
+    count: of queries.
+    **options: of `retrieval.nearest`.
+
+  Raises:
+    DataError: images are missing.
+  """
+  _require(arrays, IMAGES, '--montage')
+  for side, images in zip(('query', 'gallery'), IMAGES, strict=True):
+    sizes = {name: arrays[name] for name in (side, images)}
+    refuse_other_lengths(**sizes)
+  found = retrieval.nearest(**_sides(arrays), **options)
+  chosen = np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)
+  rankings = {query: found[query] for query in chosen.tolist()}
+  montage.montage(path, *(arrays[name] for name in IMAGES), rankings)
+
+
+def _sides(arrays: Arrays) -> Arrays:
+  return {n: arrays[n] for n in (*SIDES, *CAMERAS) if n in arrays}
+
+
+def rank(
+  features: pathlib.Path,
+  *,
+  metric: str | None = None,
+  multi_query: str | None = None,
+  re_rank: bool = False,
+  montage_file: pathlib.Path | None = None,
+  montage_queries: int = 5,
+) -> dict[str, str | float | bool | None]:
+  """Returns what the command prints; the arguments are its flags.
+
+  Raises:
+    ConfigError: flags contradict each other; see `evaluate_features`.
+    DataError: see `read` and `evaluate_features`.
+  """
+  if multi_query and metric == 'euclidean':
+    raise ConfigError(
+      'Pooled queries are normalised: --multi_query takes --metric=cosine, its '
+      'default.'
+    )
+  arrays = read(features)
+  if multi_query:
+    arrays = pooled(arrays, multi_query)
+  options = {
+    'metric': metric or ('cosine' if multi_query else 'euclidean'),
+    're_rank': ReRanking() if re_rank else None,
+  }
+  result = retrieval.evaluate_features(**_sides(arrays), **options)
+  if montage_file:
+    write_montage(montage_file, arrays, montage_queries, **options)
+  return {
+    **result.numbers(),
+    'metric': options['metric'],
+    'multi_query': multi_query,
+    're_rank': re_rank,
+  }
+
+
+def main(argv: Sequence[str]) -> None:
+  """Evaluates the features of --features."""
+  del argv
+  args = flags.FLAGS
+  if not args.features:
+    raise ConfigError('--features=PATH is missing.')
+  result = rank(
+    pathlib.Path(args.features).expanduser(),
+    metric=args.metric,
+    multi_query=args.multi_query,
+    re_rank=args.re_rank,
+    montage_file=args.montage and pathlib.Path(args.montage).expanduser(),
+    montage_queries=args.montage_queries,
+  )
+  print(json.dumps(result))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('features', None, 'A .npz file, or a folder of .npy.')
+  flags.DEFINE_enum(
+    'metric', None, METRICS, 'Default: euclidean; of multi-query: cosine.'
+  )
+  flags.DEFINE_enum(
+    'multi_query', None, ['average', 'max'], 'How images of a query are pooled.'
+  )
+  flags.DEFINE_boolean('re_rank', False, 'Re-rank (k-reciprocal neighbours).')
+  flags.DEFINE_string('montage', None, 'PNG file of the first ten items.')
+  flags.DEFINE_integer('montage_queries', 5, 'Queries in it.', lower_bound=1)
+  command.run(main)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Persons found again: from images to ranks, on a drawn Market-1501."""
+
+import json
+import subprocess
+import sys
+
+import made_market
+import matplotlib.image
+import numpy as np
+import pytest
+import tiny
+
+from srdl_jax import main, ranking, srdl, stop_request
+from srdl_jax.errors import ConfigError, DataError, NonFiniteLossError
+from srdl_jax.evaluate import load_members, open_run
+from srdl_jax.reporting.result_file import read_run
+
+FIELDS = {
+  'data.name': 'market1501',
+  'data.examples_per_class': 0,
+  'data.allow_differences': True,
+  'data.image_size': 32,
+  'model.name': 'resnet8',
+  'epochs': 16,
+  'batch_size': 32,
+  'optimiser.learning_rate': 0.05,
+  'optimiser.backbone_share': 0.5,
+  'augment.padding': 2,
+  'eval.every_epochs': 4,
+  'checkpoint.every_steps': 0,
+  'log.tensorboard': False,
+}
+
+
+@pytest.fixture(scope='module')
+def market(tmp_path_factory):
+  """The folder of official layout."""
+  root = tmp_path_factory.mktemp('market')
+  made_market.make(root)
+  return {
+    **FIELDS,
+    'data.manual_dir': str(root),
+    'data.data_dir': str(root / 'tfds'),
+  }
+
+
+def run(directory, fields):
+  stop = stop_request.StopRequest()
+  return srdl.run(tiny.config(**fields), str(directory), stop)
+
+
+@pytest.fixture(scope='module')
+def trained(market, tmp_path_factory):
+  """A run directory of both stages, and its result."""
+  directory = tmp_path_factory.mktemp('runs') / 'srdl'
+  return directory, run(directory, market)
+
+
+def command(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'srdl_jax.evaluate', *arguments],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_persons_are_found_far_above_chance(trained):
+  _, found = trained
+  test = found['final']['test']
+  # Of 276 items 12 are right: one by chance in 23.
+  assert test['rank_1_accuracy'] > 0.25
+  assert test['map'] > 0.2
+  # Several images tell more than one.
+  assert test['multi_query_map'] > test['map']
+  assert test['valid_queries'] == test['examples'] == 64
+  assert (test['gallery_items'], test['junk_removed']) == (276, 20)
+  said = main.summary(found)
+  assert (
+    f'rank-1 stage 1 {found["stages"][0]["test"]["rank_1_accuracy"]:.2%}'
+    in said
+  )
+  # Training persons are classified.
+  assert found['stages'][1]['train']['accuracy'] > 0.5
+
+
+def test_the_best_epoch_is_that_of_the_largest_map(trained):
+  directory, found = trained
+  lines = (directory / 'metrics.jsonl').read_text().splitlines()
+  tested = [line for line in map(json.loads, lines) if line['split'] == 'test']
+  assert [(t['stage'], t['epoch']) for t in tested] == [
+    (1, 4),
+    (1, 8),
+    (2, 4),
+    (2, 8),
+  ]
+  second = {t['epoch']: t['map'] for t in tested[2:]}
+  best = found['best']
+  assert best['map'] == second[best['epoch']] == max(second.values())
+
+
+def test_a_command_measures_checkpoints_and_draws(trained, tmp_path):
+  directory, found = trained
+  picture = tmp_path / 'ranked.png'
+  ended = command(
+    f'--workdir={directory}', f'--montage={picture}', '--queries=3'
+  )
+  assert ended.returncode == 0, ended.stderr
+  told = json.loads(ended.stdout)
+  for name, value in found['final']['test'].items():
+    assert told[name] == pytest.approx(value, abs=1e-6), name
+  pixels = matplotlib.image.imread(picture)
+  assert pixels.shape[0] > 300 and pixels.std() > 0.1
+  # Both stages' features side by side are what the run called its ensemble.
+  ended = command(f'--workdir={directory}', '--checkpoint=ensemble')
+  told = json.loads(ended.stdout)
+  expected = found['ensemble']['test']
+  assert told['map'] == pytest.approx(expected['map'], abs=1e-6)
+  assert told['map'] != pytest.approx(found['final']['test']['map'], abs=1e-6)
+
+
+def test_settings_of_the_ranking_are_flags(trained):
+  directory, found = trained
+  flags = ('--normalise', '--mirror', '--re_rank', '--pooling=max')
+  ended = command(f'--workdir={directory}', *flags)
+  told, test = json.loads(ended.stdout), found['final']['test']
+  assert told.keys() - {'checkpoint', 'split'} == test.keys()
+  for name in ('map', 'multi_query_map'):
+    assert 0.2 < told[name] != test[name]
+
+
+def test_a_report_reads_ranks(trained):
+  directory, found = trained
+  values, test = read_run(directory).values, found['final']['test']
+  assert values['rank1'] == test['rank_1_accuracy']
+  assert values['mq_map'] == test['multi_query_map']
+  assert values['best_map'] == found['best']['map']
+  assert values['ensemble'] == found['ensemble']['test']['rank_1_accuracy']
+
+
+def test_features_of_several_networks_are_of_length_one_each(trained):
+  directory, _ = trained
+  experiment = open_run(directory, None)
+  members = load_members(directory, 'ensemble', experiment)
+  query = experiment.dataset.test.query
+  settings = ranking.settings_of(experiment)
+  both = ranking.features([(experiment, members)], query, settings)
+  assert both.shape == (64, 128)
+  for half in np.split(both, 2, axis=1):
+    np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1.0, rtol=1e-5)
+  one = [(experiment, {1: members[1]})]
+  alone = ranking.features(one, query, settings)
+  lengths = np.linalg.norm(alone, axis=1, keepdims=True)
+  np.testing.assert_allclose(
+    alone / lengths, both[:, :64], rtol=1e-4, atol=1e-6
+  )
+
+
+def test_new_identities_have_no_loss(trained):
+  directory, _ = trained
+  experiment = open_run(directory, None)
+  with pytest.raises(ConfigError, match='identities are new'):
+    experiment.rows('test')
+
+
+def test_features_that_are_not_finite_are_named(trained):
+  directory, _ = trained
+  experiment = open_run(directory, None)
+  members = load_members(directory, 'final', experiment)
+  variables = dict(members[2])
+  variables['params'] = dict(variables['params'])
+  block = dict(variables['params']['layer3.0'])
+  block['bn2'] = {n: np.full_like(v, np.inf) for n, v in block['bn2'].items()}
+  variables['params']['layer3.0'] = block
+  with pytest.raises(NonFiniteLossError, match='query image 0'):
+    ranking.measure([(experiment, {2: variables})])
+
+
+def test_a_test_without_an_answer_is_refused_before_training(market, tmp_path):
+  root = tmp_path / 'one_camera'
+  root.mkdir()
+  made_market.make(root, cameras=1, per_camera=2)
+  fields = {
+    **market,
+    'data.manual_dir': str(root),
+    'data.data_dir': str(root / 'tfds'),
+  }
+  with pytest.raises(DataError, match='camera'):
+    run(tmp_path / 'run', fields)
+  assert not (tmp_path / 'run').exists()
