@@ -2,11 +2,13 @@
 """Runs a command's main(): known errors become one line and an exit code."""
 
 import functools
+import logging
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from srdl_jax.errors import ConfigError, SrdlError
@@ -20,7 +22,9 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
       raise ConfigError(f'Unexpected argument {rest[1]!r}.')
     # Libraries tell of every file that they write; --verbosity=0 shows it.
     if not flags.FLAGS['verbosity'].present:
-      logging.set_verbosity(logging.WARNING)
+      absl_logging.set_verbosity(absl_logging.WARNING)
+    # What takes minutes, or is left out, is told.
+    logging.getLogger('srdl_jax').setLevel(logging.INFO)
     return rest
   except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:
     cause = error

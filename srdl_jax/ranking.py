@@ -83,7 +83,8 @@ def metrics(found: Extracted) -> dict[str, float | int]:
 
   Returns:
     See `retrieval.Retrieval.numbers`; those of queries of several images begin
-    with 'multi_query_'. 'examples' is the number of valid queries.
+    with 'multi_query_', and queries without such images are among the skipped.
+    'examples' is the number of valid queries.
 
   Raises:
     DataError: see `retrieval.evaluate_features` and
@@ -94,24 +95,34 @@ def metrics(found: Extracted) -> dict[str, float | int]:
   numbers = single.numbers()
   numbers['examples'] = single.valid_queries
   if found.multi_query is not None:
-    query, of = found.test.query, found.test.multi_query
-    pooled, _, _ = pool_queries(
-      found.multi_query,
-      of.identities,
-      of.cameras,
-      found.settings.pooling,
-      query_ids=query.identities,
-      query_cameras=query.cameras,
-    )
-    several = retrieval.evaluate_features(
-      pooled, found.gallery, metric='cosine', **sides
-    )
-    numbers |= {
-      f'multi_query_{name}': value
-      for name, value in several.numbers().items()
-      if name not in ('gallery_items', 'junk_removed')
-    }
+    numbers |= _of_several_images(found, sides)
   return numbers
+
+
+def _of_several_images(found: Extracted, sides) -> dict[str, float | int]:
+  """Returns the metrics of queries that are pooled from several images."""
+  images = found.test.multi_query
+  who = {name: sides[name] for name in ('query_ids', 'query_cameras')}
+  there = np.unique([images.identities, images.cameras], axis=1).T.tolist()
+  asked = np.stack(list(who.values()), axis=1).tolist()
+  pictured_Q = np.array([pair in there for pair in asked])
+  who = {name: values[pictured_Q] for name, values in who.items()}
+  pooled, _, _ = pool_queries(
+    found.multi_query,
+    images.identities,
+    images.cameras,
+    found.settings.pooling,
+    **who,
+  )
+  numbers = retrieval.evaluate_features(
+    pooled, found.gallery, metric='cosine', **(sides | who)
+  ).numbers()
+  numbers['skipped_queries'] += int((~pictured_Q).sum())
+  return {
+    f'multi_query_{name}': value
+    for name, value in numbers.items()
+    if name not in ('gallery_items', 'junk_removed')
+  }
 
 
 def draw(found: Extracted, path: pathlib.Path, queries: int) -> None:

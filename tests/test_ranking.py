@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Persons found again: from images to ranks, on a drawn Market-1501."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -162,6 +163,29 @@ def test_new_identities_have_no_loss(trained):
   experiment = open_run(directory, None)
   with pytest.raises(ConfigError, match='identities are new'):
     experiment.rows('test')
+
+
+def test_queries_without_further_images_are_skipped_and_counted(trained):
+  directory, _ = trained
+  experiment = open_run(directory, None)
+  members = load_members(directory, 'final', experiment)
+  found = ranking.extract([(experiment, members)])
+  images = found.test.multi_query
+  kept = (images.identities != images.identities[0]) | (
+    images.cameras != images.cameras[0]
+  )
+  fewer = dataclasses.replace(
+    images, identities=images.identities[kept], cameras=images.cameras[kept]
+  )
+  found = dataclasses.replace(
+    found,
+    test=dataclasses.replace(found.test, multi_query=fewer),
+    multi_query=found.multi_query[kept],
+  )
+  numbers = ranking.metrics(found)
+  assert numbers['multi_query_valid_queries'] == 63
+  assert numbers['multi_query_skipped_queries'] == 1
+  assert numbers['valid_queries'] == 64
 
 
 def test_features_that_are_not_finite_are_named(trained):
