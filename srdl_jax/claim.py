@@ -78,6 +78,7 @@ def _write(workdir: bucket.Path, record: run_directory.Record) -> None:
     'fingerprint': record.fingerprint,
     'weights': record.weights,
     'teacher': record.teacher,
+    'ranked': record.ranked,
   }
   workdir_lib.write_json(workdir / run_directory.CONFIG, content)
 
@@ -112,7 +113,8 @@ def _check_shared(workdir: bucket.Path) -> None:
   seconds = SECONDS_TO_SEE if processes.several() else 0.0
   alone = processes.any_says(not _appears(path, seconds))
   if processes.is_first():
-    path.unlink(missing_ok=True)
+    with workdir_lib.failures(path):
+      path.unlink(missing_ok=True)
   if alone:
     raise WorkdirError(
       f'{workdir} is not the same directory for all processes: give one that '

@@ -241,7 +241,7 @@ def describe(config) -> str:
   with jax.enable_x64(config.model.dtype == 'float64'):
     counted = work(stages, networks, shape.image_shape, views=views)
   if config.teacher.workdir:
-    path = run_directory.local(config.teacher.workdir)
+    path = run_directory.local(config.teacher.workdir, 'teacher.workdir')
     found = teacher.read_result(path)
     counted = [*with_imported(found['cost']['stages'], stages, views), *counted]
   return (

@@ -198,6 +198,11 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
       f"{record.fingerprint}, this {experiment.dataset.name}'s is "
       f'{experiment.dataset.train.fingerprint}.'
     )
+  if experiment.record.ranked != record.ranked:
+    raise CheckpointError(
+      f'{workdir} ranked other images than those of this '
+      f'{experiment.dataset.name}.'
+    )
   return experiment
 
 
@@ -216,9 +221,12 @@ def _evaluate(runs, split: str, picture: str | None) -> dict[str, Any]:
       f'--{", --".join(_RETRIEVAL)} and --montage are for tests that rank a '
       'gallery.'
     )
+  target = picture and pathlib.Path(picture).expanduser()
+  if target and not target.parent.is_dir():
+    raise ConfigError(f'--montage={picture}: there is no such directory.')
   found = ranking.extract(runs, changes)
-  if picture:
-    ranking.draw(found, pathlib.Path(picture), flags.FLAGS.queries)
+  if target:
+    ranking.draw(found, target, flags.FLAGS.queries)
   return ranking.metrics(found)
 
 

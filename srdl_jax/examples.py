@@ -44,12 +44,16 @@ def choose(
 
 def _check_retrieval(test):
   """Refuses a test in which no query can be answered, before training."""
-  retrieval_task.Task(
-    test.query.identities,
-    test.gallery.identities,
-    test.query.cameras,
-    test.gallery.cameras,
-  ).refuse_impossible()
+  asked = [slice(None)]
+  if test.multi_query is not None:
+    asked.append(test.pictured_queries)
+  for queries in asked:
+    retrieval_task.Task(
+      test.query.identities[queries],
+      test.gallery.identities,
+      test.query.cameras[queries],
+      test.gallery.cameras,
+    ).refuse_impossible()
 
 
 def with_crops(dataset: data.Dataset, least_area: float) -> data.Dataset:

@@ -274,6 +274,7 @@ class Experiment:
       self.dataset.train.fingerprint,
       self.weights.digest if self.weights else None,
       self.teacher.checkpoint if self.teacher else None,
+      self.dataset.test.fingerprint if self.is_retrieval else None,
     )
 
   def lineage(self, number: int, teacher: str | None) -> dict[str, Any]:

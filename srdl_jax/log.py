@@ -69,8 +69,14 @@ class RunLog:
   def __enter__(self) -> 'RunLog':
     return self
 
-  def __exit__(self, *_: object) -> None:
-    self.close()
+  def __exit__(self, kind: object, *_: object) -> None:
+    try:
+      self.close()
+    except errors.WorkdirError as error:
+      # Why the run ends matters more than a late line.
+      if kind is None:
+        raise
+      self._display.event(f'{error}')
 
   def rewind(self, stage: int, step: int) -> None:
     """Forgets what was recorded after the checkpoint that a run resumes from.

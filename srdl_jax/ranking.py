@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from srdl_jax import data, montage, parallel, retrieval
+from srdl_jax import data, montage, parallel, processes, retrieval
 from srdl_jax.errors import ConfigError, NonFiniteLossError
 from srdl_jax.experiment import Experiment
 from srdl_jax.predict import predict
 from srdl_jax.re_ranking import ReRanking
-from srdl_jax.retrieval_features import normalise, pool_queries
+from srdl_jax.retrieval_features import (
+  LONGEST,
+  normalise,
+  pool_queries,
+  squared_lengths,
+)
 
 Runs = Sequence[tuple[Experiment, Mapping[int, Any]]]
 
@@ -52,8 +57,18 @@ class Extracted:
 
 
 def measure(runs: Runs) -> dict[str, float | int]:
-  """Returns the metrics of some networks: see `extract` and `metrics`."""
-  return metrics(extract(runs))
+  """Returns the metrics of some networks: see `extract` and `metrics`.
+
+  Several processes have the first one's: distances that each computes may
+  differ in their last bits, and what is done next depends on them.
+  """
+  numbers = metrics(extract(runs))
+  values = np.array([float(value) for value in numbers.values()])
+  values = np.frombuffer(processes.first_ones(values.tobytes()))
+  return {
+    name: type(own)(value)
+    for (name, own), value in zip(numbers.items(), values, strict=True)
+  }
 
 
 def extract(runs: Runs, changes: Mapping[str, Any] | None = None) -> Extracted:
@@ -71,11 +86,10 @@ def extract(runs: Runs, changes: Mapping[str, Any] | None = None) -> Extracted:
   """
   test = _same_test(runs)
   settings = dataclasses.replace(settings_of(runs[0][0]), **(changes or {}))
-  query, gallery, several = (
-    part and features(runs, part, settings)
-    for part in (test.query, test.gallery, test.multi_query)
-  )
-  return Extracted(test, settings, query, gallery, several)
+  found = {
+    part.name: features(runs, part.name, settings) for part in test.parts
+  }
+  return Extracted(test, settings, **{'multi_query': None, **found})
 
 
 def metrics(found: Extracted) -> dict[str, float | int]:
@@ -102,11 +116,10 @@ def metrics(found: Extracted) -> dict[str, float | int]:
 def _of_several_images(found: Extracted, sides) -> dict[str, float | int]:
   """Returns the metrics of queries that are pooled from several images."""
   images = found.test.multi_query
-  who = {name: sides[name] for name in ('query_ids', 'query_cameras')}
-  there = np.unique([images.identities, images.cameras], axis=1).T.tolist()
-  asked = np.stack(list(who.values()), axis=1).tolist()
-  pictured_Q = np.array([pair in there for pair in asked])
-  who = {name: values[pictured_Q] for name, values in who.items()}
+  pictured_Q = found.test.pictured_queries
+  who = {
+    name: sides[name][pictured_Q] for name in ('query_ids', 'query_cameras')
+  }
   pooled, _, _ = pool_queries(
     found.multi_query,
     images.identities,
@@ -178,26 +191,31 @@ def settings_of(experiment: Experiment) -> Settings:
   )
 
 
-def features(
-  runs: Runs, part: data.Sightings, settings: Settings
-) -> np.ndarray:
+def features(runs: Runs, part: str, settings: Settings) -> np.ndarray:
   """Returns the features [N, D] of a part of a test.
 
   Args:
     runs: see `extract`.
-    part: whose N images.
+    part: 'query', 'gallery' or 'multi_query', which has N images.
     settings: how to rank.
 
   Raises:
     NonFiniteLossError: a feature isn't finite.
   """
   found = [
-    _of_network(experiment, number, variables, part, settings.mirror)
+    # Each at its own run's size of images.
+    _of_network(
+      experiment,
+      number,
+      variables,
+      getattr(experiment.dataset.test, part),
+      settings.mirror,
+    )
     for experiment, members in runs
     for number, variables in members.items()
   ]
   if len(found) > 1 or settings.normalise:
-    found = [normalise(features_NxD, part.name) for features_NxD in found]
+    found = [normalise(features_NxD, part) for features_NxD in found]
   return np.concatenate(found, axis=1)
 
 
@@ -211,11 +229,13 @@ def _of_network(experiment, number, variables, part, mirrored) -> np.ndarray:
     parallel.whole_batch(experiment.config.eval.batch_size, devices),
   )
   features_NxD = np.concatenate([features for _, features in blocks])
-  wrong_N = ~np.isfinite(features_NxD).all(axis=1)
+  with np.errstate(over='ignore', invalid='ignore'):
+    wrong_N = ~(squared_lengths(features_NxD) < LONGEST)
   if wrong_N.any():
     raise NonFiniteLossError(
-      f'The features of {part.name} image {wrong_N.argmax()} are not finite: '
-      'lower optimiser.learning_rate, in another workdir, or look at the data.'
+      f'The features of {part.name} image {wrong_N.argmax()} are not finite '
+      'or too large: lower optimiser.learning_rate, in another workdir, or '
+      'look at the data.'
     )
   return features_NxD
 

@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 from absl import flags
@@ -123,7 +123,10 @@ def flatness_jobs(
 
 
 def table_of(
-  root: pathlib.Path, rows: Sequence[Row], seeds: Callable[[Row], int]
+  root: pathlib.Path,
+  rows: Sequence[Row],
+  seeds: Callable[[Row], int],
+  extra: Callable[[Run], Iterable],
 ) -> str:
   """Returns what would be run: rows, costs of a run, and what is there."""
   lines = []
@@ -137,22 +140,19 @@ def table_of(
         )
         lines.append(
           f'  {row.group}: {row.name}: {_whole_work(row.run):.3g} (1e16), '
-          f'{done} of {seeds(row)} seeds done, {_command(row.run)}'
+          f'{done} of {seeds(row)} seeds done, {_command(row.run, extra)}'
         )
   return '\n'.join(lines)
 
 
-def _command(run: Run) -> str:
-  fields = (f'--config.{name}={value}' for name, value in run.fields)
+def _command(run: Run, extra: Callable[[Run], Iterable]) -> str:
+  fields = (f'--config.{n}={v}' for n, v in [*run.fields, *extra(run)])
   return shlex.join([f'--config={run.config}', *fields])
 
 
 def refuse_damaged(jobs: Sequence[sweep.Job]) -> None:
-  """Reads what finished jobs have left: a report would leave it out.
-
-  Raises:
-    WorkdirError: something is damaged, and how it is made again.
-  """
+  """Raises WorkdirError where a finished job's result is damaged: a report
+  would leave it out."""
   for job in jobs:
     if job.is_done:
       try:
@@ -196,14 +196,13 @@ def main(argv: Sequence[str]) -> None:
     why = reason or f'scale {scale!r} has none of these rows'
     raise ConfigError(f'Nothing to do: {why}.')
   refuse_damaged(jobs)
+  failed, unreported = {}, ''
   if args['dry-run'].value:
-    print(table_of(root, rows, seeds))
+    print(table_of(root, rows, seeds, extra))
     print(_estimate(jobs, args.jobs))
-    failed, unreported = {}, ''
   else:
     with stop_request.listen() as stop:
       failed = sweep.Sweep(root, jobs, args.jobs, _tell).run(stop)
-    unreported = ''
     if any(job.is_done for job in jobs):
       unreported = _report(root)
   if reason:

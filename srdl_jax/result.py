@@ -57,6 +57,7 @@ def assemble(
       'name': experiment.dataset.name,
       'version': experiment.dataset.version,
       'fingerprint': experiment.dataset.train.fingerprint,
+      'ranked': experiment.record.ranked,
       'train_examples': len(experiment.train_rows),
     },
     'weights': experiment.record.weights,

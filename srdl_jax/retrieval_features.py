@@ -8,6 +8,8 @@ import numpy as np
 
 from srdl_jax.errors import ConfigError, DataError
 
+# A squared distance is up to twice the sum of both squared lengths.
+LONGEST = float(np.finfo(np.float32).max) / 8
 _POOLS = {'average': np.mean, 'max': np.max}
 
 
@@ -32,8 +34,7 @@ def as_features(features: np.ndarray, name: str) -> np.ndarray:
     raise DataError(f'{name} features are {features.dtype}, not real numbers.')
   with np.errstate(over='ignore'):  # What is infinite then, is found below.
     features = features.astype(np.float32, copy=False)
-  # A squared distance is up to twice the sum of both squared lengths.
-  wrong = ~(squared_lengths(features) < np.finfo(np.float32).max / 8)
+  wrong = ~(squared_lengths(features) < LONGEST)
   if wrong.any():
     raise DataError(
       f'{name} features: row {wrong.argmax()} holds NaN, infinity, or values '

@@ -42,12 +42,14 @@ class Record:
     fingerprint: of its training split.
     weights: digest of the weights that it started from, or None.
     teacher: digest of the imported network that teaches it, or None.
+    ranked: fingerprint of the images that its test ranks, or None.
   """
 
   config: ConfigDict
   fingerprint: str
   weights: str | None = None
   teacher: str | None = None
+  ranked: str | None = None
 
 
 def load_record(workdir: bucket.Path) -> Record:
@@ -66,6 +68,7 @@ def load_record(workdir: bucket.Path) -> Record:
       str(record['fingerprint']),
       record.get('weights'),
       record.get('teacher'),
+      record.get('ranked'),
     )
   except (KeyError, TypeError, AttributeError, ConfigError) as error:
     raise WorkdirError(
@@ -137,6 +140,7 @@ def refuse_another(
   if record is not None:
     pairs['the data'] = there.fingerprint, record.fingerprint
     pairs['the weights that it starts from'] = there.weights, record.weights
+    pairs['the images that are ranked'] = there.ranked, record.ranked
     pairs['the imported teacher'] = there.teacher, record.teacher
   different = [
     f'{name} ({theirs!r} there, {ours!r} here)'

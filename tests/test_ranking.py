@@ -3,6 +3,8 @@
 
 import dataclasses
 import json
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +15,13 @@ import pytest
 import tiny
 
 from srdl_jax import main, ranking, srdl, stop_request
-from srdl_jax.errors import ConfigError, DataError, NonFiniteLossError
+from srdl_jax.errors import (
+  CheckpointError,
+  ConfigError,
+  DataError,
+  NonFiniteLossError,
+  WorkdirError,
+)
 from srdl_jax.evaluate import load_members, open_run
 from srdl_jax.reporting.result_file import read_run
 
@@ -144,24 +152,42 @@ def test_features_of_several_networks_are_of_length_one_each(trained):
   directory, _ = trained
   experiment = open_run(directory, None)
   members = load_members(directory, 'ensemble', experiment)
-  query = experiment.dataset.test.query
   settings = ranking.settings_of(experiment)
-  both = ranking.features([(experiment, members)], query, settings)
+  both = ranking.features([(experiment, members)], 'query', settings)
   assert both.shape == (64, 128)
   for half in np.split(both, 2, axis=1):
     np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1.0, rtol=1e-5)
   one = [(experiment, {1: members[1]})]
-  alone = ranking.features(one, query, settings)
+  alone = ranking.features(one, 'query', settings)
   lengths = np.linalg.norm(alone, axis=1, keepdims=True)
   np.testing.assert_allclose(
     alone / lengths, both[:, :64], rtol=1e-4, atol=1e-6
   )
 
 
+def test_another_gallery_is_another_test(market, trained, tmp_path):
+  directory, found = trained
+  assert found['data']['ranked'] == open_run(directory, None).record.ranked
+  folder = tmp_path / made_market.FOLDER
+  shutil.copytree(
+    pathlib.Path(market['data.manual_dir']) / made_market.FOLDER, folder
+  )
+  next(iter(sorted((folder / 'bounding_box_test').glob('0*.jpg')))).unlink()
+  fields = {
+    **market,
+    'data.manual_dir': str(tmp_path),
+    'data.data_dir': str(tmp_path / 'tfds'),
+  }
+  with pytest.raises(WorkdirError, match='the images that are ranked'):
+    run(directory, fields)
+  with pytest.raises(CheckpointError, match='ranked other images'):
+    open_run(directory, str(tmp_path / 'tfds'))
+
+
 def test_new_identities_have_no_loss(trained):
   directory, _ = trained
   experiment = open_run(directory, None)
-  with pytest.raises(ConfigError, match='identities are new'):
+  with pytest.raises(ConfigError, match='identities of market1501 are new'):
     experiment.rows('test')
 
 

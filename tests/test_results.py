@@ -9,7 +9,7 @@ import pytest
 
 from srdl_jax import workdir
 from srdl_jax.errors import WorkdirError
-from srdl_jax.reporting import flatness_groups, result_file, results
+from srdl_jax.reporting import curve_file, flatness_groups, results
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_an_imported_teacher_is_told_of(place):
 
 def test_curves_are_over_the_epochs_of_the_whole_run(place):
   (row,) = results.read([place('a', 'srdl', 0, 0.6)]).rows
-  found = result_file.curves(row.first, ('test', 'train_epoch'))
+  found = curve_file.curves(row.first, ('test', 'train_epoch'))
   first, second = found['test']
   # Two epochs a stage; the second one's are the third and the fourth.
   assert [epoch for epoch, _ in first + second] == [1, 2, 3, 4]
@@ -228,7 +228,7 @@ def test_damaged_curves_are_named(place, tmp_path, line):
   with open(tmp_path / 'a/metrics.jsonl', 'a') as file:
     file.write(line + '\n')
   with pytest.raises(WorkdirError, match=r'metrics.jsonl.*line 13'):
-    result_file.curves(row.first, ('test',))
+    curve_file.curves(row.first, ('test',))
 
 
 def cut(log):

@@ -93,6 +93,10 @@ class Sightings:
   fingerprint: str
 
 
+def _pairs(part: Sightings) -> list[tuple[int, int]]:
+  return list(zip(part.identities.tolist(), part.cameras.tolist(), strict=True))
+
+
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
   """A test that ranks a gallery for each query, as its identities are new.
@@ -113,6 +117,13 @@ class Retrieval:
     """Those that are there, in the order of the attributes."""
     parts = self.query, self.gallery, self.multi_query
     return tuple(part for part in parts if part is not None)
+
+  @property
+  def pictured_queries(self) -> np.ndarray:
+    """Which queries have images in `multi_query`: bool [Q]."""
+    more = self.multi_query
+    there = set() if more is None else set(_pairs(more))
+    return np.array([pair in there for pair in _pairs(self.query)], bool)
 
   @property
   def fingerprint(self) -> str:

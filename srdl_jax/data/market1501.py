@@ -127,7 +127,7 @@ def prepare(source: data.Source, counts: Mapping[str, int] = OFFICIAL) -> None:
 
 
 def _directory(source: data.Source) -> pathlib.Path:
-  return tfds_reader.root(source.data_dir) / NAME / reid_parts.VERSION
+  return tfds_reader.directory(source.data_dir, NAME, reid_parts.VERSION)
 
 
 def _folder(source: data.Source) -> pathlib.Path:

@@ -54,6 +54,8 @@ def _learning_curves(
   runs = [run for row in named.values() for run in row.runs.values()]
   splits = {run.best_split for run in runs}
   evaluated = splits.pop() if len(splits) == 1 else 'evaluation'
+  ranked = evaluated == 'test' and named[next(iter(named))].metric == 'rank1'
+  measured = 'rank-1' if ranked else 'accuracy'
   drawn, told = [], []
   shared = _shared(list(named))
   for full_name, row in named.items():
@@ -69,8 +71,8 @@ def _learning_curves(
   return [
     Figure(
       name,
-      training_figures.learning_curves(drawn, evaluated),
-      f'Accuracy and learning rate by epoch: {", ".join(told)}',
+      training_figures.learning_curves(drawn, evaluated, measured),
+      f'{measured.capitalize()} and learning rate by epoch: {", ".join(told)}',
       f'{about}: {", ".join(told)}.',
     )
   ]

@@ -179,7 +179,7 @@ def _run(directory: str, found: dict[str, Any]) -> Run:
     workdir=directory,
     seed=fields.pop('seed'),
     fields=fields,
-    data=str(found['data']['fingerprint']),
+    data=f'{found["data"]["fingerprint"]}{found["data"].get("ranked") or ""}',
     weights=found.get('weights'),
     teacher=teacher and _teacher(teacher),
     stages=tuple(
@@ -212,7 +212,7 @@ def _values(found: dict[str, Any]) -> dict[str, float]:
       for name, source in _RANKED.items()
       if source in split
     }
-  if 'accuracy' in found['best']:
+  if metric == 'accuracy' or 'accuracy' in found['best']:
     values['best_accuracy'] = float(found['best']['accuracy'])
   if len(found['stages']) > 1:
     values['stage_one'] = float(found['stages'][0]['test'][metric])

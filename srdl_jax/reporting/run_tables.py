@@ -43,6 +43,8 @@ def others(rows: Sequence[Row], known: Sequence[Row]) -> Table:
   """
   lines, notes = [], []
   for row, name in zip(rows, comparison.names(rows), strict=True):
+    if row.metric == 'rank1':
+      name += ', rank-1'
     cells = [
       Cell(name),
       comparison.last(row, row.metric),

@@ -35,7 +35,9 @@ class Curve:
 
 
 @figures.drawn
-def learning_curves(curves: Sequence[Curve], evaluated: str) -> Figure:
+def learning_curves(
+  curves: Sequence[Curve], evaluated: str, measured: str = 'accuracy'
+) -> Figure:
   """Draws accuracies by epoch, and the learning rate under them.
 
   Thin lines are runs, thick ones their mean; a stage of another network than
@@ -44,6 +46,7 @@ def learning_curves(curves: Sequence[Curve], evaluated: str) -> Figure:
   Args:
     curves: a colour each.
     evaluated: the split beside 'train_epoch', 'test' or 'validation'.
+    measured: what the curve of that split shows.
   """
   rates = any(curve.schedule for curve in curves)
   heights = (2.7, 2.0, 1.2)[: 2 + rates]
@@ -55,7 +58,7 @@ def learning_curves(curves: Sequence[Curve], evaluated: str) -> Figure:
   for split, ax in zip((evaluated, 'train_epoch'), axes, strict=False):
     for curve, colour in zip(curves, colours, strict=True):
       _accuracies(ax, curve, split, colour)
-  axes[0].set_ylabel(f'{evaluated} accuracy (%)')
+  axes[0].set_ylabel(f'{evaluated} {measured} (%)')
   axes[1].set_ylabel('training accuracy (%)')
   if rates:
     _rates(axes[2], curves, colours)
