@@ -50,7 +50,9 @@ from srdl_jax.reporting import results
 # it held has been sent.
 pytestmark = pytest.mark.filterwarnings(
   'ignore:Exception ignored in. <_io.BytesIO:'
-  'pytest.PytestUnraisableExceptionWarning'
+  'pytest.PytestUnraisableExceptionWarning',
+  # It hands more than 1 MB to aiohttp at once, as a long trace is.
+  'ignore:Sending a large body directly:ResourceWarning',
 )
 
 ROOT = pathlib.Path(__file__).parents[1]
