@@ -8,27 +8,35 @@ Made JPEGs of ImageNet's sizes are read, decoded, cropped at random and resized
 to 224 x 224 pixels, in batches, by
 
 - `processes`: `pipeline.batches` with --workers processes;
-- `threads`: the same with threads of one process;
+- `threads`: the same with threads of one process, as many as cores;
 - `pytorch`: a DataLoader with --workers processes over an ImageFolder:
   RandomResizedCrop, RandomHorizontalFlip, PILToTensor: uint8, as ours;
 - `pytorch_float`: the usual recipe: ToTensor and Normalize in place of
-  PILToTensor. Ours normalises on the device.
+  PILToTensor. Ours normalises on the device;
+- `tf_data`: tf.data with --workers threads: decode_and_crop_jpeg with the
+  accurate DCT, as Pillow's, antialiased resize, uint8;
+- `tf_data_usual`: its defaults: the fast DCT, and no antialiasing.
 
 Ours mirrors images on the device, too. They take turns in one process. Each
 round first uses up what was made ahead, and ends when that is made again:
 neither the start of workers nor what was made during another's turn is
-counted. Prints one JSON line: medians of images/s, and of each round's ratios.
-Per core means per worker, or per core where there are fewer.
+counted. Prints one JSON line: medians of images/s, of the seconds of a core
+that an image takes (of all processes together), and of each round's ratios, in
+which above 1 is for ours. Where other programs share the cores, images/s tell
+how many threads ask for them; read the seconds then. Per core means per worker,
+or per core where there are fewer.
 
 `bank` is the time that looking up a batch's soft targets takes, [256, 1000]
 of a bank of 100,000 float16 rows, over the time in which `processes` makes 256
 images: as they are stored, and brought to another temperature.
 
-PyTorch takes part where it is installed with torchvision.
+PyTorch takes part where it is installed with torchvision, TensorFlow where it
+is installed.
 """
 
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import pathlib
 import statistics
@@ -38,13 +46,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import other_pipelines
 from absl import app, flags
 from PIL import Image
 
-from srdl_jax.data import folder, folder_files, pipeline, streamed
+from srdl_jax.data import folder_files, pipeline, streamed
 
+CORES = len(os.sched_getaffinity(0))
 WORKERS = flags.DEFINE_integer(
-  'workers', os.cpu_count(), 'Processes that decode.', lower_bound=1
+  'workers', CORES, 'Processes that decode.', lower_bound=1
 )
 BATCH = flags.DEFINE_integer('batch_size', 32, 'Images in a batch.')
 STEPS = flags.DEFINE_integer('steps', 20, 'Batches in a round.')
@@ -52,7 +62,8 @@ ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds that are counted.')
 IMAGES = flags.DEFINE_integer('images', 400, 'JPEGs, at least a batch.')
 
 SIZE = 224
-# Batches a worker may have ready, or in work: more than any of them has. Eight
+OURS = ('processes', 'threads')
+# Batches a worker may have ready, or in work: more than any of them has. Six
 # were counted after a pause for `processes`, two for PyTorch.
 AHEAD = 10
 QUALITY = 96
@@ -66,7 +77,12 @@ SIZES = (
   ((1600, 1200), 0.03),
 )
 BANK_ROWS, CLASSES, LOOKED_UP, LOOKUPS = 100_000, 1000, 256, 50
-Round = Callable[[], float]
+PACKAGES = ('grain', 'pillow', 'torch', 'torchvision')
+# TensorFlow's package for CPU alone has a name of its own.
+TF_PACKAGES = ('tensorflow', 'tensorflow-cpu')
+# Images/s, and core seconds an image.
+Speed = tuple[float, float]
+Round = Callable[[], Speed]
 
 
 def write_images(directory: pathlib.Path) -> dict[str, Any]:
@@ -110,20 +126,32 @@ def write_images(directory: pathlib.Path) -> dict[str, Any]:
   }
 
 
-def timed_round(batches: Iterator) -> Round:
-  """Returns a function that times STEPS batches, in images/s."""
-  ahead = AHEAD * WORKERS.value
+def core_seconds() -> float:
+  """Returns the core seconds that this process and its workers have used."""
+  workers = (worker.pid for worker in multiprocessing.active_children())
+  ticks = 0
+  for name in ('self', *workers):
+    # The name, in brackets, may hold anything.
+    told = pathlib.Path(f'/proc/{name}/stat').read_text().rpartition(')')[2]
+    ticks += sum(map(int, told.split()[11:13]))
+  return ticks / os.sysconf('SC_CLK_TCK')
 
-  def run() -> float:
+
+def timed_round(batches: Iterator) -> Round:
+  """Returns a function that times STEPS batches."""
+  ahead = AHEAD * WORKERS.value
+  images = STEPS.value * BATCH.value
+
+  def run() -> Speed:
     for _ in range(ahead):
       next(batches)
-    begun = time.monotonic()
+    begun, used = time.monotonic(), core_seconds()
     for _ in range(STEPS.value):
       next(batches)
-    spent = time.monotonic() - begun
+    spent, used = time.monotonic() - begun, core_seconds() - used
     # It works ahead now, not while another is measured.
     time.sleep(ahead * spent / STEPS.value + 0.2)
-    return STEPS.value * BATCH.value / spent
+    return images / spent, used / images
 
   return run
 
@@ -151,52 +179,20 @@ def our_batches(root: pathlib.Path, workers: int) -> Iterator:
   return pipeline.batches(source, BATCH.value, workers=workers)
 
 
-def torch_batches(root: pathlib.Path) -> dict[str, Iterator]:
-  """Returns DataLoaders' iterators; none where PyTorch isn't installed."""
-  try:
-    import torch
-    import torch_models
-
-    torch_models.torchvision_models()
-    from torchvision import datasets, transforms
-  except ImportError:
-    return {}
-  view = [
-    transforms.RandomResizedCrop(SIZE, antialias=True),
-    transforms.RandomHorizontalFlip(),
-  ]
-  normalised = [
-    transforms.ToTensor(),
-    transforms.Normalize(folder.MEAN, folder.STD),
-  ]
-  endings = {'pytorch': [transforms.PILToTensor()], 'pytorch_float': normalised}
-
-  def loader(ending: list) -> Iterator:
-    images = datasets.ImageFolder(root, transforms.Compose([*view, *ending]))
-    order = torch.utils.data.RandomSampler(
-      images, replacement=True, num_samples=needed() * BATCH.value
-    )
-    return iter(
-      torch.utils.data.DataLoader(
-        images, BATCH.value, sampler=order, num_workers=WORKERS.value
-      )
-    )
-
-  return {name: loader(ending) for name, ending in endings.items()}
-
-
-def take_turns(root: pathlib.Path) -> dict[str, list[float]]:
-  """Returns each competitor's images/s by round, without the first."""
+def take_turns(root: pathlib.Path) -> dict[str, list[Speed]]:
+  """Returns each competitor's speed by round, without the first."""
+  common = (root, SIZE, BATCH.value, WORKERS.value)
   # PyTorch's come first: it forks, which threads of this process might upset.
-  competitors = torch_batches(root)
+  competitors = other_pipelines.torch_batches(*common, needed())
   competitors['processes'] = our_batches(root, WORKERS.value)
   competitors['threads'] = our_batches(root, 0)
+  competitors |= other_pipelines.tf_batches(*common)
   runs = {name: timed_round(b) for name, b in competitors.items()}
   speeds = {name: [] for name in runs}
   for _ in range(ROUNDS.value + 1):
     for name, run in runs.items():
       speeds[name].append(run())
-  for name in ('processes', 'threads'):
+  for name in OURS:
     competitors[name].close()
   return {name: found[1:] for name, found in speeds.items()}
 
@@ -221,21 +217,26 @@ def lookup_seconds() -> dict[str, float]:
   return {name: statistics.median(found) for name, found in times.items()}
 
 
-def ratios(speeds: dict[str, list[float]]) -> dict[str, float]:
-  """Returns the medians of ours over PyTorch's, round by round."""
+def ratios(found: dict[str, list[float]], better: int) -> dict[str, float]:
+  """Returns the medians of ours over each other's, round by round.
+
+  Args:
+    found: by competitor and round.
+    better: 1 where more is better, else -1: for theirs over ours.
+  """
   return {
     f'{ours}_over_{theirs}': statistics.median(
-      a / b for a, b in zip(speeds[ours], speeds[theirs], strict=True)
+      (a / b) ** better for a, b in zip(found[ours], found[theirs], strict=True)
     )
-    for ours in ('processes', 'threads')
-    for theirs in ('pytorch', 'pytorch_float')
-    if theirs in speeds
+    for ours in OURS
+    for theirs in found
+    if theirs not in OURS
   }
 
 
 def versions() -> dict[str, str]:
   found = {}
-  for name in ('grain', 'pillow', 'torch', 'torchvision'):
+  for name in (*PACKAGES, *TF_PACKAGES):
     try:
       found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -248,9 +249,13 @@ def main(argv: Sequence[str]) -> None:
   with tempfile.TemporaryDirectory() as directory:
     root = pathlib.Path(directory)
     files = write_images(root / 'class')
-    speeds = take_turns(root)
-  medians = {name: statistics.median(found) for name, found in speeds.items()}
-  cores = min(WORKERS.value, os.cpu_count())
+    found = take_turns(root)
+  speeds, used = (
+    {name: [speed[at] for speed in rounds] for name, rounds in found.items()}
+    for at in range(2)
+  )
+  medians = {name: statistics.median(s) for name, s in speeds.items()}
+  cores = min(WORKERS.value, CORES)
   looked_up = lookup_seconds()
   a_batch = LOOKED_UP / medians['processes']
   # It imports JAX, which no worker should.
@@ -266,14 +271,18 @@ def main(argv: Sequence[str]) -> None:
         'images_per_second_per_core': {
           name: speed / cores for name, speed in medians.items()
         },
-        'ratios': ratios(speeds),
+        'core_seconds_an_image': {
+          name: statistics.median(seconds) for name, seconds in used.items()
+        },
+        'ratios': ratios(speeds, 1),
+        'core_seconds_ratios': ratios(used, -1),
         'bank': {
           'seconds': looked_up,
           'share': {name: s / a_batch for name, s in looked_up.items()},
         },
         'files': files,
         'workers': WORKERS.value,
-        'cores': os.cpu_count(),
+        'cores': CORES,
         'batch_size': BATCH.value,
         'steps': STEPS.value,
         'rounds': ROUNDS.value,

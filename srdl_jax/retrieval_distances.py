@@ -140,8 +140,8 @@ def map_rows(
     blocks: see `blocks`.
     function: of the query's number and its distances [G], which it may change.
   """
-  first = 0
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+  first, cores = 0, len(os.sched_getaffinity(0))
+  with concurrent.futures.ThreadPoolExecutor(cores) as threads:
     for block in blocks:
       work = functools.partial(_of_row, function, block, first)
       yield from threads.map(work, range(len(block[0])))

@@ -345,8 +345,24 @@ def test_the_crop_is_the_same_however_the_file_is_decoded(mode):
     assert first.random() == second.random()
 
 
-@pytest.mark.parametrize('seed', range(6))
-def test_no_more_is_decoded_than_the_crop_needs(seed, monkeypatch):
+@pytest.mark.parametrize('side', [40, 180])
+@pytest.mark.parametrize(
+  ('mode', 'options'),
+  [
+    ('RGB', {}),
+    ('RGB', {'subsampling': 0}),
+    ('RGB', {'subsampling': 1, 'optimize': True}),
+    ('RGB', {'restart_marker_rows': 1}),
+    ('RGB', {'progressive': True}),
+    ('RGB', {'comment': b'\xff\xc0 is no frame here'}),
+    ('L', {}),
+    ('L', {'progressive': True}),
+    ('CMYK', {}),
+  ],
+)
+def test_no_more_is_decoded_than_the_crop_needs(
+  mode, options, side, monkeypatch
+):
   sizes = []
   pixels = image_files.pixels
 
@@ -354,20 +370,47 @@ def test_no_more_is_decoded_than_the_crop_needs(seed, monkeypatch):
     sizes.append(image.size)
     return pixels(image)
 
-  monkeypatch.setattr(image_files, 'pixels', watched)
-  content = encoded(photograph(), 'JPEG')
-  view = decoding.training_view(content, rng(seed), size=40)
-  left, top, right, bottom = expected_box(640, 427, rng(seed), 0.08)
-  factor = max(
-    f for f in (1, 2, 4, 8) if min(right - left, bottom - top) / f >= 40
-  )
-  size = (math.ceil(640 / factor), math.ceil(427 / factor))
-  assert sizes == [size]
-  small = decoding.decode(content, at_least=(640 // factor, 427 // factor))
-  assert small.size == size
-  box = [at / factor for at in (left, top, right, bottom)]
-  expected = small.resize((40, 40), Image.Resampling.BILINEAR, box)
-  np.testing.assert_array_equal(view, expected)
+  content = encoded(photograph().convert(mode), 'JPEG', **options)
+  for seed in range(6):
+    with monkeypatch.context() as patch:
+      patch.setattr(image_files, 'pixels', watched)
+      view = decoding.training_view(content, rng(seed), size=side)
+    left, top, right, bottom = expected_box(640, 427, rng(seed), 0.08)
+    shorter = min(right - left, bottom - top)
+    factor = max(f for f in (1, 2, 4, 8) if f == 1 or shorter / f >= side)
+    wide, high = sizes.pop()
+    assert wide == math.ceil(640 / factor)
+    # Below the crop what the filter reaches, and too little to be left out.
+    reach = 4 * max(1, (bottom - top) / side)
+    most = min(427, bottom + reach + 32)
+    assert math.ceil(bottom / factor) <= high <= math.ceil(most / factor)
+    small = decoding.decode(content, at_least=(640 // factor, 427 // factor))
+    box = [at / factor for at in (left, top, right, bottom)]
+    expected = small.resize((side, side), Image.Resampling.BILINEAR, box)
+    np.testing.assert_array_equal(view, expected)
+
+
+@pytest.mark.parametrize('number', range(1, 9))
+def test_what_is_left_out_lies_below_in_the_file(number):
+  content = encoded(photograph(), 'JPEG', exif=with_orientation(number))
+  pixels = decoding.decode(content)
+  whole = encoded(pixels, 'PNG', exif=with_orientation(number))
+  for seed in range(4):
+    a, b = (
+      decoding.training_view(c, rng(seed), size=200, orient=True)
+      for c in (content, whole)
+    )
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('options', [{}, {'progressive': True}])
+@pytest.mark.parametrize('kept', [0.5, 0.999])
+def test_an_end_that_is_missing_below_the_crop_is_noticed(options, kept):
+  content = encoded(photograph(), 'JPEG', **options)
+  cut = content[: int(kept * len(content))]
+  for seed in range(8):
+    with pytest.raises(DecodeError, match='truncated'):
+      decoding.training_view(cut, rng(seed), size=100)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 50), (50, 1), (2, 3)])

@@ -165,6 +165,34 @@ def test_workers_end_with_a_run_that_is_killed():
   pytest.fail('the worker outlived its run')
 
 
+def test_workers_leave_nothing_in_shared_memory():
+  # One is closed while batches wait, the other fails at the third of a batch.
+  program = (
+    'from absl import flags\n'
+    'import test_pipeline as t\n'
+    'if __name__ == "__main__":\n'
+    '  flags.FLAGS.mark_as_parsed()\n'
+    '  whole = t.pipeline.batches(t.source(), t.BATCH, workers=1)\n'
+    '  third = next(whole)["index"][2]\n'
+    '  whole.close()\n'
+    '  damaged = t.source(damaged=third)\n'
+    '  try:\n'
+    '    next(t.pipeline.batches(damaged, t.BATCH, workers=1))\n'
+    '  except t.DataError:\n'
+    '    print("named")\n'
+  )
+  here = pathlib.Path(__file__).parent
+  run = subprocess.run(
+    [sys.executable, '-c', program],
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'PYTHONPATH': f'{here}:{here.parent}'},
+    check=True,
+  )
+  # Python tells at its end what it had to free.
+  assert (run.stdout, run.stderr) == ('named\n', '')
+
+
 def test_orders_are_drawn_once_by_threads_that_read_ahead(monkeypatch):
   drawn = []
   order = sampling.epoch_order

@@ -136,7 +136,7 @@ def look_at(
   def look(group: tuple[str, ...]) -> list[tuple[str, str, bool]]:
     return [(path, *_digest_or_reason(root / path)) for path in group]
 
-  threads = min(_THREADS, os.cpu_count() or 1)
+  threads = min(_THREADS, len(os.sched_getaffinity(0)))
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     # A task for each file would take a gigabyte for a million of them.
     for looks in pool.map(look, _groups(paths)):

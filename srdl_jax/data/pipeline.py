@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of streamed images, decoded and cropped ahead of the device."""
 
+import concurrent.futures
 import dataclasses
+import functools
 import multiprocessing
 import os
 import signal
@@ -14,7 +16,9 @@ import numpy as np
 from srdl_jax.data import sampling, streamed
 
 _MOST_THREADS = 16
-# Batches that each process or thread may be ahead by.
+# Of a worker: one of them decodes while the other waits for a file.
+_THREADS = 2
+# Batches that wait for each process, or for all threads at least.
 _AHEAD = 2
 
 
@@ -142,14 +146,16 @@ def batches(
   # It takes a second, which users of other data sets should not pay.
   import grain
 
-  dataset = grain.MapDataset.source(source)
-  dataset = dataset.batch(batch_size, drop_remainder=True)[first:]
-  threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
-  threads = _AHEAD if workers else threads
-  reading = grain.ReadOptions(
-    num_threads=threads, prefetch_buffer_size=max(threads, _AHEAD)
+  whole = _Batches(source, batch_size, shared=workers > 0)
+  dataset = grain.MapDataset.source(whole)[first:]
+  # A worker passes each batch on before it makes another: what Grain's threads
+  # had made ahead would stay in shared memory when it ends.
+  threads = 0 if workers else min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+  iterated = dataset.to_iter_dataset(
+    grain.ReadOptions(
+      num_threads=threads, prefetch_buffer_size=max(threads, _AHEAD)
+    )
   )
-  iterated = dataset.to_iter_dataset(reading)
   if workers:
     options = grain.MultiprocessingOptions(
       num_workers=workers, per_worker_buffer_size=_AHEAD
@@ -161,3 +167,62 @@ def batches(
   finally:
     # Ends the workers, and gives their shared memory back.
     iterator.close()
+
+
+@dataclasses.dataclass
+class _Batches:
+  """A source's examples by batch, as Grain's work counts by element.
+
+  Attributes:
+    source: of examples, which all have the same names and shapes.
+    size: examples in a batch.
+    shared: whether batches are made by a worker, in memory that the run's
+      process takes over, instead of copying them there. Who takes one frees
+      it.
+  """
+
+  source: Source
+  size: int
+  shared: bool
+
+  def __len__(self) -> int:
+    return len(self.source) // self.size
+
+  def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+    """Returns a batch, arrays [size, ...]."""
+    first = int(number) * self.size
+    one = self.source[first]
+    batch = {
+      name: self._empty(np.asarray(value)) for name, value in one.items()
+    }
+
+    def fill(places: range) -> None:
+      for place in places:
+        example = self.source[first + place] if place else one
+        for name, value in example.items():
+          batch[name][place] = value
+
+    if not self.shared:
+      fill(range(self.size))
+      return batch
+    parts = [range(n, self.size, _THREADS) for n in range(_THREADS)]
+    try:
+      list(_worker_threads().map(fill, parts))
+    except BaseException:
+      for array in batch.values():
+        array.metadata.close_and_unlink_shm()
+      raise
+    return batch
+
+  def _empty(self, example: np.ndarray) -> np.ndarray:
+    shape = (self.size, *example.shape)
+    if not self.shared:
+      return np.empty(shape, example.dtype)
+    import grain
+
+    return grain.multiprocessing.SharedMemoryArray(shape, example.dtype)
+
+
+@functools.cache
+def _worker_threads() -> concurrent.futures.ThreadPoolExecutor:
+  return concurrent.futures.ThreadPoolExecutor(_THREADS, 'decode')

@@ -160,5 +160,5 @@ def _threads(process: int) -> concurrent.futures.ThreadPoolExecutor:
   """The pool of a process: a fork has none of its parent's threads."""
   del process
   return concurrent.futures.ThreadPoolExecutor(
-    min(_THREADS, os.cpu_count() or 1), 'decode'
+    min(_THREADS, len(os.sched_getaffinity(0))), 'decode'
   )
