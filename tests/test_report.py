@@ -546,7 +546,7 @@ def test_captions_name_the_network_and_legends_the_method(
   monkeypatch.setattr(
     report_figures.training_figures,
     'learning_curves',
-    lambda curves, _: (
+    lambda curves, *_: (
       drawn.append([curve.name for curve in curves]) or '<svg/>'
     ),
   )
@@ -835,7 +835,7 @@ def test_a_stage_of_the_same_network_is_solid(place, monkeypatch):
   monkeypatch.setattr(
     report_figures.training_figures,
     'learning_curves',
-    lambda curves, _: drawn.extend(curves) or '<svg/>',
+    lambda curves, *_: drawn.extend(curves) or '<svg/>',
   )
   name = place('b', 'born_again', 0, 0.5)
   report.sections(results.read([name]), report_figures)
