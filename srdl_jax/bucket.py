@@ -5,15 +5,12 @@ An object is replaced whole, and seen by all as soon as it is; nothing can be
 renamed, appended to or locked, and folders are but the beginnings of names.
 """
 
-import contextlib
 import functools
 import importlib.util
 import os
 import pathlib
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -102,21 +99,6 @@ def finished(folder: Path, mark: str) -> list[str]:
   if is_bucket(folder):
     return [path.parent.name for path in folder.glob(f'*/{mark}')]
   return [path.name for path in folder.iterdir()]
-
-
-@contextlib.contextmanager
-def scratch(folder: Path) -> Iterator[pathlib.Path]:
-  """Yields a folder of this machine that is uploaded at the end.
-
-  Args:
-    folder: where its files go; if it is of this machine, that is yielded.
-  """
-  if not is_bucket(folder):
-    yield folder
-    return
-  with tempfile.TemporaryDirectory(prefix='srdl_jax_') as local:
-    yield pathlib.Path(local)
-    upload(pathlib.Path(local), folder)
 
 
 @functools.cache

@@ -125,11 +125,11 @@ def _check_shared(workdir: bucket.Path) -> None:
 def _appears(path: bucket.Path, seconds: float) -> bool:
   """Whether a file is there, or comes to be seen within some seconds."""
   deadline = time.monotonic() + seconds
-  while not path.exists():
+  while not workdir_lib.exists(path):
     if time.monotonic() >= deadline:
       return False
     time.sleep(min(0.2, seconds))
     # Reading the folder has its names looked up again.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*bucket.errors_of(path)):
       next(path.parent.iterdir(), None)
   return True

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from srdl_jax import bucket
+from srdl_jax import bucket, workdir
 
 FIRST, LAST = 3, 6
 
@@ -37,7 +37,7 @@ def a_few_steps(
       tracing = False
 
   with contextlib.ExitStack() as stack:
-    local = directory and stack.enter_context(bucket.scratch(directory))
+    local = directory and stack.enter_context(workdir.scratch(directory))
     try:
       yield tick
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from srdl_jax import data, montage, parallel, processes, retrieval
+from srdl_jax import data, parallel, processes, retrieval
 from srdl_jax.errors import ConfigError, NonFiniteLossError
 from srdl_jax.experiment import Experiment
 from srdl_jax.predict import predict
@@ -160,6 +160,9 @@ def draw(found: Extracted, path: pathlib.Path, queries: int) -> None:
   else:
     sides |= {n: sides[n][rows] for n in ('query_ids', 'query_cameras')}
     rankings = retrieval.nearest(found.query[rows], found.gallery, **sides)
+  # It takes matplotlib, and a second.
+  from srdl_jax import montage
+
   montage.montage(
     path,
     lambda row: found.test.query.images[np.array([row])][0],

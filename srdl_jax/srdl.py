@@ -37,7 +37,7 @@ def run(
   stop.agreed = False if processes.several() else None
   test_data = experiment.dataset.test.fingerprint
   with claim.claim(path, experiment.record, test_data):
-    if processes.first_says((path / run_directory.RESULT).exists()):
+    if processes.first_says(workdir.exists(path / run_directory.RESULT)):
       processes.tell(f'{path} is finished; its result:')
     else:
       processes.tell(experiment.description)

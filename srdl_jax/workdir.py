@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -173,6 +174,35 @@ def failures(
     raise errors.WorkdirError(
       f'{path} cannot be {verb}: {bucket.reason_of(error)}'
     ) from error
+
+
+@contextlib.contextmanager
+def scratch(folder: bucket.Path) -> Iterator[pathlib.Path]:
+  """Yields a folder of this machine that is uploaded at the end.
+
+  Args:
+    folder: where its files go; if it is of this machine, that is yielded.
+
+  Raises:
+    WorkdirError: they cannot be uploaded.
+  """
+  if not bucket.is_bucket(folder):
+    yield folder
+    return
+  with tempfile.TemporaryDirectory(prefix='srdl_jax_') as local:
+    yield pathlib.Path(local)
+    with failures(folder):
+      bucket.upload(pathlib.Path(local), folder)
+
+
+def exists(path: bucket.Path) -> bool:
+  """Whether something is there.
+
+  Raises:
+    WorkdirError: the storage cannot be asked.
+  """
+  with failures(path, 'read'):
+    return path.exists()
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

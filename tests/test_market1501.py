@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from PIL import Image
 
 from srdl_jax import config as config_lib
 from srdl_jax import data
-from srdl_jax.data import market1501, preparation, reid_folder, reid_parts
+from srdl_jax.data import folder_lock, market1501, reid_folder, reid_parts
 from srdl_jax.errors import ConfigError, DataError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -333,7 +334,9 @@ def test_nothing_is_left_of_a_preparation_that_fails(
   left = [p.name for p in tmp_path.rglob('*') if p.is_file()]
   assert left == ['.srdl_jax.lock']
   # What a killed process leaves is no obstacle.
-  staging = tmp_path / 'market1501' / 'incomplete.srdl_1.0.0'
+  staging = (
+    tmp_path / 'market1501' / f'incomplete.srdl_{socket.gethostname()}_half'
+  )
   staging.mkdir()
   (staging / 'half').write_bytes(b'')
   assert len(market1501.load(source, made.counts).train.labels) == 16
@@ -379,7 +382,7 @@ def test_one_prepares_and_the_other_waits(made, tmp_path):
   thread = threading.Thread(
     target=market1501.prepare, args=(source, made.counts), daemon=True
   )
-  with preparation.locked(folder):
+  with folder_lock.locked(folder):
     thread.start()
     thread.join(timeout=0.3)
     assert thread.is_alive() and not (folder / '1.0.0').exists()

@@ -75,9 +75,19 @@ def follow(name, dtype, steps):
     )
     return losses.cross_entropy(logits, labels), updates['batch_stats']
 
-  step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
   sgd = REFERENCE['sgd']
   rate = jnp.asarray(sgd['lr'], dtype)
+
+  @jax.jit
+  def step(state):
+    (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+      state.params, state.batch_stats
+    )
+    state = state.apply_gradients(
+      grads=grads, learning_rate=rate, batch_stats=stats
+    )
+    return state, loss, grads
+
   state = train_state.from_variables(
     model,
     optimiser.sgd(momentum=sgd['momentum'], weight_decay=sgd['weight_decay']),
@@ -86,12 +96,9 @@ def follow(name, dtype, steps):
   )
   values, gradients = [], None
   for _ in range(steps):
-    (loss, stats), grads = step(state.params, state.batch_stats)
+    state, loss, grads = step(state)
     gradients = grads if gradients is None else gradients
     values.append(float(loss))
-    state = state.apply_gradients(
-      grads=grads, learning_rate=rate, batch_stats=stats
-    )
   gradients = {'params': gradients, 'batch_stats': {}}
   return {
     'logits': {'logits': seeded.fingerprint('logits', logits)},

@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from srdl_jax import data
-from srdl_jax.data import preparation, tfds_reader, tiny_imagenet
+from srdl_jax.data import folder_lock, tfds_reader, tiny_imagenet
 from srdl_jax.errors import DataError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -594,7 +594,7 @@ def test_who_waits_says_so(made, tmp_path, caplog):
     args=(made.source(tmp_path), made.spec),
     daemon=True,
   )
-  with preparation.locked(folder) as alone:
+  with folder_lock.locked(folder) as alone:
     assert alone
     thread.start()
     thread.join(timeout=0.5)

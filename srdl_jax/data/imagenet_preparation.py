@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from srdl_jax import data
 from srdl_jax.data import (
+  folder_lock,
   imagenet,
   imagenet_archives,
   imagenet_index,
@@ -66,7 +67,7 @@ def prepare(
   archives = imagenet_archives.open_archives(folder, counts)
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with preparation.locked(directory.parent) as alone:
+    with folder_lock.locked(directory.parent) as alone:
       staging = _staging(directory, alone)
       if not directory.exists():
         _write(archives, counts, staging, shard_examples)

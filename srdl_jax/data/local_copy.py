@@ -5,16 +5,17 @@ ArrayRecord's reader opens files of this machine only, and a local disk is
 faster than a bucket when rows are read in random order.
 """
 
-import fcntl
 import os
 import pathlib
 import shutil
+import socket
 import sys
 import threading
 import time
 from concurrent import futures
 
 from srdl_jax import bucket
+from srdl_jax.data import folder_lock
 from srdl_jax.errors import DataError
 
 # A single connection doesn't use what a machine's network has.
@@ -58,8 +59,7 @@ def fetch(data_dir: str, dataset: str, version: str) -> pathlib.Path:
     )
   try:
     local.mkdir(parents=True, exist_ok=True)
-    with (local.parent / f'.{version}.lock').open('w') as lock:
-      fcntl.flock(lock, fcntl.LOCK_EX)
+    with folder_lock.locked(local.parent):
       _complete(str(source), local, sizes)
   except Exception as error:
     raise DataError(
@@ -118,7 +118,9 @@ def _complete(source: str, local: pathlib.Path, sizes: dict[str, int]) -> None:
 
 def _copy(source: str, path: pathlib.Path, size: int, told: '_Told') -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
-  draft = path.with_name(f'.{path.name}.part')
+  # Where locks don't exist, others may copy too.
+  copier = f'{socket.gethostname()}.{os.getpid()}'
+  draft = path.with_name(f'.{path.name}.{copier}.part')
   try:
     _system().get_file(source, str(draft))
     if _size(draft) != size:

@@ -9,10 +9,7 @@ as the label; rows are in the order of the names.
 
 import hashlib
 import logging
-import os
 import pathlib
-import shutil
-import socket
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -93,37 +90,16 @@ def prepare(source: data.Source, counts: Mapping[str, int] = OFFICIAL) -> None:
       nothing can be written.
   """
   directory, root = _directory(source), _folder(source)
-  try:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with preparation.locked(directory.parent) as alone:
-      if directory.exists():
-        return
-      # Where locks don't exist, two machines must not write the same files.
-      host = '' if alone else f'_{socket.gethostname()}'
-      staging = directory.with_name(f'incomplete.srdl_{directory.name}{host}')
-      shutil.rmtree(staging, ignore_errors=True)
-      parts = reid_folder.read(root, source.skip_unreadable)
-      reid_checks.check(
-        root,
-        parts,
-        counts=counts,
-        allow_differences=source.allow_differences,
-      )
-      _log.info('preparing %s, once', directory)
-      try:
-        _write(parts, staging)
-        os.rename(staging, directory)
-      except OSError:
-        # Where locks don't exist, another machine may have been first.
-        if not directory.exists():
-          raise
-      finally:
-        shutil.rmtree(staging, ignore_errors=True)
-  except OSError as error:
-    raise DataError(
-      f'cannot prepare {directory}: {error}; set data_dir to a directory '
-      'with enough room that can be written'
-    ) from error
+
+  def write(staging: pathlib.Path) -> None:
+    parts = reid_folder.read(root, source.skip_unreadable)
+    reid_checks.check(
+      root, parts, counts=counts, allow_differences=source.allow_differences
+    )
+    _log.info('preparing %s, once', directory)
+    _write(parts, staging / directory.parent.name / directory.name)
+
+  preparation.make_once(directory, write)
 
 
 def _directory(source: data.Source) -> pathlib.Path:
@@ -147,7 +123,7 @@ def _folder(source: data.Source) -> pathlib.Path:
 
 def _write(parts: Mapping[str, Part], folder: pathlib.Path) -> None:
   """Writes all of a TFDS directory."""
-  folder.mkdir()
+  folder.mkdir(parents=True)
   template = tfds.core.ShardedFileTemplate(
     data_dir=folder, dataset_name=NAME, filetype_suffix='array_record'
   )

@@ -8,7 +8,6 @@ renamed when everything is there, and the others wait.
 
 import contextlib
 import dataclasses
-import fcntl
 import io
 import logging
 import os
@@ -16,12 +15,12 @@ import pathlib
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import tensorflow_datasets as tfds
 
 from srdl_jax import data
-from srdl_jax.data import download, tfds_reader
+from srdl_jax.data import download, folder_lock, tfds_reader
 from srdl_jax.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -73,20 +72,43 @@ def prepare(
   Raises:
     DataError: there is no archive, it is damaged, or nothing can be written.
   """
-  directory = archive.directory(source)
   if find(archive.file, source) is None:
     _check_server(archive, source)
+
+  def write(staging: pathlib.Path) -> None:
+    path = find(archive.file, source) or _download(archive, source)
+    download.verify(path, archive.sha256)
+    _log.info('preparing %s, once; it takes minutes', directory)
+    _run(builder_class(path)(data_dir=staging))
+
+  directory = archive.directory(source)
+  make_once(directory, write)
+
+
+def make_once(
+  directory: pathlib.Path, write: Callable[[pathlib.Path], None]
+) -> None:
+  """Makes a TFDS directory, unless it is there, all of it or nothing.
+
+  Of several processes that call this at once, one makes it and others wait.
+
+  Args:
+    directory: of a version of a data set, .../DATASET/VERSION.
+    write: makes DATASET/VERSION in the folder that it is given.
+
+  Raises:
+    DataError: nothing can be written.
+    Exception: of `write`.
+  """
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with locked(directory.parent) as alone:
+    with folder_lock.locked(directory.parent) as alone:
       if directory.exists():
         return
       if alone:
         for leftover in directory.parent.glob(f'{_staging_prefix()}*'):
           shutil.rmtree(leftover, ignore_errors=True)
-      path = find(archive.file, source) or _download(archive, source)
-      download.verify(path, archive.sha256)
-      _write(builder_class(path), directory)
+      _write(directory, write)
   except OSError as error:
     raise DataError(
       f'cannot prepare {directory}: {error}; set data_dir to a directory '
@@ -106,22 +128,6 @@ def find(file: str, source: data.Source) -> pathlib.Path | None:
   """Returns the path of an archive that is there, not verified, or None."""
   paths = [folder / file for folder in folders(source)]
   return next((path for path in paths if path.is_file()), None)
-
-
-@contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[bool]:
-  """Waits for the folder's lock; yields False where locks don't exist."""
-  with (folder / '.srdl_jax.lock').open('w') as file:
-    alone = True
-    try:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        _log.info('waiting for another process that works in %s', folder)
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
-      alone = False
-    yield alone
 
 
 def log_tenths(
@@ -178,19 +184,17 @@ def _staging_prefix() -> str:
   return f'incomplete.srdl_{socket.gethostname()}_'
 
 
-def _write(builder_class: type[Builder], directory: pathlib.Path) -> None:
+def _write(
+  directory: pathlib.Path, write: Callable[[pathlib.Path], None]
+) -> None:
   """Prepares beside the directory, and renames when everything is there."""
   staging = pathlib.Path(
     tempfile.mkdtemp(prefix=_staging_prefix(), dir=directory.parent)
   )
   try:
-    _log.info('preparing %s, once; it takes minutes', directory)
-    _run(builder_class(data_dir=staging))
+    write(staging)
     try:
-      os.rename(
-        staging / directory.parent.name / directory.name,
-        directory,
-      )
+      os.rename(staging / directory.parent.name / directory.name, directory)
     except OSError:
       # Where locks don't exist, another process may have been first.
       if not directory.exists():
