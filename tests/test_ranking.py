@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -14,15 +15,17 @@ import numpy as np
 import pytest
 import tiny
 
-from srdl_jax import main, ranking, srdl, stop_request
+from srdl_jax import main, ranking, report, srdl, stop_request
 from srdl_jax.errors import (
   CheckpointError,
   ConfigError,
   DataError,
+  Interrupted,
   NonFiniteLossError,
   WorkdirError,
 )
 from srdl_jax.evaluate import load_members, open_run
+from srdl_jax.reporting import results
 from srdl_jax.reporting.result_file import read_run
 
 FIELDS = {
@@ -54,9 +57,22 @@ def market(tmp_path_factory):
   }
 
 
-def run(directory, fields):
-  stop = stop_request.StopRequest()
+def run(directory, fields, stop=None):
+  stop = stop_request.StopRequest() if stop is None else stop
   return srdl.run(tiny.config(**fields), str(directory), stop)
+
+
+def in_place(market):
+  """Fields of a short run on the folder as it is, of one stage."""
+  folder = pathlib.Path(market['data.manual_dir']) / made_market.FOLDER
+  return {
+    **FIELDS,
+    'data.name': 'reid_folder',
+    'data.path': str(folder),
+    'method': 'vanilla',
+    'epochs': 3,
+    'eval.every_epochs': 1,
+  }
 
 
 @pytest.fixture(scope='module')
@@ -146,6 +162,56 @@ def test_a_report_reads_ranks(trained):
   assert values['mq_map'] == test['multi_query_map']
   assert values['best_map'] == found['best']['map']
   assert values['ensemble'] == found['ensemble']['test']['rank_1_accuracy']
+
+
+def test_a_report_names_ranks_and_draws_them(trained, tmp_path):
+  directory, found = trained
+  page = tmp_path / 'report.html'
+  report.write(str(page), results.read([str(directory)]))
+  text = re.sub('</?span>', '', page.read_text())
+  last = found['final']['test']
+  for told, name in (
+    ('rank-1', 'rank_1_accuracy'),
+    ('mAP', 'map'),
+    ('multi-query rank-1', 'multi_query_rank_1_accuracy'),
+    ('multi-query mAP', 'multi_query_map'),
+  ):
+    line = re.search(rf'>resnet8, srdl, {told}<.*?</tr>', text)[0]
+    assert f'{100 * last[name]:.2f} (1)' in line
+  assert '<svg' in text
+
+
+def test_an_interrupted_run_in_place_ends_the_same(
+  market, tmp_path, monkeypatch
+):
+  fields, whole, parts = in_place(market), tmp_path / 'a', tmp_path / 'b'
+  expected = run(whole, fields)
+  stop, measure = stop_request.StopRequest(), ranking.measure
+
+  def interrupting(*arguments):
+    stop.signal_name = 'SIGTERM'
+    return measure(*arguments)
+
+  with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    patch.setattr(ranking, 'measure', interrupting)
+    run(parts, fields, stop)
+  found = run(parts, fields)
+  for name in ('final', 'best'):
+    assert found[name] == expected[name]
+  assert found['best']['map'] >= found['final']['test']['map']
+  # Twice the same network ranks as it does once.
+  once = command(f'--workdir={whole}', '--normalise')
+  twice = command(f'--workdir={whole}', f'--workdir={parts}')
+  assert twice.returncode == 0, twice.stderr
+  numbers = [json.loads(ended.stdout)['map'] for ended in (once, twice)]
+  assert numbers[1] == pytest.approx(numbers[0], abs=1e-3)
+
+
+def test_kept_images_choose_the_best_epoch_by_accuracy(market, tmp_path):
+  found = run(tmp_path, {**in_place(market), 'data.holdout': 60, 'epochs': 1})
+  assert found['best']['split'] == 'validation'
+  assert found['best']['examples'] == 60 and 'accuracy' in found['best']
+  assert found['final']['test']['valid_queries'] == 64
 
 
 def test_features_of_several_networks_are_of_length_one_each(trained):

@@ -22,7 +22,6 @@ RUNGS = (
     'plan',
     'randomness',
     'stop_request',
-    'profiling',
     'data',
     'train_state',
     'optimiser',
@@ -40,6 +39,7 @@ RUNGS = (
   ),
   (
     'mirror',
+    'profiling',
     'tensorboard',
     'bank_files',
     'steps',

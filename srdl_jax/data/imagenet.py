@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from srdl_jax import data
-from srdl_jax.data import imagenet_index, preparation, streamed, tfds_reader
+from srdl_jax.data import folder_lock, imagenet_index, streamed, tfds_reader
 from srdl_jax.data.array_records import Records
 from srdl_jax.data.imagenet_index import Index
 from srdl_jax.errors import DataError
@@ -106,7 +106,7 @@ def _indices(
     with contextlib.ExitStack() as stack:
       # Where nothing can be written, everyone reads for himself.
       with contextlib.suppress(OSError):
-        stack.enter_context(preparation.locked(directory.parent))
+        stack.enter_context(folder_lock.locked(directory.parent))
       stored = _fitting(builder, directory)
       indices = {s: stored.get(s) or _built(builder, s) for s in SPLITS}
       if len(stored) < len(SPLITS):

@@ -20,6 +20,7 @@ from srdl_jax.errors import DataError
 
 # A single connection doesn't use what a machine's network has.
 _AT_ONCE = 8
+_DRAFT = '.part'
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -59,7 +60,11 @@ def fetch(data_dir: str, dataset: str, version: str) -> pathlib.Path:
     )
   try:
     local.mkdir(parents=True, exist_ok=True)
-    with folder_lock.locked(local.parent):
+    with folder_lock.locked(local.parent) as alone:
+      if alone:
+        # Of processes that were ended.
+        for draft in local.rglob(f'.*{_DRAFT}'):
+          draft.unlink()
       _complete(str(source), local, sizes)
   except Exception as error:
     raise DataError(
@@ -120,7 +125,7 @@ def _copy(source: str, path: pathlib.Path, size: int, told: '_Told') -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   # Where locks don't exist, others may copy too.
   copier = f'{socket.gethostname()}.{os.getpid()}'
-  draft = path.with_name(f'.{path.name}.{copier}.part')
+  draft = path.with_name(f'.{path.name}.{copier}{_DRAFT}')
   try:
     _system().get_file(source, str(draft))
     if _size(draft) != size:

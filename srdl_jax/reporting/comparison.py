@@ -36,6 +36,15 @@ DEVICE_TIME = 'device time, with compilation'
 COSTS = ('TrCost (1e16)', 'training FLOPs (1e16)', DEVICE_TIME)
 
 
+# What is measured where images are ranked, and what it is called.
+RANKED = {
+  'rank1': 'rank-1',
+  'map': 'mAP',
+  'mq_rank1': 'multi-query rank-1',
+  'mq_map': 'multi-query mAP',
+}
+
+
 def mean(
   by_seed: Mapping[int, float], scale: float = 100.0, digits: int = 2
 ) -> str:

@@ -11,15 +11,13 @@ from srdl_jax.reporting import comparison
 from srdl_jax.reporting.document import Cell, Heading, Line, Table
 from srdl_jax.reporting.results import Row
 
+# What is measured where images are ranked.
 # What the rows of a table measure, where it isn't the accuracy.
 _METRICS = {
   'accuracy': 'top-1',
   'top5_accuracy': 'top-5',
   'ensemble': 'ensemble',
-  'rank1': 'rank-1',
-  'map': 'mAP',
-  'mq_rank1': 'multi-query rank-1',
-  'mq_map': 'multi-query mAP',
+  **comparison.RANKED,
 }
 ONE_TEACHER = (
   'One teacher: all seeds learnt from one imported network, so the interval '

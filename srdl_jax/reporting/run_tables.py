@@ -43,20 +43,7 @@ def others(rows: Sequence[Row], known: Sequence[Row]) -> Table:
   """
   lines, notes = [], []
   for row, name in zip(rows, comparison.names(rows), strict=True):
-    if row.metric == 'rank1':
-      name += ', rank-1'
-    cells = [
-      Cell(name),
-      comparison.last(row, row.metric),
-      Cell(comparison.best(row, row.metric)),
-      _gain(row, known),
-      Cell(comparison.mean(row.values('stage_one'))),
-      Cell(comparison.mean(row.values('ensemble'))),
-      *comparison.costs(row),
-      Cell(', '.join(map(str, sorted(row.runs)))),
-      reference(row),
-    ]
-    lines.append(tuple(cells))
+    lines += _lines(row, name, known)
     base = comparison.baseline(row, known)
     if base and base is not row and row.fields['method'] != 'vanilla':
       notes.append(comparison.unshared(row, base))
@@ -69,11 +56,34 @@ def others(rows: Sequence[Row], known: Sequence[Row]) -> Table:
   return Table(OTHERS, tuple(lines), told, texts=(0, 9))
 
 
-def _gain(row: Row, known: Sequence[Row]) -> Cell:
-  base = comparison.baseline(row, known)
-  if base is None or row.fields['method'] == 'vanilla':
-    return Cell()
-  return comparison.gain(row, row.metric, base, base.metric)
+def _lines(row: Row, name: str, known: Sequence[Row]) -> Iterator[Line]:
+  """Yields a line of all, and one for whatever else a ranking measures."""
+  ranked = row.metric == 'rank1'
+  yield (
+    Cell(f'{name}, {comparison.RANKED[row.metric]}' if ranked else name),
+    *_measured(row, row.metric, known),
+    Cell(comparison.mean(row.values('stage_one'))),
+    Cell(comparison.mean(row.values('ensemble'))),
+    *comparison.costs(row),
+    Cell(', '.join(map(str, sorted(row.runs)))),
+    reference(row),
+  )
+  for metric, told in comparison.RANKED.items() if ranked else ():
+    if metric != row.metric and row.values(metric):
+      cells = Cell(f'{name}, {told}'), *_measured(row, metric, known)
+      yield cells + (Cell(),) * (len(OTHERS) - len(cells))
+
+
+def _measured(
+  row: Row, metric: str, known: Sequence[Row]
+) -> tuple[Cell, Cell, Cell]:
+  """Returns a metric of the last and the best epoch, and its gain."""
+  base, gain = comparison.baseline(row, known), Cell()
+  if base is not None and row.fields['method'] != 'vanilla':
+    against = base.metric if metric == row.metric else metric
+    gain = comparison.gain(row, metric, base, against)
+  best = Cell(comparison.best(row, metric))
+  return comparison.last(row, metric), best, gain
 
 
 def comparisons(
