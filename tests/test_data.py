@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import http.server
+import importlib.util
 import io
 import json
 import pathlib
@@ -167,7 +168,11 @@ def _files(folder):
 # Digits.
 
 
-def test_digits_are_those_of_scikit_learn():
+@pytest.mark.parametrize('from_file', [True, False])
+def test_digits_are_those_of_scikit_learn(from_file, monkeypatch):
+  if not from_file:
+    # As in a version that keeps them elsewhere.
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   digits = data.load('digits')
   bunch = sklearn_datasets.load_digits()
   assert digits.train.images.shape == (1437, 8, 8, 1)
