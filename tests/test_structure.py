@@ -154,6 +154,23 @@ def test_files_and_functions_stay_readable():
         assert length < 60, (path.name, node.name)
 
 
+def test_a_run_starts_without_what_it_does_not_need():
+  program = """
+import sys
+from srdl_jax import data, main
+data.load('digits')
+print(*{'matplotlib', 'pandas', 'sklearn', 'tensorflow'} & {*sys.modules})
+"""
+  ended = subprocess.run(
+    [sys.executable, '-c', program],
+    check=True,
+    cwd=PACKAGE.parent,
+    capture_output=True,
+    text=True,
+  )
+  assert ended.stdout.split() == []
+
+
 def test_reports_are_made_without_jax():
   program = 'import sys, srdl_jax.report; assert "jax" not in sys.modules'
   subprocess.run(
