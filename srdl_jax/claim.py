@@ -95,7 +95,8 @@ def _check_same(record: run_directory.Record, test_data: str) -> None:
       'The processes of this run have different configurations: start all with '
       'one command.'
     )
-  found = (record.fingerprint, test_data, record.weights, record.teacher)
+  found = [record.fingerprint, test_data, record.ranked]
+  found += [record.weights, record.teacher]
   if not processes.all_have(json.dumps(found)):
     raise DataError(
       'The processes have read different data, weights or teachers: give them '

@@ -11,7 +11,6 @@ from srdl_jax.reporting import comparison
 from srdl_jax.reporting.document import Cell, Heading, Line, Table
 from srdl_jax.reporting.results import Row
 
-# What is measured where images are ranked.
 # What the rows of a table measure, where it isn't the accuracy.
 _METRICS = {
   'accuracy': 'top-1',
