@@ -35,10 +35,9 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
     # A file that cannot be read says all in the last.
     first = '' if lines[-1].strip().startswith('[Errno') else lines[0].strip()
     text = ' '.join(filter(None, dict.fromkeys((first, lines[-1].strip()))))
-    raise ConfigError(
-      f'Command line: {text} (See --help, and srdl_jax/fields.py for the '
-      'fields.)'
-    ) from error
+    known = 'config' in flags.FLAGS
+    fields = ', and srdl_jax/fields.py for the fields' if known else ''
+    raise ConfigError(f'Command line: {text} (See --help{fields}.)') from error
 
 
 def define_config() -> None:

@@ -8,8 +8,12 @@ prints one JSON object: accuracies as fractions, NLL and calibration error,
 each over the number of examples that stands beside them. Of several runs or
 checkpoints it is of the mean of their probabilities; DIR:stage_1 takes another
 checkpoint of that run.
+
+Where the test ranks a gallery it prints CMC, mAP and how was ranked, for
+networks together by their features side by side; --montage draws some rankings.
 """
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -214,20 +218,21 @@ def _retrieval_flags() -> dict[str, Any]:
 
 def _evaluate(runs, split: str, picture: str | None) -> dict[str, Any]:
   changes = _retrieval_flags()
-  if not (changes or picture):
-    return ensemble(runs, split)
   if split != 'test' or not runs[0][0].is_retrieval:
-    raise ConfigError(
-      f'--{", --".join(_RETRIEVAL)} and --montage are for tests that rank a '
-      'gallery.'
-    )
+    if changes or picture:
+      raise ConfigError(
+        f'--{", --".join(_RETRIEVAL)} and --montage are for tests that rank a '
+        'gallery.'
+      )
+    return ensemble(runs, split)
   target = picture and pathlib.Path(picture).expanduser()
   if target and not target.parent.is_dir():
     raise ConfigError(f'--montage={picture}: there is no such directory.')
   found = ranking.extract(runs, changes)
   if target:
     ranking.draw(found, target, flags.FLAGS.queries)
-  return ranking.metrics(found)
+  how = dataclasses.asdict(found.settings)
+  return {**ranking.metrics(found), 'ranking': how}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -272,6 +277,8 @@ if __name__ == '__main__':
   flags.DEFINE_enum(
     'pooling', None, ['average', 'max'], FIELDS['retrieval.pooling'].meaning
   )
-  flags.DEFINE_string('montage', None, 'PNG file for a few rankings.')
-  flags.DEFINE_integer('queries', 8, 'In the montage.', lower_bound=1)
+  flags.DEFINE_string('montage', None, 'PNG file of some rankings.')
+  flags.DEFINE_integer(
+    'queries', 8, 'In the montage, evenly spaced.', lower_bound=1
+  )
   command.run(main)

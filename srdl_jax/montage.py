@@ -38,9 +38,11 @@ def montage(
     query_images, gallery_images, rankings: see `draw`.
 
   Raises:
-    ConfigError: there is no query to show.
+    ConfigError: there is no query to show, or the name isn't that of a PNG.
     WorkdirError: the file can't be written.
   """
+  if path.suffix.lower() != '.png':
+    raise ConfigError(f'{path}: give a name that ends in .png.')
   content = io.BytesIO()
   figure = draw(query_images, gallery_images, rankings)
   # Without the name and version of the program: equal input, equal file.

@@ -7,13 +7,15 @@
 PATH is a .npz file, or a folder of .npy files, with the arrays
 
 - query [Q, D], query_ids [Q], gallery [G, D], gallery_ids [G];
-- query_cameras [Q] and gallery_cameras [G], or neither;
+- query_cameras [Q] and gallery_cameras [G], or neither: with them, images of
+  the query's identity by its own camera are not ranked;
 - multi_query [n, D], multi_query_ids and multi_query_cameras [n], for
   --multi_query: each query's feature is replaced by those of its identity and
   camera, pooled; the distances are then those of normalised features;
 - query_images and gallery_images, uint8 [., H, W, C], for --montage.
 
-Prints one JSON object: shares, not percents.
+Identities and cameras are integers; an identity of -1 in the gallery is junk,
+and not ranked. Prints one JSON object: shares, not percents.
 """
 
 import json

@@ -39,7 +39,8 @@ _READING = (
   '95 %, over the seeds that both rows have: their number stands behind it. '
   'The result of a method that is an ensemble is that of its stages together, '
   'and marked. Blank: not run, or not recorded. R1, R2, … lead to the runs '
-  'behind a number.',
+  'behind a number. Where the test ranks a gallery, rank-1 and mAP (the mean '
+  'precision at each right image) are of the queries.',
   'Cost is that of one run. TrCost: forward multiply-adds × epochs × training '
   'images, in 10¹⁶. Training FLOPs: forward and backward, as the compiler '
   'counts them, in 10¹⁶. Device time: of training, extraction and teacher, '

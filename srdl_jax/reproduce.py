@@ -177,7 +177,7 @@ def main(argv: Sequence[str]) -> None:
   jax.config.update('jax_platforms', 'cpu')
   shard = _shard(args.shard)
   rows = choose(argv[1:], scale, args.rows)
-  rows, reason = _possible(rows, args.weights)
+  rows, reason = scales.possible(rows, args.weights)
   root = run_directory.local(args.workdir).absolute()
 
   def seeds(row: Row) -> int:
@@ -214,20 +214,6 @@ def main(argv: Sequence[str]) -> None:
     raise SweepError(
       f'{len(failed)} of {len(jobs)} jobs failed.{listed}{unreported}'
     )
-
-
-def _possible(
-  rows: Sequence[Row], weights: str | None
-) -> tuple[Sequence[Row], str]:
-  """Returns the rows that can be run, and why others are left out, or ''."""
-  needy = [row for row in rows if scales.starts_from_weights(row.run)]
-  if weights or not needy:
-    return rows, ''
-  networks = ', '.join(dict.fromkeys(row.run.model for row in needy))
-  return [row for row in rows if row not in needy], (
-    f'{needy[0].group} starts from imported weights; give --weights=DIR, which '
-    f'holds {networks}'
-  )
 
 
 def _shard(text: str) -> tuple[int, int]:

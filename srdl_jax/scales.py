@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib.util
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -176,6 +177,37 @@ def _run_at(scale: Scale, run: Run, share: float = 1.0) -> Run | None:
 def starts_from_weights(run: Run) -> bool:
   """Whether a run begins with imported ImageNet weights: Table 3's do."""
   return run.file == 'market1501'
+
+
+def possible(
+  rows: Sequence[Row], weights: str | None
+) -> tuple[Sequence[Row], str]:
+  """Returns the rows that can be run, and why others are left out, or ''.
+
+  Args:
+    rows: of any tables.
+    weights: directory of imported weights, in a folder for each network; None
+      if there is none.
+
+  Raises:
+    ConfigError: that directory lacks a network.
+  """
+  needy = [row for row in rows if starts_from_weights(row.run)]
+  networks = dict.fromkeys(row.run.model for row in needy)
+  if not needy:
+    return rows, ''
+  if weights is None:
+    return [row for row in rows if row not in needy], (
+      f'{needy[0].group} starts from imported weights; give --weights=DIR, '
+      f'which holds {", ".join(networks)}'
+    )
+  absent = [n for n in networks if not (pathlib.Path(weights) / n).is_dir()]
+  if absent:
+    raise ConfigError(
+      f'--weights={weights} has no folder {", ".join(absent)}: import them '
+      'there (python -m srdl_jax.weights import).'
+    )
+  return rows, ''
 
 
 def config(run: Run) -> ConfigDict:

@@ -138,6 +138,8 @@ def test_the_file_shows_the_frames(tmp_path):
 
 
 def test_bad_montages_are_refused(tmp_path):
+  with pytest.raises(ConfigError, match='ends in .png'):
+    montage.montage(tmp_path / 'a.jpg', QUERIES, GALLERY, {})
   with pytest.raises(ConfigError, match='no query'):
     montage.draw(QUERIES, GALLERY, {})
   missing = tmp_path / 'missing' / 'file.png'

@@ -150,7 +150,13 @@ def test_settings_of_the_ranking_are_flags(trained):
   flags = ('--normalise', '--mirror', '--re_rank', '--pooling=max')
   ended = command(f'--workdir={directory}', *flags)
   told, test = json.loads(ended.stdout), found['final']['test']
-  assert told.keys() - {'checkpoint', 'split'} == test.keys()
+  assert told.keys() - {'checkpoint', 'split', 'ranking'} == test.keys()
+  assert told['ranking'] == {
+    'normalise': True,
+    'mirror': True,
+    're_rank': True,
+    'pooling': 'max',
+  }
   for name in ('map', 'multi_query_map'):
     assert 0.2 < told[name] != test[name]
 

@@ -175,6 +175,10 @@ def test_a_dry_run_tells_rows_cost_and_time(tmp_path):
     (('table1', '--shard=3/2'), "--shard='3/2': give I/N"),
     (('table1', '--scale=tiny'), 'scale.*should be one of'),
     (('table3',), 'weights=DIR, which holds resnet50, densenet121'),
+    (
+      ('table3', '--weights=no'),
+      'weights=no has no folder resnet50, densenet121',
+    ),
   ],
 )
 def test_bad_input_is_one_line(tmp_path, arguments, message):

@@ -6,7 +6,7 @@
     python -m srdl_jax.data.prepare cifar10|cifar100|tiny_imagenet \
         [--manual_dir=DIR] [--data_dir=DIR] [--nodownload]
     python -m srdl_jax.data.prepare market1501 --manual_dir=DIR \
-        [--data_dir=DIR] [--allow_other_counts]
+        [--data_dir=DIR] [--allow_differences] [--skip_unreadable]
 
 ImageNet's archives can't be downloaded without an account; docs/imagenet.md
 says which are needed. A preparation that was ended goes on with the same
@@ -88,7 +88,12 @@ def main(argv: Sequence[str]) -> None:
     given = ' '.join(argv[1:]) or 'none'
     raise ConfigError(f'Name one data set of {known}; got {given}.')
   args = flags.FLAGS
-  source = data.Source(args.data_dir, args.manual_dir, args.download)
+  source = data.Source(
+    args.data_dir,
+    args.manual_dir,
+    args.download,
+    skip_unreadable=args.skip_unreadable,
+  )
   counts = PREPARATIONS[argv[1]](source)
   told = ', '.join(f'{count:,} {name}' for name, count in counts.items())
   print(f'{argv[1]} is prepared: {told} images')
@@ -111,5 +116,9 @@ if __name__ == '__main__':
     'allow_other_counts',
     False,
     'imagenet2012, market1501: take other numbers of images or classes.',
+  )
+  flags.DEFINE_alias('allow_differences', 'allow_other_counts')
+  flags.DEFINE_boolean(
+    'skip_unreadable', False, 'market1501: leave out damaged images.'
   )
   command.run(main, positional=True)

@@ -44,8 +44,9 @@ def check(
     _log.warning('%s: %s; going on', where, '; '.join(differences))
   elif differences:
     raise DataError(
-      f'{where}: {"; ".join(differences)}. Put a complete copy in its place, '
-      'or go on with this one by data.allow_differences=True'
+      f'{where}: {"; ".join(differences)}. Put a complete copy in its place '
+      '(what was prepared from another is removed first), or go on with this '
+      'one by data.allow_differences=True (data.prepare: --allow_differences)'
     )
   _check_matches(where, parts['query'], parts['gallery'])
 
