@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import os
 
+import compiled
 import numpy as np
 import pytest
 from absl import flags
@@ -12,8 +13,8 @@ from absl import flags
 from srdl_jax import data
 
 # Read when jax is first used, which is after pytest_configure; processes that
-# a test starts inherit it. Compiling is most of the tests' time, and level 0
-# halves it.
+# a test starts inherit it. Compiling is most of the tests' time: level 0 halves
+# it, and what was compiled once is kept for the session.
 ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
   'JAX_NUMPY_RANK_PROMOTION': 'raise',
@@ -26,6 +27,16 @@ def pytest_configure(config):
   os.environ.update(ENVIRONMENT)
   config.addinivalue_line('filterwarnings', 'error')
   flags.FLAGS.mark_as_parsed()
+  # Workers of xdist inherit the directory of the process that starts them.
+  if not hasattr(config, 'workerinput'):
+    programs = compiled.directory()
+    programs.__enter__()
+    config.add_cleanup(lambda: programs.__exit__(None, None, None))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _programs_are_compiled_once():
+  compiled.share()
 
 
 @pytest.fixture

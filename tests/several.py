@@ -10,6 +10,7 @@ process 1 alone, and 1:elsewhere gives it a directory of its own.
 
 import sys
 
+import compiled
 import tiny
 from absl import flags
 
@@ -21,6 +22,7 @@ def main() -> None:
   given = [text for text in sys.argv[1:] if text.startswith('--')]
   rest = [text for text in sys.argv[1:] if not text.startswith('--')]
   named = dict(text.removeprefix('--').split('=', 1) for text in given)
+  compiled.share()
   # Grain's workers look at the flags.
   flags.FLAGS.mark_as_parsed()
   index = int(named.get('process_index', 0))
@@ -30,7 +32,7 @@ def main() -> None:
       coordinator=named['coordinator'],
       count=int(named['process_count']),
       index=index,
-      heartbeat_seconds=10,
+      heartbeat_seconds=60,
     )
   directory, event, *fields = rest
   own = [f.removeprefix('1:') for f in fields if f.startswith('1:')]

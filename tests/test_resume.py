@@ -7,7 +7,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import tempfile
 
 import pytest
 
@@ -32,15 +31,6 @@ EVENTS = {
 }
 
 
-# All compile the same programs, which is half of a run's time.
-PROGRAMS = tempfile.TemporaryDirectory()
-CACHE = {
-  'JAX_COMPILATION_CACHE_DIR': PROGRAMS.name,
-  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-}
-
-
 def tiny_run(directory, event='none', *fields):
   return subprocess.run(
     [sys.executable, str(TINY), str(directory), event, *fields],
@@ -48,7 +38,7 @@ def tiny_run(directory, event='none', *fields):
     text=True,
     timeout=120,
     cwd=TINY.parent.parent,
-    env={**os.environ, **CACHE, 'PYTHONPATH': str(TINY.parent.parent)},
+    env={**os.environ, 'PYTHONPATH': str(TINY.parent.parent)},
   )
 
 

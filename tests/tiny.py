@@ -14,6 +14,7 @@ import signal
 import sys
 from typing import Any
 
+import compiled
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -169,4 +170,5 @@ def main(directory: str, event: str, *fields: str) -> None:
 
 
 if __name__ == '__main__':
+  compiled.share()
   main(*sys.argv[1:])
