@@ -8,6 +8,7 @@ import os
 import compiled
 import numpy as np
 import pytest
+import started
 from absl import flags
 
 from srdl_jax import data
@@ -37,6 +38,14 @@ def pytest_configure(config):
 @pytest.fixture(scope='session', autouse=True)
 def _programs_are_compiled_once():
   compiled.share()
+  yield
+  started.end_server()
+
+
+@pytest.fixture(autouse=True)
+def _no_process_outlives_its_test():
+  yield
+  started.end()
 
 
 @pytest.fixture

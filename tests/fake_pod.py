@@ -5,15 +5,13 @@ It notes its calls. A worker is a home directory; what goes over ssh is run in
 it, for real.
 """
 
-import contextlib
 import json
 import os
 import pathlib
 import shutil
-import signal
-import subprocess
 import sys
-import time
+
+import started
 
 LAUNCH = pathlib.Path(__file__).parent.parent / 'launch'
 GCLOUD = """
@@ -93,7 +91,6 @@ class Pod:
 
   def __init__(self, root):
     self.root = root
-    self._watching = []
     self.repository = root / 'repository'
     shutil.copytree(LAUNCH, self.repository / 'launch')
     for name in ('setup.py', 'a b.py', 'gone.py', 'runs/big', '.gitignore'):
@@ -101,8 +98,8 @@ class Pod:
       path.parent.mkdir(exist_ok=True)
       path.write_text('runs/\n')
     git = ['git', '-C', str(self.repository)]
-    subprocess.run([*git, 'init', '--quiet'], check=True)
-    subprocess.run([*git, 'add', '.'], check=True)
+    started.run([*git, 'init', '--quiet'], check=True)
+    started.run([*git, 'add', '.'], check=True)
     (self.repository / 'gone.py').unlink()
     bin_directory = root / 'bin'
     bin_directory.mkdir()
@@ -137,25 +134,18 @@ class Pod:
     return [str(self.repository / 'launch' / 'tpu_pod.sh'), *arguments]
 
   def __call__(self, *arguments, **environment):
-    return subprocess.run(
-      self.command(*arguments),
-      env=self.environment | environment,
-      input='',
-      capture_output=True,
-      text=True,
-      timeout=30,
+    return started.run(
+      self.command(*arguments), env=self.environment | environment, input=''
     )
 
   def watch(self, *arguments):
     """Starts a command and returns without waiting for its end."""
-    started = subprocess.Popen(
+    return started.start(
       self.command(*arguments),
       env=self.environment,
-      stderr=subprocess.PIPE,
+      stderr=started.PIPE,
       text=True,
     )
-    self._watching.append(started)
-    return started
 
   def calls(self):
     """Returns what gcloud was called with since the last time."""
@@ -166,11 +156,9 @@ class Pod:
 
   def wait_for(self, command):
     """Waits until the workers have been asked for something."""
-    deadline = time.monotonic() + 20
     path = self.root / 'calls'
-    while f'tpu_worker.sh {command}' not in path.read_text():
-      assert time.monotonic() < deadline
-      time.sleep(0.05)
+    asked = f'tpu_worker.sh {command}'
+    started.wait_until(lambda: asked in path.read_text(), asked)
 
   def starts(self, worker):
     return len((self.root / f'starts{worker}').read_text().split())
@@ -181,12 +169,3 @@ class Pod:
     assert made.returncode == 0, made.stderr
     self.calls()
     return self
-
-  def end(self):
-    """Ends the commands and the trainings that are left."""
-    for started in self._watching:
-      started.kill()
-      started.communicate()
-    for group in self.root.glob('worker*/srdl_run/group'):
-      with contextlib.suppress(ProcessLookupError):
-        os.killpg(int(group.read_text()), signal.SIGKILL)

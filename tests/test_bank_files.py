@@ -5,11 +5,10 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import started
 
 from srdl_jax import bank_files, errors, soft_targets
 
@@ -161,9 +160,7 @@ soft_targets.save(
   [('values', False), ('marker', False), ('rename', True)],
 )
 def test_kill_leaves_no_bank_or_a_whole_one(folder, where, complete):
-  done = subprocess.run(
-    [sys.executable, '-c', _KILLED, folder, where], cwd=_ROOT, timeout=60
-  )
+  done = started.python('-c', _KILLED, folder, where)
   assert done.returncode == -signal.SIGKILL
   assert soft_targets.is_complete(folder) == complete
   left = {'num_examples': 2, 'num_classes': 3, 'provenance': {}}

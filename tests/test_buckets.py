@@ -8,13 +8,13 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 
 import fake_gcs
 import numpy as np
 import pytest
+import started
 import tensorflow_datasets as tfds
 import tiny
 from PIL import Image
@@ -421,13 +421,8 @@ def run(where, **fields):
 def killed(service):
   """A run of the bucket that died before its bank was complete."""
   fields = [f'{name}={json.dumps(value)}' for name, value in SHORT.items()]
-  done = subprocess.run(
-    [sys.executable, ROOT / 'tests/tiny.py', 'gs://bucket/run', 'half_bank']
-    + fields,
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=120,
+  done = started.python(
+    ROOT / 'tests/tiny.py', 'gs://bucket/run', 'half_bank', *fields
   )
   assert done.returncode == -signal.SIGKILL, done.stderr
   assert 'gs://bucket/run: a bucket has no locks' in done.stderr

@@ -4,14 +4,11 @@
 import contextlib
 import gc
 import json
-import os
 import pathlib
 import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import flax.linen as nn
@@ -21,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
+import started
 from flax import serialization
 from flax.training import train_state
 from orbax.checkpoint import v1 as ocp
@@ -543,14 +541,7 @@ checkpoints.wait()
 
 
 def test_a_run_killed_in_a_save_goes_on_from_the_one_before(tmp_path):
-  done = subprocess.run(
-    [sys.executable, '-c', KILLED, str(tmp_path)],
-    cwd=pathlib.Path(__file__).parents[1],
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
+  done = started.python('-c', KILLED, tmp_path)
   assert done.returncode == -signal.SIGXFSZ, done.stderr
   left = sorted(path.name for path in tmp_path.iterdir())
   assert left == ['1', '2.orbax-checkpoint-tmp']

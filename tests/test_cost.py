@@ -7,12 +7,12 @@ import os
 import pathlib
 import re
 import runpy
-import subprocess
 import sys
 
 import flax.linen as nn
 import jax
 import pytest
+import started
 import tensorflow_datasets as tfds
 import tiny
 
@@ -389,19 +389,13 @@ def test_command_refuses_what_a_run_refuses(no_data, fields, pattern):
     configured('', **fields)
 
 
-def command(tmp_path, *arguments):
-  return subprocess.run(
-    [sys.executable, '-m', 'srdl_jax.cost', *arguments],
-    capture_output=True,
-    text=True,
+def test_command_needs_no_data_on_disk(tmp_path):
+  config = '--config=configs/cifar100.py:model=resnet8'
+  done = started.run(
+    [sys.executable, '-m', 'srdl_jax.cost', config],
     cwd=ROOT,
-    timeout=120,
     env=os.environ | {'TFDS_DATA_DIR': str(tmp_path), 'HOME': str(tmp_path)},
   )
-
-
-def test_command_needs_no_data_on_disk(tmp_path):
-  done = command(tmp_path, '--config=configs/cifar100.py:model=resnet8')
   assert done.returncode == 0, done.stderr
   # 201 passes of 12.5M multiply-adds for 50,000 images.
   expected = f'{resnet(8, 100) * 201 * 50_000 / 1e16:#.4g}'
@@ -417,8 +411,8 @@ def test_command_needs_no_data_on_disk(tmp_path):
     ([], '--config=FILE is missing'),
   ],
 )
-def test_bad_command_line(tmp_path, arguments, pattern):
-  done = command(tmp_path, *arguments)
+def test_bad_command_line(arguments, pattern):
+  done = started.python('-m', 'srdl_jax.cost', *arguments)
   assert done.returncode == 2 and not done.stdout
   assert re.match(f'error: .*{pattern}', done.stderr)
   assert done.stderr.count('\n') == 1

@@ -14,13 +14,13 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tarfile
 import threading
 
 import numpy as np
 import pytest
+import started
 import tensorflow_datasets as tfds
 from sklearn import datasets as sklearn_datasets
 
@@ -233,13 +233,7 @@ def test_nothing_here_imports_jax_or_tensorflow(prepared):
     f'cifar.load(cifar_archives.CIFAR100, data.Source({str(prepared)!r}))\n'
     'print([m for m in ("jax", "tensorflow") if m in sys.modules])'
   )
-  done = subprocess.run(
-    [sys.executable, '-c', program],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
-  )
+  done = started.run([sys.executable, '-c', program], cwd=ROOT, check=True)
   assert done.stdout.strip() == '[]'
 
 
@@ -328,12 +322,12 @@ def test_preparing_twice_changes_nothing(tiny100, copied):
 
 def _start(tiny, data_dir, trouble):
   arguments = (tiny.spec.name, tiny.spec.sha256, data_dir, tiny.folder, trouble)
-  process = subprocess.Popen(
+  process = started.start(
     [sys.executable, '-c', PREPARE, *map(str, arguments)],
     cwd=ROOT,
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    stdin=started.PIPE,
+    stdout=started.PIPE,
+    stderr=started.PIPE,
     text=True,
   )
   assert process.stdout.readline() == 'ready\n'
@@ -348,7 +342,7 @@ def test_two_processes_may_prepare_at_once(
   for process in processes:
     process.stdin.write('go\n')
     process.stdin.flush()
-  ends = [process.communicate(timeout=60) for process in processes]
+  ends = [process.communicate(timeout=started.SECONDS) for process in processes]
   assert [p.returncode for p in processes] == [0, 0], ends
   ours = cifar.load(tiny100.spec, data.Source(str(tmp_path)))
   expected = cifar.load(tiny100.spec, data.Source(str(prepared)))
@@ -361,7 +355,7 @@ def test_a_killed_preparation_is_not_read_and_is_cleaned_up(
   tiny100, tmp_path, trouble
 ):
   process = _start(tiny100, tmp_path, trouble)
-  process.communicate('go\n', timeout=60)
+  process.communicate('go\n', timeout=started.SECONDS)
   assert process.returncode == -signal.SIGKILL
   assert list(tmp_path.rglob('incomplete.*'))
   assert not (tmp_path / 'cifar100' / '3.0.2').exists()

@@ -5,10 +5,9 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
+import started
 import tensorflow_datasets as tfds
 import tiny
 
@@ -410,13 +409,7 @@ def test_evaluation_of_a_checkpoint_that_is_not_there(
 )
 def test_command_line(command, code, pattern):
   module, *arguments = command
-  done = subprocess.run(
-    [sys.executable, '-m', f'srdl_jax.{module}', *arguments],
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-    timeout=60,
-  )
+  done = started.python('-m', f'srdl_jax.{module}', *arguments)
   assert done.returncode == code, done.stderr
   assert re.search(f'error: .*({pattern})', done.stderr), done.stderr
   assert 'Traceback' not in done.stderr and done.stderr.count('\n') <= 2

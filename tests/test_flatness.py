@@ -7,13 +7,13 @@ import json
 import os
 import pathlib
 import re
-import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import started
 import tiny
 
 from srdl_jax import (
@@ -261,26 +261,15 @@ def test_unfinished_runs_and_ensembles_are_refused(finished, tmp_path):
     flatness.load(str(tmp_path), 'final', None)
 
 
-def call(program, arguments, timeout):
-  return subprocess.run(
-    [sys.executable, *program, *arguments],
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-    timeout=timeout,
-    env={**os.environ, 'PYTHONWARNINGS': 'error'},
-  )
-
-
 def test_command(finished, tmp_path, monkeypatch):
   network = functools.partial(tiny.Tiny, width=12)
   monkeypatch.setitem(models.MODELS, 'wide', network)
   wide = run(tmp_path / 'w', **{'method': 'vanilla', 'model.name': 'wide'})
   out = tmp_path / 'flatness.json'
   out.write_text('an older file')
-  done = call(
-    ['-c', COMMAND],
+  done = started.run(
     [
+      *(sys.executable, '-c', COMMAND),
       *(f'--workdir={directory}' for directory in [*finished, wide]),
       f'--out={out}',
       '--directions=2',
@@ -288,7 +277,8 @@ def test_command(finished, tmp_path, monkeypatch):
       '--max_distance=4',
       '--examples=40',
     ],
-    timeout=300,
+    cwd=ROOT,
+    env={**os.environ, 'PYTHONWARNINGS': 'error'},
   )
   assert done.returncode == 0, done.stderr
   line = 'These are different networks: .*|.* of 12 directions, .* min left'
@@ -336,7 +326,7 @@ def test_command(finished, tmp_path, monkeypatch):
   ],
 )
 def test_command_line(arguments, code, pattern):
-  done = call(['-m', 'srdl_jax.flatness'], arguments, timeout=60)
+  done = started.python('-m', 'srdl_jax.flatness', *arguments)
   assert done.returncode == code, done.stderr
   assert re.search(f'error: .*({pattern})', done.stderr), done.stderr
   assert 'Traceback' not in done.stderr and done.stderr.count('\n') == 1

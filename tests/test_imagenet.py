@@ -9,13 +9,13 @@ import pickle
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
 
 import made_imagenet
 import numpy as np
 import pytest
+import started
 import tensorflow_datasets as tfds
 from made_imagenet import DEVKIT, TRAIN, VALIDATION
 from PIL import Image
@@ -106,7 +106,7 @@ def load(data_dir, size=32):
 
 
 def start(made, data_dir, trouble='none', number=0, shard_examples=SHARD):
-  return subprocess.Popen(
+  return started.start(
     [
       *(sys.executable, '-c', COMMAND, trouble, str(number)),
       *('prepare', 'imagenet2012', f'--manual_dir={made.folder}'),
@@ -115,8 +115,8 @@ def start(made, data_dir, trouble='none', number=0, shard_examples=SHARD):
     ],
     cwd=ROOT,
     text=True,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    stdout=started.PIPE,
+    stderr=started.PIPE,
   )
 
 
@@ -219,7 +219,9 @@ def test_what_is_prepared_stays_as_it_is(copied_tfds, tmp_path):
 
 def test_two_commands_at_once_prepare_it_once(made, prepared, tmp_path):
   commands = [start(made, tmp_path) for _ in range(2)]
-  outputs = [command.communicate(timeout=120) for command in commands]
+  outputs = [
+    command.communicate(timeout=started.SECONDS) for command in commands
+  ]
   assert [command.returncode for command in commands] == [0, 0], outputs
   for told, _ in outputs:
     assert told == 'imagenet2012 is prepared: 240 train, 40 validation images\n'
@@ -247,7 +249,7 @@ def test_killed_at_any_moment_it_goes_on(
   made, prepared, tmp_path, call, number, finished
 ):
   killed = start(made, tmp_path, call, number)
-  killed.communicate(timeout=120)
+  killed.communicate(timeout=started.SECONDS)
   assert killed.returncode == -signal.SIGKILL
   assert not (tmp_path / FOLDER).exists()
   kept = sorted((tmp_path / STAGING).glob('finished/imagenet2012-*'))
@@ -264,7 +266,7 @@ def test_killed_at_any_moment_it_goes_on(
 
 def test_damaged_leftovers_are_written_again(made, prepared, tmp_path):
   killed = start(made, tmp_path, 'rename', 1)
-  killed.communicate(timeout=120)
+  killed.communicate(timeout=started.SECONDS)
   folder = tmp_path / STAGING
   shard = folder / '5.1.0/imagenet2012-train.array_record-00001'
   shard.write_bytes(shard.read_bytes()[:-1])
@@ -285,7 +287,7 @@ def test_a_full_disk_is_told_and_what_is_finished_kept(
 ):
   # The notes about the second shard are the last file that it has room for.
   full = start(made, tmp_path, 'full disk', 3)
-  _, errors = full.communicate(timeout=120)
+  _, errors = full.communicate(timeout=started.SECONDS)
   assert full.returncode == 3, errors
   lines = [line for line in errors.splitlines() if line.startswith('error:')]
   assert errors.splitlines()[-1:] == lines
@@ -298,7 +300,7 @@ def test_a_full_disk_is_told_and_what_is_finished_kept(
 
 
 def test_another_preparation_does_not_go_on(copied, tmp_path):
-  start(copied, tmp_path, 'fsync', 4).communicate(timeout=120)
+  start(copied, tmp_path, 'fsync', 4).communicate(timeout=started.SECONDS)
   before = contents(tmp_path / STAGING)
   with pytest.raises(DataError, match=r'another shard_examples .*=50\)'):
     prepare(copied.folder, tmp_path, shard_examples=49)
@@ -511,7 +513,7 @@ def test_subsets_can_be_prepared(copied, tmp_path):
 )
 def test_a_wrong_command_line_is_told(arguments):
   command = [sys.executable, '-m', 'srdl_jax.data.prepare', *arguments]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  done = started.run(command, cwd=ROOT)
   assert done.returncode == 2, done.stderr
   assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
 

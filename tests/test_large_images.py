@@ -3,11 +3,11 @@
 
 import json
 import pathlib
-import subprocess
 import sys
 
 import made_imagenet
 import pytest
+import started
 import tiny
 
 from srdl_jax import evaluate, main, run_directory, srdl, stop_request
@@ -37,7 +37,7 @@ def prepared(tmp_path_factory):
   root = tmp_path_factory.mktemp('imagenet')
   made_imagenet.make(root)
   command = [sys.executable, '-m', 'srdl_jax.data.prepare', 'imagenet2012']
-  subprocess.run(
+  started.run(
     [
       *command,
       f'--manual_dir={root}',
@@ -46,7 +46,6 @@ def prepared(tmp_path_factory):
     ],
     cwd=ROOT,
     check=True,
-    capture_output=True,
   )
   return {'data.name': 'imagenet', 'data.data_dir': str(root / 'tfds')}
 

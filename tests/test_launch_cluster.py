@@ -9,11 +9,10 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
+import started
 import yaml
 
 from srdl_jax import errors
@@ -53,12 +52,8 @@ class Cluster:
     )
 
   def __call__(self, *arguments, **environment):
-    return subprocess.run(
-      ['bash', str(SCRIPT), *arguments],
-      env=self.environment | environment,
-      capture_output=True,
-      text=True,
-      timeout=30,
+    return started.run(
+      ['bash', str(SCRIPT), *arguments], env=self.environment | environment
     )
 
   @property
@@ -129,14 +124,11 @@ def test_slurm_job_that_is_cancelled_is_not_queued_again(cluster):
   """Its script gets SIGTERM itself, while srun goes on until all is saved."""
   save = 'until [[ -e $FAKE/asked ]]; do sleep 0.05; done; touch "$FAKE/saved"'
   cluster.program('srun', f'touch "$FAKE/started"; {save}; exit 75')
-  run = subprocess.Popen(['bash', str(SCRIPT)], env=cluster.environment)
-  deadline = time.monotonic() + 20
-  while not (cluster.root / 'started').exists():
-    assert time.monotonic() < deadline
-    time.sleep(0.01)
+  run = started.start(['bash', str(SCRIPT)], env=cluster.environment)
+  started.wait_until((cluster.root / 'started').exists)
   run.send_signal(signal.SIGTERM)
   (cluster.root / 'asked').touch()
-  assert run.wait(timeout=20) == 75
+  assert run.wait(timeout=started.SECONDS) == 75
   assert (cluster.root / 'saved').exists()
   assert not cluster.requeued
 
@@ -265,10 +257,6 @@ def test_scripts_are_clean():
   places = [str(pathlib.Path(sys.executable).parent), os.environ['PATH']]
   shellcheck = shutil.which('shellcheck', path=os.pathsep.join(places))
   assert shellcheck, "it comes with pip install -e '.[test]'"
-  run = subprocess.run(
-    [shellcheck, '--shell=bash', *map(str, scripts)],
-    capture_output=True,
-    text=True,
-  )
+  run = started.run([shellcheck, '--shell=bash', *map(str, scripts)])
   assert not run.returncode, run.stdout + run.stderr
   assert not any('shellcheck disable' in x.read_text() for x in scripts)

@@ -4,14 +4,13 @@
 import shlex
 
 import pytest
+import started
 from fake_pod import Pod
 
 
 @pytest.fixture
 def pod(tmp_path):
-  made = Pod(tmp_path)
-  yield made
-  made.end()
+  return Pod(tmp_path)
 
 
 def verbs(calls):
@@ -96,7 +95,7 @@ def test_run_starts_again_what_can_be_mended(pod, training, code, starts):
 
 
 def test_a_worker_that_hangs_is_killed(pod):
-  pod.training('((N > 1)) && exit 0; ((W == 0)) && exit 134; sleep 60')
+  pod.training('((N > 1)) && exit 0; ((W == 0)) && exit 134; sleep 600')
   pod.ready()
   run = pod('run', TPU_GRACE='0')
   assert run.returncode == 0, run.stderr
@@ -105,7 +104,7 @@ def test_a_worker_that_hangs_is_killed(pod):
 
 def test_preemption_makes_a_new_pod_and_goes_on(pod):
   pod.training(
-    '((N > 1)) && exit 0; sleep 0.2; echo SUSPENDED >"$FAKE/states"; sleep 60'
+    '((N > 1)) && exit 0; sleep 0.2; echo SUSPENDED >"$FAKE/states"; sleep 600'
   )
   pod.ready()
   run = pod('run', '--', '--workdir=w')
@@ -148,13 +147,15 @@ def test_stop_saves_and_run_can_be_watched_again(pod):
   watching = pod.watch('run')
   pod.wait_for('state')
   watching.terminate()
-  assert 'the training goes on' in watching.communicate(timeout=20)[1]
+  assert (
+    'the training goes on' in watching.communicate(timeout=started.SECONDS)[1]
+  )
   assert pod('status').stdout.count('srdl-state running') == 2
   pod.calls()
   watching = pod.watch('run')
   pod.wait_for('state')
   assert pod('stop').returncode == 0
-  errors = watching.communicate(timeout=20)[1]
+  _, errors = watching.communicate(timeout=started.SECONDS)
   assert watching.returncode == 75
   assert 'the training was stopped' in errors
   for worker in range(2):

@@ -6,12 +6,11 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
+import started
 
 from srdl_jax import errors
 from srdl_jax.log import RunLog
@@ -299,9 +298,7 @@ def test_unwritable_record_is_one_line(tmp_path, open_log):
 
 
 def test_kill_loses_no_line(tmp_path):
-  done = subprocess.run(
-    [sys.executable, '-c', _KILLED, tmp_path], cwd=_ROOT, timeout=60
-  )
+  done = started.python('-c', _KILLED, tmp_path)
   assert done.returncode == -signal.SIGKILL
   assert [line['step'] for line in _lines(tmp_path)] == [*range(1, 51), 50]
 

@@ -8,13 +8,13 @@ import os
 import pathlib
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 
 import made_market
 import numpy as np
 import pytest
+import started
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -386,7 +386,7 @@ def test_one_prepares_and_the_other_waits(made, tmp_path):
     thread.start()
     thread.join(timeout=0.3)
     assert thread.is_alive() and not (folder / '1.0.0').exists()
-  thread.join(timeout=30)
+  thread.join(timeout=started.SECONDS)
   before = {p: p.stat().st_mtime_ns for p in (folder / '1.0.0').iterdir()}
   market1501.prepare(source, made.counts)
   after = {p: p.stat().st_mtime_ns for p in (folder / '1.0.0').iterdir()}
@@ -441,13 +441,7 @@ def test_neither_jax_nor_tensorflow_is_imported(prepared):
     'allow_differences=True)\n'
     'print(len(d.train.labels), {"jax", "tensorflow"} & set(sys.modules))'
   )
-  done = subprocess.run(
-    [sys.executable, '-c', program],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
-  )
+  done = started.run([sys.executable, '-c', program], cwd=ROOT, check=True)
   assert done.stdout == '16 set()\n'
 
 

@@ -8,12 +8,11 @@ import multiprocessing
 import os
 import pathlib
 import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
+import started
 from PIL import Image
 
 from srdl_jax.data import pipeline, sampling, streamed
@@ -143,26 +142,19 @@ def test_workers_end_with_a_run_that_is_killed():
     '  found = t.pipeline.batches(t.source(), t.BATCH, workers=1)\n'
     '  next(found)\n'
     '  print(multiprocessing.active_children()[0].pid, flush=True)\n'
-    '  time.sleep(60)\n'
+    '  time.sleep(600)\n'
   )
   here = pathlib.Path(__file__).parent
-  run = subprocess.Popen(
+  run = started.start(
     [sys.executable, '-c', program],
-    stdout=subprocess.PIPE,
+    stdout=started.PIPE,
     text=True,
     env={**os.environ, 'PYTHONPATH': f'{here}:{here.parent}'},
   )
   worker = int(run.stdout.readline())
   run.kill()
   run.communicate()
-  for _ in range(100):
-    try:
-      os.kill(worker, 0)
-    except ProcessLookupError:
-      return
-    time.sleep(0.1)
-  os.kill(worker, signal.SIGKILL)
-  pytest.fail('the worker outlived its run')
+  started.wait_until(lambda: not pathlib.Path('/proc', str(worker)).exists())
 
 
 def test_workers_leave_nothing_in_shared_memory():
@@ -182,10 +174,8 @@ def test_workers_leave_nothing_in_shared_memory():
     '    print("named")\n'
   )
   here = pathlib.Path(__file__).parent
-  run = subprocess.run(
+  run = started.run(
     [sys.executable, '-c', program],
-    capture_output=True,
-    text=True,
     env={**os.environ, 'PYTHONPATH': f'{here}:{here.parent}'},
     check=True,
   )

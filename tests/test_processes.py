@@ -6,15 +6,14 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
 import sys
-import threading
-import time
 
 import jax
 import numpy as np
 import pytest
+import started
 import tiny
+from clock import Clock
 from PIL import Image
 from sklearn import datasets
 
@@ -55,13 +54,13 @@ def launch(directory, event='none', *, own=(), **fields):
   """Runs two processes with two devices each; `own`: of one of them."""
   words = [f'{name}={json.dumps(value)}' for name, value in fields.items()]
   program = [sys.executable, str(ROOT / 'tests/several.py')]
-  done = subprocess.run(
+  done = started.run(
     [
       sys.executable,
       str(ROOT / 'launch/local.py'),
       '--processes=2',
       '--devices=2',
-      '--grace=40',
+      '--grace=120',
       '--',
       *program,
       str(directory),
@@ -72,10 +71,6 @@ def launch(directory, event='none', *, own=(), **fields):
     ],
     cwd=ROOT,
     env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=300,
-    check=False,
   )
   return done.returncode, done.stdout + done.stderr
 
@@ -191,7 +186,7 @@ def test_half_a_description_of_the_processes_is_refused(given, message):
 
 
 def test_no_other_processes_to_be_found_is_one_line(tmp_path):
-  done = subprocess.run(
+  done = started.run(
     [
       sys.executable,
       '-m',
@@ -201,9 +196,6 @@ def test_no_other_processes_to_be_found_is_one_line(tmp_path):
       '--distributed',
     ],
     cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
   )
   assert done.returncode == 2
   assert re.match('error: The processes .* do not find each other', done.stderr)
@@ -231,12 +223,12 @@ def test_parts_are_whole_units_and_cover_all(monkeypatch, count, ways):
   assert all(part.start % 1000 == 0 or part.start == count for part in parts)
 
 
-def test_a_file_that_is_seen_late_is_there(tmp_path):
-  begun = time.monotonic()
+def test_a_file_that_is_seen_late_is_there(tmp_path, monkeypatch):
+  clock = Clock()
+  monkeypatch.setattr(claim, 'time', clock)
   assert not claim._appears(tmp_path / 'token', 0.3)
-  assert time.monotonic() - begun >= 0.3
+  assert clock.now >= 0.3
   assert not claim._appears(tmp_path / 'no' / 'token', 0.0)
-  writer = threading.Timer(0.5, (tmp_path / 'token').touch)
-  writer.start()
+  clock.sleeping = lambda now: now > 30 and (tmp_path / 'token').touch()
   assert claim._appears(tmp_path / 'token', 60.0)
-  writer.join()
+  assert 30 < clock.now < 60

@@ -2,13 +2,12 @@
 """The command that evaluates a file of features."""
 
 import json
-import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+import started
 
 from srdl_jax import rank, retrieval
 from srdl_jax.errors import ConfigError, DataError
@@ -56,17 +55,6 @@ def saved(path, **changes):
   return path
 
 
-def command(*arguments):
-  return subprocess.run(
-    [sys.executable, '-m', 'srdl_jax.rank', *map(str, arguments)],
-    cwd=ROOT,
-    env=os.environ | {'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-
-
 def numbers(**changes):
   """What evaluate_features says of the arrays, with some replaced."""
   return retrieval.evaluate_features(**{**SIDES, **changes}).numbers()
@@ -77,11 +65,11 @@ OPTIONS = {'metric': 'euclidean', 'multi_query': None, 're_rank': False}
 
 def test_the_command_prints_ranks_both_maps_and_counts(tmp_path):
   picture = tmp_path / 'first.png'
-  ran = command(
-    f'--features={saved(tmp_path / "f.npz")}',
-    f'--montage={picture}',
-    '--montage_queries=2',
-    '--metric=cosine',
+  ran = started.run(
+    [sys.executable, '-m', 'srdl_jax.rank']
+    + [f'--features={saved(tmp_path / "f.npz")}']
+    + [f'--montage={picture}', '--montage_queries=2', '--metric=cosine'],
+    cwd=ROOT,
   )
   assert ran.returncode == 0, ran.stderr
   (line,) = ran.stdout.splitlines()
@@ -107,7 +95,9 @@ def test_the_command_prints_ranks_both_maps_and_counts(tmp_path):
 
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path):
-  ran = command(f'--features={tmp_path / "none.npz"}')
+  ran = started.python(
+    '-m', 'srdl_jax.rank', f'--features={tmp_path / "none.npz"}'
+  )
   assert ran.returncode == DataError.exit_code
   assert ran.stdout == ''
   (line,) = ran.stderr.splitlines()

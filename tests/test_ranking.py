@@ -6,13 +6,12 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import made_market
 import matplotlib.image
 import numpy as np
 import pytest
+import started
 import tiny
 
 from srdl_jax import main, ranking, report, srdl, stop_request
@@ -83,12 +82,7 @@ def trained(market, tmp_path_factory):
 
 
 def command(*arguments):
-  return subprocess.run(
-    [sys.executable, '-m', 'srdl_jax.evaluate', *arguments],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  return started.python('-m', 'srdl_jax.evaluate', *arguments)
 
 
 def test_persons_are_found_far_above_chance(trained):

@@ -5,11 +5,11 @@ import dataclasses
 import html.parser
 import pathlib
 import re
-import subprocess
 import sys
 
 import made_runs
 import pytest
+import started
 import tiny
 
 from srdl_jax import config as config_lib
@@ -870,17 +870,14 @@ def test_command(place, arguments, code, printed):
     'import runpy, sys; sys.modules["jax"] = None; '
     'runpy.run_module("srdl_jax.report", run_name="__main__", alter_sys=True)'
   )
-  done = subprocess.run(
+  done = started.run(
     [
       sys.executable,
       '-c',
       program,
       *(argument.format(run=run) for argument in arguments),
     ],
-    capture_output=True,
-    text=True,
     cwd=ROOT,
-    timeout=60,
   )
   output = done.stdout + done.stderr
   assert done.returncode == code, output

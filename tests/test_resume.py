@@ -2,13 +2,11 @@
 """Interrupted anywhere, a run goes on and ends in the same bits."""
 
 import json
-import os
 import pathlib
 import signal
-import subprocess
-import sys
 
 import pytest
+import started
 
 from srdl_jax import checkpoint, run_directory
 
@@ -32,14 +30,7 @@ EVENTS = {
 
 
 def tiny_run(directory, event='none', *fields):
-  return subprocess.run(
-    [sys.executable, str(TINY), str(directory), event, *fields],
-    capture_output=True,
-    text=True,
-    timeout=120,
-    cwd=TINY.parent.parent,
-    env={**os.environ, 'PYTHONPATH': str(TINY.parent.parent)},
-  )
+  return started.python(TINY, directory, event, *fields)
 
 
 def lines(directory):

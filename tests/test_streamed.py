@@ -7,12 +7,12 @@ import io
 import os
 import pathlib
 import pickle
-import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
+import started
 from PIL import Image
 from sklearn import datasets
 
@@ -225,7 +225,7 @@ def test_several_images_are_decoded_at_once(contents):
   # Each record waits for another one: one thread would wait forever.
   if len(os.sched_getaffinity(0)) < 2:
     pytest.skip('one thread for one core')
-  both = threading.Barrier(2, timeout=30)
+  both = threading.Barrier(2, timeout=started.SECONDS)
 
   class Meeting(InMemory):
     def __getitem__(self, row):
@@ -254,12 +254,12 @@ def test_a_worker_process_reads_the_same(contents, tmp_path, kind):
   images = streamed.Images(folder_files.Files(str(tmp_path), names), 32, 36)
   rows = np.array([6, 1, 1])
   here = images[rows]
-  done = subprocess.run(
+  worker = started.start(
     [sys.executable, '-c', WORKER, kind],
-    input=pickle.dumps((images, rows)),
-    stdout=subprocess.PIPE,
+    stdin=started.PIPE,
+    stdout=started.PIPE,
     cwd=ROOT,
-    check=True,
-    timeout=60,
   )
-  assert done.stdout == here.tobytes()
+  given = pickle.dumps((images, rows))
+  there, _ = worker.communicate(given, timeout=started.SECONDS)
+  assert worker.returncode == 0 and there == here.tobytes()

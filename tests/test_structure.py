@@ -4,8 +4,9 @@
 import ast
 import pathlib
 import re
-import subprocess
 import sys
+
+import started
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
 
@@ -161,18 +162,12 @@ from srdl_jax import data, main
 data.load('digits')
 print(*{'matplotlib', 'pandas', 'sklearn', 'tensorflow'} & {*sys.modules})
 """
-  ended = subprocess.run(
-    [sys.executable, '-c', program],
-    check=True,
-    cwd=PACKAGE.parent,
-    capture_output=True,
-    text=True,
+  ended = started.run(
+    [sys.executable, '-c', program], check=True, cwd=PACKAGE.parent
   )
   assert ended.stdout.split() == []
 
 
 def test_reports_are_made_without_jax():
   program = 'import sys, srdl_jax.report; assert "jax" not in sys.modules'
-  subprocess.run(
-    [sys.executable, '-c', program], check=True, cwd=PACKAGE.parent
-  )
+  started.run([sys.executable, '-c', program], check=True, cwd=PACKAGE.parent)

@@ -6,11 +6,10 @@ import os
 import pathlib
 import signal
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import started
 from tensorboardX.proto import event_pb2
 
 from srdl_jax import errors
@@ -94,9 +93,7 @@ def test_evaluation_flushes(tmp_path):
 
 
 def test_kill_after_a_flush_loses_no_point(tmp_path):
-  done = subprocess.run(
-    [sys.executable, '-c', _KILLED, tmp_path], cwd=_ROOT, timeout=60
-  )
+  done = started.python('-c', _KILLED, tmp_path)
   assert done.returncode == -signal.SIGKILL
   assert [step for _, step, _ in _points(tmp_path)] == list(range(1, 51))
 

@@ -12,7 +12,6 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
 import sys
 import threading
 import zipfile
@@ -20,6 +19,7 @@ import zlib
 
 import numpy as np
 import pytest
+import started
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -548,12 +548,12 @@ def test_a_disk_full_at_the_end_leaves_nothing(made, tmp_path, monkeypatch):
 def _start(made, data_dir, trouble):
   spec = made.spec
   arguments = (spec.url, spec.sha256, data_dir, made.folder, trouble)
-  process = subprocess.Popen(
+  process = started.start(
     [sys.executable, '-c', PREPARE, *map(str, arguments)],
     cwd=ROOT,
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    stdin=started.PIPE,
+    stdout=started.PIPE,
+    stderr=started.PIPE,
     text=True,
   )
   assert process.stdout.readline() == 'ready\n'
@@ -562,7 +562,7 @@ def _start(made, data_dir, trouble):
 
 def test_a_disk_full_while_writing_leaves_nothing(made, tmp_path):
   process = _start(made, tmp_path, 'room for 10000')
-  output, _ = process.communicate('go\n', timeout=60)
+  output, _ = process.communicate('go\n', timeout=started.SECONDS)
   pattern = f'cannot prepare {tmp_path}.*File too large.*data_dir.*\n'
   assert re.match(pattern, output)
   left = [p.name for p in tmp_path.rglob('*')]
@@ -576,7 +576,7 @@ def test_one_of_two_processes_prepares_and_the_other_waits(
   for process in processes:
     process.stdin.write('go\n')
     process.stdin.flush()
-  ends = [process.communicate(timeout=60) for process in processes]
+  ends = [process.communicate(timeout=started.SECONDS) for process in processes]
   assert [p.returncode for p in processes] == [0, 0], ends
   # Neither jax nor TensorFlow was imported.
   assert [out for out, _ in ends] == ['[]\n', '[]\n']
@@ -597,17 +597,17 @@ def test_who_waits_says_so(made, tmp_path, caplog):
   with folder_lock.locked(folder) as alone:
     assert alone
     thread.start()
-    thread.join(timeout=0.5)
+    said = f'waiting for another process that works in {folder}'
+    started.wait_until(lambda: said in caplog.text, said)
     assert thread.is_alive()
-    assert f'waiting for another process that works in {folder}' in caplog.text
     assert not (folder / '1.0.0').exists()
-  thread.join(timeout=30)
+  thread.join(timeout=started.SECONDS)
   assert (folder / '1.0.0').is_dir()
 
 
 def test_a_killed_preparation_is_not_read_and_is_cleaned_up(made, tmp_path):
   process = _start(made, tmp_path, 'killed')
-  process.communicate('go\n', timeout=60)
+  process.communicate('go\n', timeout=started.SECONDS)
   assert process.returncode == -signal.SIGKILL
   assert list(tmp_path.rglob('incomplete.*'))
   assert not (tmp_path / 'tiny_imagenet' / '1.0.0').exists()

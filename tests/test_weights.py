@@ -6,7 +6,6 @@ import hashlib
 import json
 import pathlib
 import re
-import subprocess
 import sys
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import seeded
+import started
 import tiny
 
 from srdl_jax import (
@@ -417,12 +417,9 @@ def test_programs_of_every_number_format(dtype):
 def test_a_program_runs_without_this_package(finished, tmp_path):
   out = tmp_path / 'model.stablehlo'
   call = [sys.executable, '-m', 'srdl_jax.weights', 'export']
-  done = subprocess.run(
+  done = started.run(
     [*call, f'--workdir={finished}', f'--out={out}', '--format=stablehlo'],
-    capture_output=True,
-    text=True,
     cwd=ROOT,
-    timeout=300,
   )
   assert done.returncode == 0, done.stderr
   experiment = evaluate.open_run(finished, None)
@@ -430,11 +427,10 @@ def test_a_program_runs_without_this_package(finished, tmp_path):
   np.save(tmp_path / 'images.npy', images)
   (tmp_path / 'run.py').write_text(SCRIPT)
   names = ['run.py', 'model.stablehlo', 'images.npy', 'found.npy']
-  subprocess.run(
+  started.run(
     [sys.executable, '-I', *(str(tmp_path / name) for name in names)],
     check=True,
     cwd=tmp_path,
-    timeout=300,
   )
   found = np.load(tmp_path / 'found.npy')
   members = evaluate.load_members(finished, 'final', experiment)
@@ -478,13 +474,7 @@ def test_an_ensemble_is_not_one_file(finished):
   ],
 )
 def test_command_line(arguments, code, pattern):
-  done = subprocess.run(
-    [sys.executable, '-m', 'srdl_jax.weights', *arguments],
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-    timeout=60,
-  )
+  done = started.python('-m', 'srdl_jax.weights', *arguments)
   assert done.returncode == code, done.stderr
   assert re.search(f'error: .*{pattern}', done.stderr), done.stderr
   assert 'Traceback' not in done.stderr

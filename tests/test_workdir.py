@@ -6,12 +6,11 @@ import os
 import pathlib
 import signal
 import socket
-import subprocess
 import sys
-import threading
-import time
 
 import pytest
+import started
+from clock import Clock
 
 from srdl_jax import errors, workdir
 
@@ -21,7 +20,7 @@ import sys, time
 from srdl_jax import workdir
 with workdir.lock(sys.argv[1]):
   print('held', flush=True)
-  time.sleep(60)
+  time.sleep(600)
 """
 # The child outlives the parent's hold, as a data worker may.
 _FORK = """
@@ -30,7 +29,7 @@ from srdl_jax import workdir
 with workdir.lock(sys.argv[1]):
   child = os.fork()
   if child == 0:
-    time.sleep(60)
+    time.sleep(600)
     os._exit(0)
 with workdir.lock(sys.argv[1]):
   print('held again', flush=True)
@@ -48,16 +47,14 @@ workdir.write_json(sys.argv[1], {'new': list(range(1000))})
 @pytest.fixture
 def holder(tmp_path):
   """Another process that holds `tmp_path / 'run'`."""
-  process = subprocess.Popen(
+  process = started.start(
     [sys.executable, '-c', _HOLD, tmp_path / 'run'],
     cwd=_ROOT,
-    stdout=subprocess.PIPE,
+    stdout=started.PIPE,
     text=True,
   )
-  with process:
-    assert process.stdout.readline() == 'held\n'
-    yield process
-    process.kill()
+  assert process.stdout.readline() == 'held\n'
+  return process
 
 
 def _refusal(path, **options):
@@ -90,16 +87,21 @@ def test_refused_process_leaves_the_holders_name(tmp_path, holder):
   assert f'pid {holder.pid} ' in before
 
 
-def test_hold_that_ends_soon_is_waited_for(tmp_path, holder):
-  begun = time.monotonic()
+def test_hold_that_ends_soon_is_waited_for(tmp_path, holder, monkeypatch):
+  clock = Clock()
+  monkeypatch.setattr(workdir, 'time', clock)
   told = _refusal(tmp_path / 'run', patience=0.5)
   assert f'pid {holder.pid} ' in told
-  assert time.monotonic() - begun >= 0.5
-  killer = threading.Timer(0.5, holder.kill)
-  killer.start()
+  assert clock.now >= 0.5
+
+  def end(now):
+    if now > 30:
+      holder.kill()
+      holder.wait()
+
+  clock.sleeping = end
   with workdir.lock(tmp_path / 'run', patience=60):
-    assert killer.finished.is_set()
-  killer.join()
+    assert holder.returncode == -signal.SIGKILL
 
 
 def test_killed_holder_holds_nothing(tmp_path, holder):
@@ -133,12 +135,8 @@ def test_lock_ends_with_an_exception(tmp_path):
 
 
 def test_forked_child_does_not_keep_the_lock(tmp_path):
-  done = subprocess.run(
-    [sys.executable, '-W', 'error', '-c', _FORK, tmp_path],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    timeout=30,
+  done = started.run(
+    [sys.executable, '-W', 'error', '-c', _FORK, tmp_path], cwd=_ROOT
   )
   assert (done.stdout, done.stderr) == ('held again\n', '')
 
@@ -194,10 +192,8 @@ def test_what_is_not_json_leaves_the_old_file(tmp_path, obj, error):
 
 def test_kill_during_a_write_leaves_the_old_file(tmp_path):
   workdir.write_json(tmp_path / 'x.json', 'old')
-  done = subprocess.run(
-    [sys.executable, '-c', _DIE_BEFORE_RENAME, tmp_path / 'x.json'],
-    cwd=_ROOT,
-    timeout=30,
+  done = started.run(
+    [sys.executable, '-c', _DIE_BEFORE_RENAME, tmp_path / 'x.json'], cwd=_ROOT
   )
   assert done.returncode == -signal.SIGKILL
   assert workdir.read_json(tmp_path / 'x.json') == 'old'
