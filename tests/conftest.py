@@ -35,6 +35,16 @@ def pytest_configure(config):
     config.add_cleanup(lambda: programs.__exit__(None, None, None))
 
 
+# Before xdist's own, which reads the groups.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """Leaves a module's fixtures to one worker, and other tests to any."""
+  for item in items:
+    found = item._fixtureinfo.name2fixturedefs.values()
+    if any(fixture.scope == 'module' for same in found for fixture in same):
+      item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope='session', autouse=True)
 def _programs_are_compiled_once():
   compiled.share()
