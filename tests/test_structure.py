@@ -171,3 +171,17 @@ print(*{'matplotlib', 'pandas', 'sklearn', 'tensorflow'} & {*sys.modules})
 def test_reports_are_made_without_jax():
   program = 'import sys, srdl_jax.report; assert "jax" not in sys.modules'
   started.run([sys.executable, '-c', program], check=True, cwd=PACKAGE.parent)
+
+
+def test_tests_start_processes_and_measure_time_in_one_place():
+  """It ends what they leave, and none may be too slow for a busy machine."""
+  for path in pathlib.Path(__file__).parent.glob('*.py'):
+    if path.name in ('started.py', 'clock.py'):
+      continue
+    tree = [*ast.walk(ast.parse(path.read_text()))]
+    imported = [
+      a.name for n in tree if isinstance(n, ast.Import) for a in n.names
+    ]
+    assert 'subprocess' not in imported, path.name
+    used = {node.attr for node in tree if isinstance(node, ast.Attribute)}
+    assert not used & {'monotonic', 'perf_counter', 'process_time'}, path.name
