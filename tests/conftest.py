@@ -15,12 +15,14 @@ from srdl_jax import data
 
 # Read when jax is first used, which is after pytest_configure; processes that
 # a test starts inherit it. Compiling is most of the tests' time: level 0 halves
-# it, and what was compiled once is kept for the session.
+# it, the older emitters halve the rest, and what was compiled once is kept for
+# the session.
 ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
   'JAX_NUMPY_RANK_PROMOTION': 'raise',
   'XLA_FLAGS': '--xla_force_host_platform_device_count=4 '
-  '--xla_backend_optimization_level=0',
+  '--xla_backend_optimization_level=0 '
+  '--xla_cpu_use_fusion_emitters=false',
 }
 
 

@@ -62,6 +62,10 @@ def members() -> dict[str, tuple[torch.nn.Module, int]]:
   basic = resnet.ResNet(resnet.BasicBlock, [2, 1, 1, 1], CLASSES)
   basic.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
   basic.maxpool = torch.nn.Identity()
+  # The last group would be most of the time; the basic one has it.
+  bottleneck = resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], CLASSES)
+  bottleneck.layer4 = torch.nn.Identity()
+  bottleneck.fc = torch.nn.Linear(1024, CLASSES)
   return {
     'cifar_resnet': (torch_models.CifarResNet(14, CLASSES), 12),
     'cifar_resnet_identity': (
@@ -75,13 +79,10 @@ def members() -> dict[str, tuple[torch.nn.Module, int]]:
     'wide_resnet': (torch_models.WideResNet(16, 2, CLASSES), 12),
     'densenet_bc': (torch_models.DenseNetBC(16, 6, CLASSES), 12),
     'resnet_basic_small_stem': (basic, 8),
-    'resnet_bottleneck': (
-      resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], CLASSES),
-      33,
-    ),
+    'resnet_bottleneck': (bottleneck, 17),
     'densenet': (
-      densenet.DenseNet(8, (2, 1, 2, 1), 16, num_classes=CLASSES),
-      40,
+      densenet.DenseNet(8, (2, 1, 1, 1), 16, num_classes=CLASSES),
+      33,
     ),
   }
 
