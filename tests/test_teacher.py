@@ -56,6 +56,14 @@ def kd(teacher, **fields):
   return {'method': 'kd', 'teacher.workdir': str(teacher), **fields}
 
 
+@pytest.fixture(scope='module')
+def taught(teacher, tmp_path_factory):
+  """A teacher with its bank, its student's directory, and what that found."""
+  folder = tmp_path_factory.mktemp('taught')
+  directory = shutil.copytree(teacher, folder / 'teacher')
+  return directory, folder / 'student', run(folder / 'student', **kd(directory))
+
+
 def test_one_bank_serves_every_student(copied, tmp_path, monkeypatch):
   saved = []
   save = soft_targets.save
@@ -75,11 +83,11 @@ def test_one_bank_serves_every_student(copied, tmp_path, monkeypatch):
   assert first['loss'] == pytest.approx(loss, rel=1e-6)
 
 
-def test_the_bank_is_what_the_teacher_predicts(copied, tmp_path):
-  run(tmp_path / 'student', **kd(copied))
-  config = tiny.config(**SHORT, **kd(copied))
+def test_the_bank_is_what_the_teacher_predicts(taught):
+  teacher, _, _ = taught
+  config = tiny.config(**SHORT, **kd(teacher))
   experiment = build.build(config)
-  end = end_of(copied, 1, 10)
+  end = end_of(teacher, 1, 10)
   (bank,) = (k.bank for k in extraction.induce_imported(experiment).values())
   rows, logits = next(
     build.build(tiny.config(**SHORT, method='vanilla')).predict(
@@ -91,10 +99,10 @@ def test_the_bank_is_what_the_teacher_predicts(copied, tmp_path):
   )
 
 
-def test_a_student_of_another_temperature_converts_the_bank(copied, tmp_path):
-  run(tmp_path / 'three', **kd(copied))
-  run(tmp_path / 'two', **kd(copied, **{'distillation.temperature': 2.0}))
-  config = tiny.config(**SHORT, **kd(copied))
+def test_a_student_of_another_temperature_converts_the_bank(taught, tmp_path):
+  teacher, _, _ = taught
+  run(tmp_path / 'two', **kd(teacher, **{'distillation.temperature': 2.0}))
+  config = tiny.config(**SHORT, **kd(teacher))
   bank = extraction.induce_imported(build.build(config))[0].bank
   assert bank.temperature == 3.0
   rows = build.build(config).train_rows
@@ -106,51 +114,52 @@ def test_a_student_of_another_temperature_converts_the_bank(copied, tmp_path):
   assert first['loss'] == pytest.approx(loss, rel=1e-6)
 
 
-def test_cost_holds_the_teachers(copied, tmp_path):
-  found = run(tmp_path / 'student', **kd(copied))
-  taught = workdir.read_json(copied / 'result.json')
+def test_cost_holds_the_teachers(taught):
+  directory, _, found = taught
+  teacher = workdir.read_json(directory / 'result.json')
   forward = found['cost']['forward_multiply_adds']['tiny']
   # 2 epochs, a pass that predicts, and 2 epochs, over 200 images.
   assert found['cost']['training_1e16'] == pytest.approx(
     forward * 5 * 200 / 1e16
   )
   seconds = found['cost']['seconds']
-  assert seconds['teacher'] == taught['cost']['seconds']['train']
+  assert seconds['teacher'] == teacher['cost']['seconds']['train']
   assert seconds['extract'] == found['teacher']['extraction_seconds'] > 0
 
 
-def test_a_finished_student_is_evaluated_without_its_teacher(copied, tmp_path):
-  directory = tmp_path / 'student'
-  found = run(directory, **kd(copied))
-  assert (
-    run(directory, **kd(copied)) == found
-  )  # Its result; nothing is trained.
-  shutil.rmtree(copied)
-  experiment = evaluate.open_run(directory, None)
-  members = evaluate.load_members(directory, 'final', experiment)
-  again = evaluate.evaluate(experiment, members, 'test')
+def test_a_finished_student_is_evaluated_without_its_teacher(taught, tmp_path):
+  teacher, student, found = taught
+  directory = shutil.copytree(student, tmp_path / 'student')
+  # Its result; nothing is trained.
+  assert run(directory, **kd(teacher)) == found
+  away = teacher.rename(tmp_path / 'away')
+  try:
+    experiment = evaluate.open_run(directory, None)
+    members = evaluate.load_members(directory, 'final', experiment)
+    again = evaluate.evaluate(experiment, members, 'test')
+  finally:
+    away.rename(teacher)
   assert again['accuracy'] == found['final']['test']['accuracy']
 
 
-def test_agreement_is_the_share_of_equal_predictions(copied, tmp_path):
-  directory = tmp_path / 'student'
-  found = run(directory, **kd(copied))
+def test_agreement_is_the_share_of_equal_predictions(taught):
+  teacher, directory, found = taught
   experiment = build.build(tiny.config(**SHORT, method='vanilla'))
 
   def top1(end):
     blocks = experiment.predict(1, end.variables, 'train')
     return np.concatenate([logits.argmax(-1) for _, logits in blocks])
 
-  same = top1(end_of(copied, 1, 10)) == top1(end_of(directory, 1, 10))
+  same = top1(end_of(teacher, 1, 10)) == top1(end_of(directory, 1, 10))
   assert found['stages'][0]['agreement'] == {
     'agreement': same.mean(),
     'examples': 200,
   }
 
 
-def test_another_teacher_is_another_run(copied, tmp_path):
-  directory = tmp_path / 'student'
-  run(directory, **kd(copied))
+def test_another_teacher_is_another_run(taught, tmp_path):
+  _, student, _ = taught
+  directory = shutil.copytree(student, tmp_path / 'student')
   other = tmp_path / 'other'
   run(other, method='vanilla', seed=1)
   with pytest.raises(WorkdirError, match='differs in the imported teacher'):
@@ -209,10 +218,9 @@ def test_no_run_is_no_teacher(tmp_path):
     run(tmp_path / 'student', **kd(tmp_path / 'nothing'))
 
 
-def test_a_bank_of_another_order_is_refused(copied, tmp_path):
+def test_a_bank_of_another_order_is_refused(taught):
   """As if the data had been sorted anew since the bank was made."""
-  run(tmp_path / 'student', **kd(copied))
-  config = tiny.config(**SHORT, **kd(copied))
+  config = tiny.config(**SHORT, **kd(taught[0]))
   experiment = build.build(config)
   object.__setattr__(experiment.dataset.train, 'fingerprint', 'd' * 64)
   with pytest.raises(SoftTargetsError, match='made of something else.*finger'):
@@ -286,12 +294,13 @@ def test_views_are_averaged_as_probabilities(tmp_path):
   assert found['stages'][0]['train']['accuracy'] == direct['accuracy']
 
 
-def test_views_of_other_augmentation_are_other_targets(copied, tmp_path):
+def test_views_of_other_augmentation_are_other_targets(taught, tmp_path):
   views = {'distillation.views': 2}
-  run(tmp_path / 'one', **kd(copied, **views))
-  run(tmp_path / 'clean', **kd(copied))
+  # Beside the bank of clean images.
+  teacher = shutil.copytree(taught[0], tmp_path / 'teacher')
+  run(tmp_path / 'one', **kd(teacher, **views))
   with pytest.raises(SoftTargetsError, match='made of something else: views'):
-    run(tmp_path / 'two', **kd(copied, **views, **{'augment.padding': 0}))
+    run(tmp_path / 'two', **kd(teacher, **views, **{'augment.padding': 0}))
 
 
 @pytest.mark.parametrize(
@@ -339,10 +348,10 @@ def test_smoothed_labels_are_a_mixture_with_the_uniform(x64):
   assert float(smooth) == pytest.approx(mixture, rel=1e-12)
 
 
-def test_label_smoothing_reaches_the_step(tmp_path):
-  run(tmp_path / 'smooth', method='label_smoothing', label_smoothing=0.3)
-  run(tmp_path / 'hard', method='vanilla')
+def test_label_smoothing_reaches_the_step(teacher, tmp_path):
+  run(tmp_path, method='label_smoothing', label_smoothing=0.3)
+  # The teacher is a run of labels alone.
   smooth, hard = (
-    lines(tmp_path / name, 'train')[0]['loss'] for name in ('smooth', 'hard')
+    lines(directory, 'train')[0]['loss'] for directory in (tmp_path, teacher)
   )
   assert smooth != hard
