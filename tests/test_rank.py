@@ -66,9 +66,13 @@ OPTIONS = {'metric': 'euclidean', 'multi_query': None, 're_rank': False}
 def test_the_command_prints_ranks_both_maps_and_counts(tmp_path):
   picture = tmp_path / 'first.png'
   ran = started.run(
-    [sys.executable, '-m', 'srdl_jax.rank']
-    + [f'--features={saved(tmp_path / "f.npz")}']
-    + [f'--montage={picture}', '--montage_queries=2', '--metric=cosine'],
+    [
+      *(sys.executable, '-m', 'srdl_jax.rank'),
+      f'--features={saved(tmp_path / "f.npz")}',
+      f'--montage={picture}',
+      '--montage_queries=2',
+      '--metric=cosine',
+    ],
     cwd=ROOT,
   )
   assert ran.returncode == 0, ran.stderr

@@ -80,7 +80,10 @@ def test_jobs_run_side_by_side_on_their_own_cores(tmp_path):
   program = (
     'import os, time\n'
     'open({own!r}, "w").write(str(os.sched_getaffinity(0)))\n'
-    'while not os.path.exists({other!r}): time.sleep(0.01)'
+    'end = time.monotonic() + 600\n'
+    'while not os.path.exists({other!r}) and time.monotonic() < end:\n'
+    '  time.sleep(0.01)\n'
+    'assert os.path.exists({other!r})'
   )
   jobs = [
     job(
@@ -91,7 +94,8 @@ def test_jobs_run_side_by_side_on_their_own_cores(tmp_path):
     for n, other in ('ab', 'ba')
   ]
   before = os.sched_getaffinity(0)
-  finish(tmp_path, jobs, slots=2)
+  failed, _ = finish(tmp_path, jobs, slots=2)
+  assert not failed
   assert os.sched_getaffinity(0) == before
   used = [(tmp_path / n).read_text() for n in 'ab']
   if len(before) > 1:
@@ -209,7 +213,10 @@ def test_time_left_follows_from_work_done(tmp_path, monkeypatch):
 
   clock = Clock(sleeping)
   monkeypatch.setattr(sweep, 'time', clock)
-  wait = f'import os\nwhile not os.path.exists({str(over)!r}): pass'
+  wait = (
+    'import os, time\n'
+    f'while not os.path.exists({str(over)!r}): time.sleep(0.01)'
+  )
   jobs = [
     job(tmp_path, 'a', wait, work=1.0),
     job(tmp_path, 'b', work=100.0),
