@@ -2,14 +2,22 @@
 """Metadata and requirements of srdl_jax."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r"^__version__ = '(.+)'$",
+  (HERE / 'srdl_jax' / '__init__.py').read_text(),
+  re.MULTILINE,
+)[1]
+
 setup(
   name='srdl_jax',
-  version='0.1.0',
+  version=VERSION,
   description='Self-Referenced Deep Learning (ACCV 2018) in JAX',
-  long_description=pathlib.Path(__file__).with_name('README.md').read_text(),
+  long_description=(HERE / 'README.md').read_text(),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=find_packages(include=['srdl_jax', 'srdl_jax.*']),

@@ -50,7 +50,8 @@ import other_pipelines
 from absl import app, flags
 from PIL import Image
 
-from srdl_jax.data import folder_files, pipeline, streamed
+from srdl_jax.data import folder_files, pipeline
+from srdl_jax.data.images import StreamedImages
 
 CORES = len(os.sched_getaffinity(0))
 WORKERS = flags.DEFINE_integer(
@@ -166,7 +167,7 @@ def our_batches(root: pathlib.Path, workers: int) -> Iterator:
   """Returns the iterator that a streamed stage reads from."""
   paths = sorted(str(p.relative_to(root)) for p in root.glob('*/*.jpg'))
   records = folder_files.Files(str(root), tuple(paths))
-  images = streamed.Images(records, size=SIZE, resize=256, orient=True)
+  images = StreamedImages(records, size=SIZE, resize=256, orient=True)
   source = pipeline.TrainingViews(
     images=images,
     rows=np.arange(len(paths)),
@@ -261,7 +262,7 @@ def main(argv: Sequence[str]) -> None:
   # It imports JAX, which no worker should.
   import jax
 
-  from srdl_jax.environment import environment
+  from srdl_jax.runs.environment import environment
 
   around = environment(jax.devices('cpu')[:1])
   print(

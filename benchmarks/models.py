@@ -28,9 +28,10 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from srdl_jax import environment, models, optimiser, steps, train_state
+from srdl_jax import models, steps, train_state
 from srdl_jax.models import densenet, resnet
 from srdl_jax.result import peak_memory
+from srdl_jax.runs import environment
 
 MODELS = flags.DEFINE_list('models', [], 'Keys of models.MODELS; none: all.')
 BATCH = flags.DEFINE_integer('batch_size', 32, 'Images in a step.')
@@ -52,7 +53,7 @@ def jax_steps(name: str, size: int, classes: int) -> dict[str, Step]:
   model = models.create(name, classes, dtype=jnp.dtype(DTYPE.value), **remat)
   state = train_state.fresh(
     model,
-    optimiser.sgd(momentum=0.9, weight_decay=2e-4),
+    train_state.sgd(momentum=0.9, weight_decay=2e-4),
     jax.random.key(0),
     (size, size, 3),
   )

@@ -32,7 +32,7 @@ import numpy as np
 from absl import app, flags
 
 from srdl_jax import retrieval
-from srdl_jax.environment import environment
+from srdl_jax.runs.environment import environment
 
 SIZE = flags.DEFINE_enum('size', 'market', ['market', 'msmt17'], 'Data set.')
 ROUNDS = flags.DEFINE_integer('rounds', 3, 'Rounds.', lower_bound=1)

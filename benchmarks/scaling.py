@@ -44,19 +44,9 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from srdl_jax import (
-  augment,
-  build,
-  config,
-  data,
-  environment,
-  feed,
-  parallel,
-  processes,
-  steps,
-)
-from srdl_jax.experiment import Experiment
-from srdl_jax.randomness import Purpose, key_for
+from srdl_jax import augment, build, config, data, feed, parallel, steps
+from srdl_jax.experiment import Experiment, Purpose, key_for
+from srdl_jax.runs import environment, processes
 from srdl_jax.train_state import TrainState
 
 MODEL = flags.DEFINE_string('model', 'resnet8', 'A key of models.MODELS.')

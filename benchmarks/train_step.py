@@ -22,19 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from srdl_jax import (
-  build,
-  config,
-  data,
-  models,
-  optimiser,
-  stage,
-  steps,
-  stop_request,
-  train_state,
-)
-from srdl_jax.checkpoint import Checkpoints
-from srdl_jax.log import RunLog
+from srdl_jax import build, config, data, models, stage, steps, train_state
+from srdl_jax.runs import stop_request
+from srdl_jax.runs.checkpoint import Checkpoints
+from srdl_jax.runs.log import RunLog
 
 MODEL = flags.DEFINE_string('model', 'resnet20', 'A key of models.MODELS.')
 BATCH = flags.DEFINE_integer('batch_size', 128, 'Images in a step.')
@@ -72,7 +63,7 @@ def bare_round() -> Round:
   model = models.create(MODEL.value, CLASSES)
   state = train_state.fresh(
     model,
-    optimiser.sgd(momentum=0.9, weight_decay=2e-4),
+    train_state.sgd(momentum=0.9, weight_decay=2e-4),
     jax.random.key(0),
     (32, 32, 3),
   )

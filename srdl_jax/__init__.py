@@ -1,6 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """Self-Referenced Deep Learning (Lan, Zhu, Gong; ACCV 2018) in JAX.
 
+To be read in this order:
+
+  srdl          Algorithm 1, for any list of stages
+  methods       a method is a list of stages; METHODS
+  losses        Eq 2, 5, 6, 7
+  schedules     Eq 3 and 4
+  steps         the train step and the predict step
+  train_state   the state, the random restart, SGD
+  augment       flip, crop, normalise
+  stage         one stage, from fresh to final
+  feed          what a step reads: resident or streamed
+  soft_targets  what a bank of soft targets means
+  knowledge     what a stage's end teaches: predicted once, kept
+  parallel      steps over devices; one exact pass over a split
+  experiment    what a configuration stands for, and its random keys
+  build         from a configuration to an experiment
+  config        every field
+  evaluate      metrics of states
+  metrics       exact sums: top-k, NLL, calibration
+  main          the command
+
+Packages:
+
+  data       data sets in an order that never changes, in memory or streamed
+  models     networks by name, one family a file
+  storage    files that are whole or not there, on disks and in buckets
+  runs       what a run leaves behind, and what holds its directory
+  weights    tensors in and out by PyTorch's names
+  retrieval  features rank a gallery: CMC and mAP
+  flatness   the loss around networks
+  reproduce  the paper's rows, and sweeps over them
+  report     finished runs beside the paper's tables
+
+Beside them: errors, command (what all commands share), result (result.json),
+cost, flops, rank (metrics of given features).
+
 Letters in names such as `logits_BxK`, here and in every module:
 
   B  examples in a batch (of one device, or of all: the docstring says which)
@@ -10,3 +46,5 @@ Letters in names such as `logits_BxK`, here and in every module:
   D  dimensions of a feature
   S  optimiser steps in a chunk
 """
+
+__version__ = '0.2.0'

@@ -1,30 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a configuration to everything that a run needs."""
+"""From a configuration to everything that a run needs.
+
+Which examples it uses, how their images are varied, its stages and networks.
+"""
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from srdl_jax import (
   augment,
   data,
-  examples,
+  methods,
   models,
-  optimiser,
   parallel,
-  plan,
-  pretrained,
   schedules,
   steps,
+  train_state,
 )
 from srdl_jax import config as config_lib
-from srdl_jax import teacher as teacher_lib
+from srdl_jax import weights as weights_lib
+from srdl_jax.data import sampling
 from srdl_jax.errors import ConfigError
 from srdl_jax.experiment import Experiment, Network
+from srdl_jax.retrieval import Task
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import finished
 
 
 def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
@@ -42,7 +49,7 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
   """
   config_lib.validate(config)
   if to_train:
-    teacher_lib.name_network(config)
+    name_network(config)
   stages = create_plan(config)
   if config.model.dtype == 'float64':
     jax.config.update('jax_enable_x64', True)
@@ -59,7 +66,7 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
   weights = _weights(config) if to_train else None
   teacher = None
   if to_train and config.teacher.workdir:
-    teacher = teacher_lib.load(config.teacher.workdir)
+    teacher = finished.load(config.teacher.workdir)
   dataset = data.load(
     config.data.name,
     data_dir=config.data.data_dir,
@@ -73,10 +80,31 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
   return _assemble(config, stages, devices, dataset, weights, teacher)
 
 
-def _weights(config) -> pretrained.Weights | None:
+def name_network(config: ConfigDict) -> None:
+  """Writes the name of an imported teacher's network into its field.
+
+  Raises:
+    WorkdirError: teacher.workdir holds no run.
+    ConfigError: the field names another network.
+  """
+  if not config.teacher.workdir:
+    return
+  record = run_directory.load_record(
+    run_directory.local(config.teacher.workdir, 'teacher.workdir')
+  )
+  name = record.config.model.name
+  if config.teacher.model not in ('', name):
+    raise ConfigError(
+      f'teacher.workdir = {config.teacher.workdir!r} holds a {name}, but '
+      f'teacher.model is {config.teacher.model!r}.'
+    )
+  config.teacher.model = name
+
+
+def _weights(config) -> weights_lib.Weights | None:
   if not config.init.from_path:
     return None
-  weights = pretrained.load(config.init.from_path)
+  weights = weights_lib.load(config.init.from_path)
   if weights.model != config.model.name:
     raise ConfigError(
       f'init.from_path = {config.init.from_path!r} holds weights of a '
@@ -85,15 +113,15 @@ def _weights(config) -> pretrained.Weights | None:
   return weights
 
 
-def create_plan(config: ConfigDict) -> tuple[plan.Stage, ...]:
+def create_plan(config: ConfigDict) -> tuple[methods.Stage, ...]:
   """Returns the stages of the configured method.
 
   Raises:
-    ConfigError: see `plan.create`.
+    ConfigError: see `methods.create`.
   """
-  return plan.create(
+  return methods.create(
     config.method,
-    plan.Settings(
+    methods.Settings(
       epochs=config.epochs,
       model=config.model.name,
       teacher_model=config.teacher.model,
@@ -141,15 +169,15 @@ def create_model(config: ConfigDict, name: str, num_classes: int) -> nn.Module:
 
 
 def _assemble(config, stages, devices, dataset, weights, teacher) -> Experiment:
-  train_rows, validation_rows, test_rows = examples.choose(config, dataset)
+  train_rows, validation_rows, test_rows = choose_examples(config, dataset)
   # The other classes' examples stay where they are: rows keep their numbers.
   classes = config.data.classes or dataset.num_classes
   dataset = dataclasses.replace(dataset, num_classes=classes)
   if dataset.train.is_streamed:
-    dataset = examples.with_crops(dataset, config.augment.least_area)
+    dataset = with_crops(dataset, config.augment.least_area)
   if teacher is not None:
-    teacher_lib.check_data(teacher, dataset, train_rows)
-  flip_and_crop = examples.augmentation(config, dataset)
+    check_teacher(teacher, dataset, train_rows)
+  flip_and_crop = augmentation(config, dataset)
   steps_per_epoch = len(train_rows) // config.batch_size
   schedule = schedules.over_stages(
     config.optimiser.learning_rate,
@@ -185,7 +213,7 @@ def _assemble(config, stages, devices, dataset, weights, teacher) -> Experiment:
     teacher_network=imported,
     steps_per_epoch=steps_per_epoch,
     schedule=schedule,
-    optimiser=optimiser.sgd(
+    optimiser=train_state.sgd(
       momentum=config.optimiser.momentum,
       weight_decay=config.optimiser.weight_decay,
       backbone_share=config.optimiser.backbone_share,
@@ -208,7 +236,7 @@ def _network(config, name, dataset, normalise, weights, devices) -> Network:
   init = functools.partial(model.init, train=False)
   like = jax.eval_shape(init, jax.random.key(0), images)
   if weights is not None and name == config.model.name:
-    pretrained.check_fit(like, weights)
+    weights_lib.check_fit(like, weights)
   network = {'model': model, 'normalise': normalise}
   step = functools.partial(steps.predict_step, **network)
   return Network(
@@ -254,3 +282,129 @@ def _train_chunk(
     ),
     experiment.devices,
   )
+
+
+def subset(config: ConfigDict) -> dict[str, int]:
+  """Returns what chooses a run's examples: `sampling.choose_rows`'s words."""
+  return {
+    'classes': config.data.classes,
+    'holdout': config.data.holdout,
+    'examples_per_class': config.data.examples_per_class,
+    'seed': config.seed,
+  }
+
+
+def choose_examples(
+  config: ConfigDict, dataset: data.Dataset
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns the rows to train on, to validate and to test on.
+
+  There are none to test on where the test is a retrieval.
+
+  Raises:
+    ConfigError: a batch is larger than the training set, or see
+      `sampling.choose_rows`.
+    DataError: no query of a retrieval can be answered.
+  """
+  train_rows, validation_rows = sampling.choose_rows(
+    dataset.train.labels, **subset(config)
+  )
+  if len(train_rows) < config.batch_size:
+    raise ConfigError(
+      f'batch_size = {config.batch_size} is larger than the '
+      f'{len(train_rows)} training examples.'
+    )
+  if isinstance(dataset.test, data.Retrieval):
+    _check_retrieval(dataset.test)
+    return train_rows, validation_rows, np.arange(0)
+  test_rows = sampling.rows_of_classes(dataset.test.labels, config.data.classes)
+  return train_rows, validation_rows, test_rows
+
+
+def _check_retrieval(test):
+  """Refuses a test in which no query can be answered, before training."""
+  asked = [slice(None)]
+  if test.multi_query is not None:
+    asked.append(test.pictured_queries)
+  for queries in asked:
+    Task(
+      test.query.identities[queries],
+      test.gallery.identities,
+      test.query.cameras[queries],
+      test.gallery.cameras,
+    ).refuse_impossible()
+
+
+def with_crops(dataset: data.Dataset, least_area: float) -> data.Dataset:
+  """Returns streamed data whose training crops have at least that area."""
+  images = dataclasses.replace(dataset.train.images, least_area=least_area)
+  train = dataclasses.replace(dataset.train, images=images)
+  return dataclasses.replace(dataset, train=train)
+
+
+def augmentation(
+  config: ConfigDict, dataset: data.Dataset
+) -> Callable[..., jax.Array]:
+  """Returns the configured `augment.flip_and_crop`.
+
+  Raises:
+    ConfigError: it doesn't fit the images.
+  """
+  height, width, _ = dataset.train.images.shape[1:]
+  streamed = dataset.train.is_streamed
+  if streamed and config.augment.padding:
+    raise ConfigError(
+      f'augment.padding = {config.augment.padding}, but images of '
+      f'{dataset.name} are cropped by augment.least_area: set it to 0.'
+    )
+  if config.data.image_size not in (0, height) and not streamed:
+    raise ConfigError(
+      f'data.image_size = {config.data.image_size}, but images of '
+      f'{dataset.name} are {height} x {width}: set it to 0.'
+    )
+  if config.augment.padding >= min(height, width):
+    raise ConfigError(
+      f'augment.padding = {config.augment.padding} must be below the '
+      f"images' size, {height} x {width}."
+    )
+  return functools.partial(
+    augment.flip_and_crop,
+    flip=config.augment.flip,
+    padding=config.augment.padding,
+    mode=config.augment.mode,
+  )
+
+
+def check_teacher(
+  teacher: finished.Teacher, dataset: data.Dataset, train_rows: np.ndarray
+) -> None:
+  """Checks that a teacher was trained on the examples that it shall predict.
+
+  Args:
+    teacher: of the student.
+    dataset: the student's, with the number of classes in use.
+    train_rows: that the student trains on.
+
+  Raises:
+    ConfigError: other data, other classes, or other examples of the data.
+  """
+  theirs = teacher.record.config
+  name = f'teacher.workdir = {str(teacher.directory)!r}'
+  if teacher.record.fingerprint != dataset.train.fingerprint:
+    raise ConfigError(
+      f'{name} was trained on other data: {theirs.data.name}, fingerprint '
+      f'{teacher.record.fingerprint}, not {dataset.train.fingerprint}.'
+    )
+  classes = theirs.data.classes or int(dataset.train.labels.max()) + 1
+  if classes != dataset.num_classes:
+    raise ConfigError(
+      f'{name} knows {classes} classes, the student learns '
+      f'{dataset.num_classes}.'
+    )
+  rows, _ = sampling.choose_rows(dataset.train.labels, **subset(theirs))
+  if not np.array_equal(rows, train_rows):
+    raise ConfigError(
+      f'{name} was trained on {len(rows)} examples that are not the '
+      f"student's {len(train_rows)}: give both the same data.holdout and "
+      'data.examples_per_class and, with a hold-out, seed.'
+    )

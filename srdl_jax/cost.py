@@ -14,23 +14,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from srdl_jax import (
-  build,
-  command,
-  data,
-  plan,
-  run_directory,
-  teacher,
-)
+from srdl_jax import build, command, data, methods
 from srdl_jax import config as config_lib
 from srdl_jax.data import sampling
-from srdl_jax.flops import (
-  forward_flops,
-  multiply_adds,
-  parameters,
-  train_flops,
-)
+from srdl_jax.flops import forward_flops, multiply_adds, parameters, train_flops
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +54,7 @@ class Work:
 
 
 def work(
-  stages: Sequence[plan.Stage],
+  stages: Sequence[methods.Stage],
   networks: Mapping[str, nn.Module],
   image_shape: tuple[int, int, int],
   *,
@@ -94,7 +85,9 @@ def work(
   ]
 
 
-def _extractions(number: int, stages: Sequence[plan.Stage], views: int) -> int:
+def _extractions(
+  number: int, stages: Sequence[methods.Stage], views: int
+) -> int:
   """Returns the passes in which a stage predicts for those that it teaches."""
   taught = [stage for stage in stages if stage.teacher == number]
   online = sum(stage.epochs for stage in taught if stage.online)
@@ -104,18 +97,18 @@ def _extractions(number: int, stages: Sequence[plan.Stage], views: int) -> int:
 
 def with_imported(
   recorded: Sequence[Mapping[str, Any]],
-  stages: Sequence[plan.Stage],
+  stages: Sequence[methods.Stage],
   views: int = 0,
 ) -> list[Work]:
   """Returns what an imported teacher cost: its run, and what it predicts.
 
   Args:
-    recorded: the work that its result.json lists (`cost.stages`).
+    recorded: the work that its result.json lists (cost.stages).
     stages: of its student.
     views: see `work`.
   """
   works = [Work(**one) for one in recorded]
-  passes = _extractions(plan.IMPORTED, stages, views)
+  passes = _extractions(methods.IMPORTED, stages, views)
   last = works[-1]
   works[-1] = dataclasses.replace(last, extractions=last.extractions + passes)
   return works
@@ -194,7 +187,7 @@ def _text(value: str | int | float | None) -> str:
   return f'{value:,}' if isinstance(value, int) else f'{value:#.4g}'
 
 
-def own_training_cost(config) -> float:
+def own_training_cost(config: ConfigDict) -> float:
   """Returns TrCost of a configuration's own stages, in 1e16; reads no data.
 
   The cost of an imported teacher is not in it.
@@ -228,21 +221,21 @@ def _planned(config):
   return stages, networks, shape, examples
 
 
-def describe(config) -> str:
+def describe(config: ConfigDict) -> str:
   """Returns what a configuration costs, as text; reads no data.
 
   Raises:
     ConfigError: a field is out of range, or a name unknown.
     WorkdirError: the run of an imported teacher is missing or unfinished.
   """
-  teacher.name_network(config)
+  build.name_network(config)
   stages, networks, shape, examples = _planned(config)
   views = config.distillation.views
   with jax.enable_x64(config.model.dtype == 'float64'):
     counted = work(stages, networks, shape.image_shape, views=views)
   if config.teacher.workdir:
     path = run_directory.local(config.teacher.workdir, 'teacher.workdir')
-    found = teacher.read_result(path)
+    found = finished.read_result(path)
     counted = [*with_imported(found['cost']['stages'], stages, views), *counted]
   return (
     f'{config.data.name}, {config.method}: {examples:,} training images, '
@@ -263,7 +256,7 @@ def _shape(config) -> tuple[data.Shape, int]:
   # data.classes where classes are of unequal size.
   rows, _ = sampling.choose_rows(
     np.arange(shape.train_examples) % shape.num_classes,
-    **config_lib.subset(config),
+    **build.subset(config),
   )
   classes = config.data.classes or shape.num_classes
   return dataclasses.replace(shape, num_classes=classes), len(rows)

@@ -23,20 +23,19 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from srdl_jax import (
-  bucket,
-  build,
-  checkpoint,
-  command,
-  ranking,
-  run_directory,
-  stage_record,
-)
-from srdl_jax.errors import CheckpointError, ConfigError
+from srdl_jax import build, command, data, parallel, storage
+from srdl_jax.config import FIELDS
+from srdl_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from srdl_jax.experiment import Experiment
-from srdl_jax.fields import FIELDS
 from srdl_jax.metrics import Classification, log_softmax
+from srdl_jax.parallel import predict
+from srdl_jax.retrieval import measure
+from srdl_jax.retrieval.features import LONGEST, normalise, squared_lengths
+from srdl_jax.runs import checkpoint
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import record as stage_record
 
+Runs = Sequence[tuple[Experiment, Mapping[int, Any]]]
 _RETRIEVAL = ('normalise', 'mirror', 're_rank', 'pooling')
 SPLITS = ('test', 'validation', 'train')
 _NAME = r'(final|best|ensemble|stage_\d+)'
@@ -62,9 +61,7 @@ def evaluate(
   return ensemble([(experiment, members)], split)
 
 
-def ensemble(
-  runs: Sequence[tuple[Experiment, Mapping[int, Any]]], split: str
-) -> dict[str, float | int]:
+def ensemble(runs: Runs, split: str) -> dict[str, float | int]:
   """Returns metrics of the mean prediction of models of several runs.
 
   Args:
@@ -72,7 +69,7 @@ def ensemble(
     split: see `evaluate`.
 
   Returns:
-    See `ranking.metrics` for the test of a retrieval, else
+    See `measure.metrics` for the test of a retrieval, else
     `metrics.Classification.result`; of several models also 'disagreement',
     the share of examples on which not all predict the same class.
 
@@ -80,7 +77,7 @@ def ensemble(
     ConfigError: the runs are of different examples or classes.
   """
   if split == 'test' and runs[0][0].is_retrieval:
-    return ranking.measure(runs)
+    return rank(runs)
   source, _ = _same_examples([experiment for experiment, _ in runs], split)
   sums, differing = Classification(), 0
   # Blocks of one size, whatever each run's own is.
@@ -210,6 +207,108 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   return experiment
 
 
+def rank(runs: Runs) -> dict[str, float | int]:
+  """Returns the metrics of some networks; see `extract_features` and
+  `measure.metrics`."""
+  return measure.first_ones(measure.metrics(extract_features(runs)))
+
+
+def extract_features(
+  runs: Runs, changes: Mapping[str, Any] | None = None
+) -> measure.Extracted:
+  """Computes the features of all images of a test, each once, in order.
+
+  Args:
+    runs: of each an experiment, whose settings of the first count, and
+      variables by the number of the stage. Features of several networks stand
+      side by side, each of length 1.
+    changes: to those settings, by name.
+
+  Raises:
+    ConfigError: the runs rank other images.
+    NonFiniteLossError: a feature isn't finite.
+  """
+  test = _same_test(runs)
+  settings = dataclasses.replace(settings_of(runs[0][0]), **(changes or {}))
+  found = {
+    part.name: features_of_part(runs, part.name, settings)
+    for part in test.parts
+  }
+  return measure.Extracted(test, settings, **{'multi_query': None, **found})
+
+
+def settings_of(experiment: Experiment) -> measure.Settings:
+  """Returns how a run ranks."""
+  config = experiment.config
+  return measure.Settings(
+    normalise=config.retrieval.normalise,
+    mirror=config.retrieval.mirror,
+    pooling=config.retrieval.pooling,
+    re_rank=config.retrieval.re_rank,
+  )
+
+
+def features_of_part(
+  runs: Runs, part: str, settings: measure.Settings
+) -> np.ndarray:
+  """Returns the features [N, D] of a part of a test.
+
+  Args:
+    runs: see `extract_features`.
+    part: 'query', 'gallery' or 'multi_query', which has N images.
+    settings: how to rank.
+
+  Raises:
+    NonFiniteLossError: a feature isn't finite.
+  """
+  found = [
+    # Each at its own run's size of images.
+    _of_network(
+      experiment,
+      number,
+      variables,
+      getattr(experiment.dataset.test, part),
+      settings.mirror,
+    )
+    for experiment, members in runs
+    for number, variables in members.items()
+  ]
+  if len(found) > 1 or settings.normalise:
+    found = [normalise(features_NxD, part) for features_NxD in found]
+  return np.concatenate(found, axis=1)
+
+
+def _of_network(experiment, number, variables, part, mirrored) -> np.ndarray:
+  devices = experiment.devices
+  blocks = predict(
+    experiment.network(number).feature_batch(mirrored),
+    parallel.replicate(variables, devices),
+    lambda rows_B: part.images[parallel.own(rows_B, devices)],
+    np.arange(len(part.identities)),
+    parallel.whole_batch(experiment.config.eval.batch_size, devices),
+  )
+  features_NxD = np.concatenate([features_BxD for _, features_BxD in blocks])
+  with np.errstate(over='ignore', invalid='ignore'):
+    wrong_N = ~(squared_lengths(features_NxD) < LONGEST)
+  if wrong_N.any():
+    raise NonFiniteLossError(
+      f'The features of {part.name} image {wrong_N.argmax()} are not finite '
+      'or too large: lower optimiser.learning_rate, in another workdir, or '
+      'look at the data.'
+    )
+  return features_NxD
+
+
+def _same_test(runs: Runs) -> data.Retrieval:
+  first, _ = runs[0]
+  for other, _ in runs[1:]:
+    if other.dataset.test.fingerprint != first.dataset.test.fingerprint:
+      raise ConfigError(
+        f'The runs rank other images: {first.description}; {other.description}.'
+      )
+  return first.dataset.test
+
+
 def _retrieval_flags() -> dict[str, Any]:
   """Returns the fields of `retrieval` that the command line sets."""
   given = {name: flags.FLAGS[name].value for name in _RETRIEVAL}
@@ -228,11 +327,11 @@ def _evaluate(runs, split: str, picture: str | None) -> dict[str, Any]:
   target = picture and pathlib.Path(picture).expanduser()
   if target and not target.parent.is_dir():
     raise ConfigError(f'--montage={picture}: there is no such directory.')
-  found = ranking.extract(runs, changes)
+  found = extract_features(runs, changes)
   if target:
-    ranking.draw(found, target, flags.FLAGS.queries)
+    measure.draw(found, target, flags.FLAGS.queries)
   how = dataclasses.asdict(found.settings)
-  return {**ranking.metrics(found), 'ranking': how}
+  return {**measure.metrics(found), 'ranking': how}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -246,7 +345,7 @@ def main(argv: Sequence[str]) -> None:
     path, _, name = given.rpartition(':')
     if not (path and _NAMES.fullmatch(name)):
       path, name = given, args.checkpoint
-    workdir = bucket.absolute(run_directory.resolve(path))
+    workdir = storage.absolute(run_directory.resolve(path))
     if workdir in runs:
       raise ConfigError(f'{path} is given twice: name its checkpoints at once.')
     experiment = open_run(workdir, args.data_dir)

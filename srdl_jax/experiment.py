@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a configuration stands for: data, networks, stages and their clock."""
+"""What a configuration stands for: data, networks, stages, clock and keys."""
 
 import dataclasses
+import enum
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,21 +14,40 @@ import optax
 from ml_collections import ConfigDict
 
 from srdl_jax import config as config_lib
-from srdl_jax import (
-  data,
-  environment,
-  parallel,
-  plan,
-  pretrained,
-  run_directory,
-  train_state,
-)
-from srdl_jax.checkpoint import Moment
+from srdl_jax import data, methods, parallel, train_state
+from srdl_jax import weights as weights_lib
 from srdl_jax.data import pipeline
 from srdl_jax.errors import ConfigError
-from srdl_jax.predict import predict
-from srdl_jax.randomness import Purpose, key_for
-from srdl_jax.teacher import Teacher
+from srdl_jax.parallel import predict
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import environment
+from srdl_jax.runs.checkpoint import Moment
+from srdl_jax.runs.finished import Teacher
+
+
+class Purpose(enum.IntEnum):
+  """What a random key is for; the number is part of the key."""
+
+  INITIALISE = 0
+  AUGMENT = 1
+  VIEW = 2
+
+
+def key_for(seed: int, purpose: Purpose, *counts: int) -> jax.Array:
+  """Returns the key of a purpose, a stage and, maybe, an epoch.
+
+  Nothing random has to be saved, and no draw depends on the number of
+  devices.
+
+  Args:
+    seed: of the run.
+    purpose: what is drawn.
+    *counts: stage, from 1, and epoch or view, from 0.
+  """
+  key = jax.random.key(seed)
+  for count in (purpose, *counts):
+    key = jax.random.fold_in(key, count)
+  return key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +97,9 @@ class Experiment:
   train_rows: np.ndarray
   validation_rows: np.ndarray
   test_rows: np.ndarray
-  stages: tuple[plan.Stage, ...]
+  stages: tuple[methods.Stage, ...]
   networks: Mapping[str, Network]
-  weights: pretrained.Weights | None
+  weights: weights_lib.Weights | None
   teacher: Teacher | None
   teacher_network: Network | None
   steps_per_epoch: int
@@ -109,8 +129,8 @@ class Experiment:
     ) + (self.weights and self.weights.description(classes) or '')
 
   def network(self, number: int) -> Network:
-    """Returns the network of stage `number` (from 1), or plan.IMPORTED."""
-    if number == plan.IMPORTED:
+    """Returns the network of stage `number` (from 1), or methods.IMPORTED."""
+    if number == methods.IMPORTED:
       return self.teacher_network
     return self.networks[self.stages[number - 1].model]
 
@@ -171,7 +191,7 @@ class Experiment:
     """Yields (rows [b], logits [b, K]) over a split, in order.
 
     Args:
-      number: of the stage whose network it is, from 1, or plan.IMPORTED.
+      number: of the stage whose network it is, from 1, or methods.IMPORTED.
       variables: its parameters and statistics.
       split: see `rows`.
       view: number of an augmented view of the images; None: clean.
@@ -205,7 +225,7 @@ class Experiment:
   def initial_state(
     self, number: int, previous: Moment | None
   ) -> train_state.TrainState:
-    """Returns the state that a stage begins with (see `plan.Stage.start`).
+    """Returns the state that a stage begins with (see `methods.Stage.start`).
 
     Args:
       number: of the stage, from 1.
@@ -237,7 +257,7 @@ class Experiment:
     )
     if not self._pretrained(number):
       return state
-    variables = pretrained.overlay(state.variables, self.weights)
+    variables = weights_lib.overlay(state.variables, self.weights)
     return train_state.from_variables(model, self.optimiser, variables, step)
 
   def _pretrained(self, number: int) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from srdl_jax import errors, parallel, soft_targets
 from srdl_jax.data import pipeline, sampling
 from srdl_jax.experiment import Experiment
-from srdl_jax.extraction import Knowledge
+from srdl_jax.knowledge import Knowledge
 
 
 class ResidentFeed(contextlib.AbstractContextManager):

@@ -9,8 +9,9 @@ from typing import Any
 
 from absl import flags
 
-from srdl_jax import command, processes, srdl, stop_request
+from srdl_jax import command, srdl
 from srdl_jax.errors import ConfigError
+from srdl_jax.runs import processes, stop_request
 
 
 def summary(found: dict[str, Any]) -> str:

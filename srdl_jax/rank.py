@@ -20,84 +20,17 @@ and not ranked. Prints one JSON object: shares, not percents.
 
 import json
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
 
-from srdl_jax import command, montage, retrieval
-from srdl_jax.errors import ConfigError, DataError
-from srdl_jax.re_ranking import ReRanking
-from srdl_jax.retrieval_distances import METRICS
-from srdl_jax.retrieval_features import pool_queries, refuse_other_lengths
-
-Arrays = dict[str, np.ndarray]
-
-SIDES = ('query', 'gallery', 'query_ids', 'gallery_ids')
-CAMERAS = ('query_cameras', 'gallery_cameras')
-MULTI_QUERY = ('multi_query', 'multi_query_ids', 'multi_query_cameras')
-IMAGES = ('query_images', 'gallery_images')
-
-
-def read(path: pathlib.Path) -> Arrays:
-  """Returns the arrays of a .npz file, or of a folder's .npy files.
-
-  Raises:
-    DataError: it is missing or damaged, or lacks an array.
-  """
-  known = {*SIDES, *CAMERAS, *MULTI_QUERY, *IMAGES}
-  try:
-    if path.is_dir():
-      files = {file.stem: file for file in path.glob('*.npy')}
-      arrays = {name: np.load(files[name]) for name in known & set(files)}
-    else:
-      with zipfile.ZipFile(path):  # NumPy would take other files, too.
-        pass
-      with np.load(path) as stored:
-        arrays = {name: stored[name] for name in known & set(stored)}
-  except FileNotFoundError as error:
-    raise DataError(f'{path}: there is no such file.') from error
-  except (
-    OSError,
-    ValueError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as error:
-    raise DataError(
-      f'{path} is no .npz file of plain arrays, or is damaged: {error}.'
-    ) from error
-  _require(arrays, SIDES, str(path))
-  return arrays
-
-
-def _require(arrays: Arrays, names: Sequence[str], who: str) -> None:
-  missing = [name for name in names if name not in arrays]
-  if missing:
-    raise DataError(
-      f'{who}: {", ".join(missing)} missing; there are '
-      f'{", ".join(sorted(arrays)) or "no arrays"}.'
-    )
-
-
-def pooled(arrays: Arrays, how: str) -> Arrays:
-  """Returns arrays in which queries are pooled; see `pool_queries`.
-
-  Raises:
-    DataError: there is nothing to pool.
-  """
-  with_cameras = CAMERAS[0] in arrays
-  names = MULTI_QUERY if with_cameras else MULTI_QUERY[:2]
-  _require(arrays, names, '--multi_query')
-  query, *_ = pool_queries(
-    *(arrays[name] for name in names),
-    how=how,
-    query_ids=arrays['query_ids'],
-    query_cameras=arrays.get(CAMERAS[0]),
-  )
-  return {**arrays, 'query': query}
+from srdl_jax import command, retrieval
+from srdl_jax.errors import ConfigError
+from srdl_jax.retrieval import METRICS, ReRanking, montage
+from srdl_jax.retrieval import arrays as arrays_lib
+from srdl_jax.retrieval.arrays import CAMERAS, IMAGES, SIDES, Arrays
+from srdl_jax.retrieval.features import refuse_other_lengths
 
 
 def write_montage(
@@ -107,14 +40,14 @@ def write_montage(
 
   Args:
     path: of the PNG file.
-    arrays: see `read`.
+    arrays: see `arrays.read`.
     count: of queries.
     **options: of `retrieval.nearest`.
 
   Raises:
     DataError: images are missing.
   """
-  _require(arrays, IMAGES, '--montage')
+  arrays_lib.require(arrays, IMAGES, '--montage')
   for side, images in zip(('query', 'gallery'), IMAGES, strict=True):
     sizes = {name: arrays[name] for name in (side, images)}
     refuse_other_lengths(**sizes)
@@ -141,16 +74,16 @@ def rank(
 
   Raises:
     ConfigError: flags contradict each other; see `evaluate_features`.
-    DataError: see `read` and `evaluate_features`.
+    DataError: see `arrays.read` and `evaluate_features`.
   """
   if multi_query and metric == 'euclidean':
     raise ConfigError(
       'Pooled queries are normalised: --multi_query takes --metric=cosine, its '
       'default.'
     )
-  arrays = read(features)
+  arrays = arrays_lib.read(features)
   if multi_query:
-    arrays = pooled(arrays, multi_query)
+    arrays = arrays_lib.pooled(arrays, multi_query)
   options = {
     'metric': metric or ('cosine' if multi_query else 'euclidean'),
     're_rank': ReRanking() if re_rank else None,

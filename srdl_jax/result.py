@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run found, what it cost, and on what: result.json."""
+"""What a run found, why, what it cost, and on what: result.json.
+
+Why a method works shows in what networks say about their training images.
+"""
 
 import dataclasses
-import resource
+from collections.abc import Mapping
 from typing import Any
 
-import jax
+import numpy as np
 
-from srdl_jax import analysis, cost, parallel, plan, schedules
 from srdl_jax import config as config_lib
-from srdl_jax.checkpoint import Moment
+from srdl_jax import cost, methods, parallel, schedules, soft_targets
 from srdl_jax.evaluate import evaluate
 from srdl_jax.experiment import Experiment
-from srdl_jax.extraction import Knowledge
+from srdl_jax.knowledge import Knowledge
+from srdl_jax.metrics import Classification, log_softmax
+from srdl_jax.runs import environment
+from srdl_jax.runs.checkpoint import Moment
 
 
 def assemble(
@@ -30,10 +35,10 @@ def assemble(
     experiment: of the run.
     ends: the last moment of each stage.
     knowledge: what the teachers handed on, by the number of their stage or
-      plan.IMPORTED.
+      methods.IMPORTED.
   """
   members = {n: end.variables for n, end in enumerate(ends, start=1)}
-  analysed = analysis.stages(experiment, members, knowledge)
+  analysed = analyse(experiment, members, knowledge)
   stages = [
     _stage(experiment, number, end) | analysed[number]
     for number, end in enumerate(ends, start=1)
@@ -50,7 +55,9 @@ def assemble(
     ),
     'steps_per_epoch': experiment.steps_per_epoch,
     'cost': _cost(experiment, stages, teacher),
-    'peak_memory_bytes': peak_memory(parallel.local(experiment.devices)),
+    'peak_memory_bytes': environment.peak_memory(
+      parallel.local(experiment.devices)
+    ),
     'seed': experiment.config.seed,
     'config': config_lib.flatten(experiment.config),
     'data': {
@@ -112,7 +119,7 @@ def _teacher(
     'checkpoint': teacher.checkpoint,
     'test': teacher.result['final']['test'],
     'train_epoch': teacher.result['stages'][-1]['train_epoch'],
-    **analysed[plan.IMPORTED],
+    **analysed[methods.IMPORTED],
   }
 
 
@@ -168,11 +175,100 @@ def _cost(
   }
 
 
-def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
-  """Returns the largest memory used so far, in bytes: host and device."""
-  kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  peaks = {'host': kibibytes * 1024}
-  statistics = devices[0].memory_stats()
-  if statistics and 'peak_bytes_in_use' in statistics:
-    peaks['device'] = statistics['peak_bytes_in_use']
-  return peaks
+def on_training_images(
+  experiment: Experiment,
+  number: int,
+  variables: Any,
+  bank: soft_targets.Bank | None,
+) -> tuple[dict[str, float | int], np.ndarray]:
+  """Returns metrics on clean training images, and the predicted classes [n].
+
+  Args:
+    experiment: of the run.
+    number: of the stage whose network it is, from 1, or methods.IMPORTED.
+    variables: of that network.
+    bank: its soft targets, which save a pass where they are of clean images.
+  """
+  sums, top1 = Classification(), []
+  labels = experiment.dataset.train.labels
+  for rows, log_probs in _log_probs(experiment, number, variables, bank):
+    sums.add(log_probs, labels[rows])
+    top1.append(log_probs.argmax(-1))
+  return sums.result(), np.concatenate(top1)
+
+
+def _log_probs(experiment, number, variables, bank):
+  """Yields (rows, log-probabilities at temperature 1) of training images."""
+  if bank is None or bank.provenance['views']:
+    for rows, logits in experiment.predict(number, variables, 'train'):
+      yield rows, log_softmax(logits)
+    return
+  for part in _parts(experiment.train_rows):
+    stored = bank.log_probs_NxK[part].astype(np.float64)
+    yield part, soft_targets.at_temperature(stored, bank.temperature, 1.0)
+
+
+def _parts(rows: np.ndarray) -> list[np.ndarray]:
+  # In float64 a whole large set would not fit.
+  return np.array_split(rows, -(-len(rows) // 10_000))
+
+
+def of_soft_targets(
+  experiment: Experiment, knowledge: Knowledge
+) -> dict[str, float | int] | None:
+  """Returns the mean entropy of soft targets, in nats, and how they are made.
+
+  None where the teacher predicts online: nothing is stored.
+  """
+  bank = knowledge.bank
+  if bank is None:
+    return None
+  rows, views, entropy = experiment.train_rows, bank.provenance['views'], 0.0
+  for part in _parts(rows):
+    log_probs = bank.log_probs_NxK[part].astype(np.float64)
+    entropy -= float((np.exp(log_probs) * log_probs).sum())
+  return {
+    'temperature': bank.temperature,
+    'views': views['count'] if views else 0,
+    'entropy': entropy / len(rows),
+    'examples': len(rows),
+  }
+
+
+def analyse(
+  experiment: Experiment,
+  variables: Mapping[int, Any],
+  taught_by: Mapping[int, Knowledge],
+) -> dict[int, dict[str, Any]]:
+  """Returns what to say of each stage's end, by the stage's number.
+
+  Args:
+    experiment: of the run.
+    variables: of the stages' ends, by number.
+    taught_by: what the teachers among them, and methods.IMPORTED, handed on.
+
+  Returns:
+    'train': metrics on clean training images; where the stage teaches,
+    'soft_targets' and 'extraction_seconds'; where it is taught, 'agreement':
+    the share of training images on which it predicts its teacher's class.
+  """
+  everyone = dict(variables)
+  if methods.IMPORTED in taught_by:
+    everyone[methods.IMPORTED] = taught_by[methods.IMPORTED].variables
+  found, top1 = {}, {}
+  for number, its in everyone.items():
+    knowledge = taught_by.get(number)
+    bank = knowledge.bank if knowledge else None
+    metrics, top1[number] = on_training_images(experiment, number, its, bank)
+    found[number] = {'train': metrics}
+    if knowledge:
+      found[number]['soft_targets'] = of_soft_targets(experiment, knowledge)
+      found[number]['extraction_seconds'] = knowledge.seconds
+  for number, stage in enumerate(experiment.stages, start=1):
+    if stage.teacher is not None:
+      same = top1[number] == top1[stage.teacher]
+      found[number]['agreement'] = {
+        'agreement': float(same.mean()),
+        'examples': len(same),
+      }
+  return found

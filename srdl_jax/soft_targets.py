@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from srdl_jax import bank_files, bucket, errors
-from srdl_jax.bank_files import error as _error
+from srdl_jax import errors, storage
 from srdl_jax.metrics import log_softmax
+from srdl_jax.runs import bank as bank_files
+from srdl_jax.runs.bank import error as _error
 
 is_complete = bank_files.is_complete
 
@@ -124,7 +125,7 @@ def save(
       place holds other files or cannot be written. What was there stays.
     ConfigError: the temperature or dtype is not one of those above.
   """
-  path = bucket.absolute(directory)
+  path = storage.absolute(directory)
   _check_temperature(temperature)
   if dtype not in ('float32', 'float16'):
     raise errors.ConfigError(f"dtype {dtype!r}: give 'float32' or 'float16'")
@@ -165,7 +166,7 @@ def load(
       provenance (each differing name is given with both values) or of another
       shape.
   """
-  path = bucket.absolute(directory)
+  path = storage.absolute(directory)
   wanted = _as_json(path, provenance)
   made = bank_files.read_attributes(path)
   _check_provenance(path, made['provenance'], wanted)

@@ -6,14 +6,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from srdl_jax import claim, processes, result, run_directory, stage, workdir
-from srdl_jax.build import build
-from srdl_jax.checkpoint import Checkpoints
+from srdl_jax import result, stage, storage
+from srdl_jax.build import build, name_network
 from srdl_jax.experiment import Experiment
-from srdl_jax.extraction import induce, induce_imported
-from srdl_jax.log import RunLog
-from srdl_jax.stop_request import StopRequest
-from srdl_jax.teacher import name_network
+from srdl_jax.knowledge import induce, induce_imported
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import hold, processes
+from srdl_jax.runs.checkpoint import Checkpoints
+from srdl_jax.runs.log import RunLog
+from srdl_jax.runs.stop_request import StopRequest
 
 
 def run(
@@ -26,8 +27,7 @@ def run(
     directory: the run directory.
     stop: whether to save and end early.
 
-  Returns:
-    What result.json holds.
+  Returns what result.json holds.
   """
   path = run_directory.resolve(directory)
   name_network(config)
@@ -36,13 +36,13 @@ def run(
   experiment = build(config)
   stop.agreed = False if processes.several() else None
   test_data = experiment.dataset.test.fingerprint
-  with claim.claim(path, experiment.record, test_data):
-    if processes.first_says(workdir.exists(path / run_directory.RESULT)):
+  with hold.claim(path, experiment.record, test_data):
+    if processes.first_says(storage.exists(path / run_directory.RESULT)):
       processes.tell(f'{path} is finished; its result:')
     else:
       processes.tell(experiment.description)
-      claim.finish(path, train(experiment, path, stop))
-    return workdir.read_json(path / run_directory.RESULT)
+      hold.finish(path, train(experiment, path, stop))
+    return storage.read_json(path / run_directory.RESULT)
 
 
 def train(

@@ -11,17 +11,18 @@ import flax
 import jax
 import numpy as np
 
-from srdl_jax import parallel, processes, profiling, stage_record
-from srdl_jax.checkpoint import Checkpoints, Moment, digest
+from srdl_jax import parallel
 from srdl_jax.errors import CheckpointError, NonFiniteLossError
 from srdl_jax.evaluate import evaluate
-from srdl_jax.experiment import Experiment
-from srdl_jax.extraction import Knowledge
+from srdl_jax.experiment import Experiment, Purpose, key_for
 from srdl_jax.feed import Feed, open_feed
-from srdl_jax.log import RunLog
-from srdl_jax.pace import Pace
-from srdl_jax.randomness import Purpose, key_for
-from srdl_jax.stop_request import StopRequest
+from srdl_jax.knowledge import Knowledge
+from srdl_jax.runs import environment, processes
+from srdl_jax.runs import record as stage_record
+from srdl_jax.runs.checkpoint import Checkpoints, Moment, digest
+from srdl_jax.runs.log import RunLog
+from srdl_jax.runs.progress import Pace
+from srdl_jax.runs.stop_request import StopRequest
 from srdl_jax.train_state import TrainState
 
 SECONDS_BETWEEN_SHOWS = 1.0
@@ -126,7 +127,7 @@ class _Loop:
     done = self.step - self.experiment.first_step(self.number)
     first, offset = divmod(done, self.experiment.steps_per_epoch)
     profile_to = self.profile_to if processes.is_first() else None
-    with profiling.a_few_steps(profile_to) as tick:
+    with environment.a_few_steps(profile_to) as tick:
       for epoch in range(first, self.epochs):
         self._epoch(epoch, offset, tick)
         offset = 0

@@ -5,12 +5,15 @@ import dataclasses
 import functools
 import importlib.metadata
 import os
+import pathlib
+import sys
 
 import compiled
 import numpy as np
 import pytest
 import started
 from absl import flags
+from xdist.scheduler import LoadScopeScheduling
 
 from srdl_jax import data
 
@@ -43,14 +46,22 @@ def pytest_configure(config):
     config.add_cleanup(lambda: programs.__exit__(None, None, None))
 
 
-# Before xdist's own, which reads the groups.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-  """Leaves a module's fixtures to one worker, and other tests to any."""
-  for item in items:
-    found = item._fixtureinfo.name2fixturedefs.values()
-    if any(fixture.scope == 'module' for same in found for fixture in same):
-      item.add_marker(pytest.mark.xdist_group(item.path.stem))
+# xdist's own groups are none under pytest 9: it knows tests by other names.
+class Scheduling(LoadScopeScheduling):
+  """Leaves a file with fixtures of its own to one worker, others to any."""
+
+  def _split_scope(self, nodeid: str) -> str:
+    file, _, _ = nodeid.partition('::')
+    return file if _shares_fixtures(self.config.rootpath / file) else nodeid
+
+
+@functools.cache
+def _shares_fixtures(path: pathlib.Path) -> bool:
+  return "scope='module'" in path.read_text()
+
+
+def pytest_xdist_make_scheduler(config, log):
+  return Scheduling(config, log)
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -61,9 +72,12 @@ def _programs_are_compiled_once():
 
 
 @pytest.fixture(autouse=True)
-def _no_process_outlives_its_test():
+def _no_test_changes_another():
   yield
   started.end()
+  # A run in double precision leaves it on, for whoever draws or compares next.
+  if 'jax' in sys.modules:
+    sys.modules['jax'].config.update('jax_enable_x64', False)
 
 
 @pytest.fixture

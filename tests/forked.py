@@ -19,8 +19,9 @@ import compiled
 
 # What the commands import; each imports most of the package.
 IMPORTED = [
-  *('srdl_jax.main', 'srdl_jax.evaluate', 'srdl_jax.flatness'),
-  *('srdl_jax.weights', 'srdl_jax.reproduce', 'srdl_jax.rank'),
+  *('srdl_jax.main', 'srdl_jax.evaluate', 'srdl_jax.flatness.__main__'),
+  *('srdl_jax.weights.__main__', 'srdl_jax.reproduce.__main__'),
+  'srdl_jax.rank',
 ]
 
 
@@ -58,9 +59,11 @@ def become(arguments, env, cwd, out, err) -> None:
 def run(arguments: list[str]) -> None:
   """Runs the program as Python would."""
   if arguments[0] == '-m':
+    name = arguments[1]
+    package = hasattr(sys.modules.get(name), '__path__')
     # Else runpy warns that the module was imported before.
-    sys.modules.pop(arguments[1], None)
-    runpy.run_module(arguments[1], run_name='__main__', alter_sys=True)
+    sys.modules.pop(f'{name}.__main__' if package else name, None)
+    runpy.run_module(name, run_name='__main__', alter_sys=True)
   elif arguments[0] == '-c':
     sys.argv[0] = '-c'
     sys.modules['__main__'] = types.ModuleType('__main__')

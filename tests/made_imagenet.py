@@ -14,7 +14,6 @@ import tarfile
 import numpy as np
 import scipy.io
 from PIL import Image
-from sklearn import datasets
 
 # In ImageNet the numbers of the challenge aren't in the order of these ids.
 WORDNET_IDS = (
@@ -174,6 +173,9 @@ def _write_archives(made: Made, rng: np.random.Generator) -> None:
 
 @functools.cache
 def _photographs() -> tuple[np.ndarray, ...]:
+  # Who makes archives without real images is spared a second's import.
+  from sklearn import datasets
+
   return tuple(datasets.load_sample_images().images)
 
 

@@ -31,7 +31,7 @@ class Made:
   Attributes:
     folder: the official folder itself; `manual_dir` is it or its parent.
     names: by official folder, the images' names, sorted.
-    counts: as `reid_checks.counts_of` tells them.
+    counts: as `checks.counts_of` tells them.
   """
 
   folder: pathlib.Path

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from srdl_jax import config as config_lib
-from srdl_jax import workdir
+from srdl_jax import storage
 
 # Epochs of each stage in the invented runs, whatever their configuration says.
 EPOCHS = 2
@@ -96,9 +96,9 @@ def _stage(number: int, accuracy: float) -> dict[str, Any]:
 def write(directory: pathlib.Path, found: dict[str, Any]) -> str:
   """Writes a run directory without checkpoints; returns its name."""
   directory.mkdir(parents=True)
-  workdir.write_json(directory / 'result.json', found)
+  storage.write_json(directory / 'result.json', found)
   record = {'config': found['config'], 'fingerprint': 'f1', 'weights': None}
-  workdir.write_json(directory / 'config.json', record)
+  storage.write_json(directory / 'config.json', record)
   lines = []
   for stage in found['stages']:
     for epoch in range(1, EPOCHS + 1):

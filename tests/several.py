@@ -14,7 +14,7 @@ import compiled
 import tiny
 from absl import flags
 
-from srdl_jax import claim, processes
+from srdl_jax.runs import hold, processes
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
   own = [f.removeprefix('1:') for f in fields if f.startswith('1:')]
   fields = [f for f in fields if not f.startswith('1:')]
   if 'elsewhere' in own:
-    claim.SECONDS_TO_SEE = 0.5
+    hold.SECONDS_TO_SEE = 0.5
   if index and 'elsewhere' in own:
     directory += '_elsewhere'
   if index:

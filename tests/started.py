@@ -24,6 +24,8 @@ SECONDS = 600
 _MARK = 'SRDL_STARTED', uuid.uuid4().hex
 _running: list[subprocess.Popen] = []
 _server: list = []
+# Programs that the server was asked for since the last end.
+_asked: list = []
 
 
 def start(command, *, env=None, **options) -> subprocess.Popen:
@@ -73,6 +75,7 @@ def python(
   if not _server:
     _server.extend(_start_server())
   _, asked = _server
+  _asked.append(arguments)
   with tempfile.TemporaryDirectory() as folder:
     out, err = pathlib.Path(folder, 'out'), pathlib.Path(folder, 'err')
     out.touch()
@@ -126,8 +129,9 @@ def wait_for(*paths: pathlib.Path) -> None:
 
 def end() -> None:
   """Kills what is left of what was started, and closes its pipes."""
-  if not _running:
+  if not (_running or _asked):
     return
+  _asked.clear()
   for process in _running:
     if process.poll() is None:
       with contextlib.suppress(ProcessLookupError):

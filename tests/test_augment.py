@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from srdl_jax import augment
-from srdl_jax.randomness import Purpose, key_for
+from srdl_jax.experiment import Purpose, key_for
 
 # Each pixel of this image has a value of its own.
 IMAGE = np.arange(25, dtype=np.uint8).reshape(5, 5, 1) + 10

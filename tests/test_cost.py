@@ -16,9 +16,9 @@ import started
 import tensorflow_datasets as tfds
 import tiny
 
-from srdl_jax import build, cost, data, flops, models, plan, result
+from srdl_jax import build, cost, data, flops, methods, models, result
 from srdl_jax import config as config_lib
-from srdl_jax.data.cifar_archives import CIFAR10, CIFAR100
+from srdl_jax.data.cifar import CIFAR10, CIFAR100
 from srdl_jax.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -99,10 +99,15 @@ def test_multiply_adds_of_cifar_resnets_follow_from_their_layers(depth):
     (('resnet32',), 69_124_736, '69.1'),
     (('resnet110',), 253_149_824, '253'),
     (('wrn28_10',), 5_243_328_768, '5.24'),
-    (('densenet_bc_190_40',), 9_301_945_740, '9.3'),
+    pytest.param(
+      *(('densenet_bc_190_40',), 9_301_945_740, '9.3'), marks=pytest.mark.slow
+    ),
     (('resnet50', 1000, 224), 4_089_184_256, '4.089'),
     (('densenet121', 1000, 224), 2_834_161_664, '2.834'),
-    (('densenet201', 1000, 224), 4_291_365_888, '4.291'),
+    pytest.param(
+      *(('densenet201', 1000, 224), 4_291_365_888, '4.291'),
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
@@ -221,7 +226,7 @@ def test_without_a_cpu_backend_the_run_is_counted_in_multiply_adds(monkeypatch):
     raise RuntimeError(f'Unknown backend {backend}')
 
   monkeypatch.setattr(jax, 'local_devices', no_backend)
-  (stage,) = plan.create('vanilla', plan.Settings(3, 'mlp'))
+  (stage,) = methods.create('vanilla', methods.Settings(3, 'mlp'))
   counted = cost.work([stage], {'mlp': Perceptron()}, CIFAR)
   assert counted[0].forward_flops is None and counted[0].train_flops is None
   assert cost.training_flops(counted, 10) is None
@@ -261,8 +266,11 @@ def test_extraction_has_no_backward_pass():
 
 
 def test_only_stages_that_teach_are_extracted_from():
-  stages = [plan.Stage(2, model='mlp'), plan.Stage(3, model='mlp', teacher=1)]
-  stages += [plan.Stage(4, model='mlp', teacher=1)]
+  stages = [
+    methods.Stage(2, model='mlp'),
+    methods.Stage(3, model='mlp', teacher=1),
+  ]
+  stages += [methods.Stage(4, model='mlp', teacher=1)]
   counted = cost.work(stages, {'mlp': Perceptron()}, CIFAR)
   assert [(s.epochs, s.extractions) for s in counted] == [
     (2, 1),
@@ -444,7 +452,7 @@ def test_result_holds_what_the_command_prints():
   assert found['extraction_epochs'] == [0.5]
 
 
-@pytest.mark.parametrize('method', plan.METHODS)
+@pytest.mark.parametrize('method', methods.METHODS)
 def test_command_counts_the_stages_of_a_run(method):
   teacher = {'teacher.model': 'tiny', 'teacher.epochs': 3}
   config = tiny.config(method=method, **(teacher if method == 'kd' else {}))

@@ -11,8 +11,10 @@ import started
 import tensorflow_datasets as tfds
 import tiny
 
-from srdl_jax import build, evaluate, run_directory, srdl, stop_request, workdir
+from srdl_jax import build, evaluate, srdl, storage
 from srdl_jax.errors import EXIT_CODES, SrdlError
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import stop_request
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -93,7 +95,7 @@ def test_data_set_in_tfrecord_form(tmp_path):
     'fileFormat': 'tfrecord',
     'splits': [],
   }
-  workdir.write_json(folder / 'dataset_info.json', info)
+  storage.write_json(folder / 'dataset_info.json', info)
   features = {'label': tfds.features.ClassLabel(num_classes=100)}
   tfds.features.FeaturesDict(features).save_config(folder)
   before = snapshot(tmp_path)
@@ -114,6 +116,14 @@ def test_data_set_in_tfrecord_form(tmp_path):
 def finished(tmp_path_factory):
   directory = tmp_path_factory.mktemp('finished') / 'run'
   run(directory)
+  return directory
+
+
+@pytest.fixture(scope='module')
+def other(tmp_path_factory):
+  """A run of another seed."""
+  directory = tmp_path_factory.mktemp('other') / 'run'
+  run(directory, seed=3)
   return directory
 
 
@@ -145,8 +155,8 @@ def test_workdir_of_another_run(finished, fields, pattern):
 
 def test_workdir_of_another_data_set(stage_two_to_do):
   path = stage_two_to_do / 'config.json'
-  record = workdir.read_json(path)
-  workdir.write_json(path, {**record, 'fingerprint': 'abc'})
+  record = storage.read_json(path)
+  storage.write_json(path, {**record, 'fingerprint': 'abc'})
   before = snapshot(stage_two_to_do)
   with pytest.raises(SrdlError) as caught:
     run(stage_two_to_do)
@@ -156,7 +166,7 @@ def test_workdir_of_another_data_set(stage_two_to_do):
 
 def test_fields_that_change_no_number_may_change(stage_two_to_do):
   run(stage_two_to_do, **{'eval.batch_size': 60, 'log.tensorboard': False})
-  record = workdir.read_json(stage_two_to_do / 'config.json')
+  record = storage.read_json(stage_two_to_do / 'config.json')
   assert record['config']['eval.batch_size'] == 60
 
 
@@ -169,7 +179,7 @@ def test_workdir_that_is_a_file(tmp_path):
 
 
 def test_workdir_in_use(tmp_path, finished):
-  with workdir.lock(finished), pytest.raises(SrdlError) as caught:
+  with storage.lock(finished), pytest.raises(SrdlError) as caught:
     run(finished)
   assert_known(caught.value, 4, f'in use by pid {os.getpid()}')
 
@@ -207,25 +217,23 @@ def test_half_written_bank_is_written_again(stage_two_to_do, finished):
   shutil.copytree(run_directory.soft_targets(finished, 1), f'{bank}.partial')
   truncate(largest(pathlib.Path(f'{bank}.partial'), '**/*'))
   found = run(stage_two_to_do)
-  assert found['final'] == workdir.read_json(finished / 'result.json')['final']
+  assert found['final'] == storage.read_json(finished / 'result.json')['final']
 
 
-def test_bank_of_another_run_is_refused(stage_two_to_do, tmp_path):
-  run(tmp_path / 'other', seed=3)
+def test_bank_of_another_run_is_refused(stage_two_to_do, other):
   bank = run_directory.soft_targets(stage_two_to_do, 1)
   shutil.rmtree(bank)
-  shutil.copytree(run_directory.soft_targets(tmp_path / 'other', 1), bank)
+  shutil.copytree(run_directory.soft_targets(other, 1), bank)
   with pytest.raises(SrdlError) as caught:
     run(stage_two_to_do)
   assert_known(caught.value, 4, 'checkpoint')
   assert bank.exists()
 
 
-def test_checkpoint_of_another_run_is_refused(stage_two_to_do, tmp_path):
-  run(tmp_path / 'other', seed=3)
+def test_checkpoint_of_another_run_is_refused(stage_two_to_do, other):
   folder = run_directory.checkpoints(stage_two_to_do, 1)
   shutil.rmtree(folder)
-  shutil.copytree(run_directory.checkpoints(tmp_path / 'other', 1), folder)
+  shutil.copytree(run_directory.checkpoints(other, 1), folder)
   before = snapshot(stage_two_to_do)
   with pytest.raises(SrdlError) as caught:
     run(stage_two_to_do)
@@ -324,7 +332,7 @@ def test_newest_checkpoint_unusable(finished, tmp_path, damage, capfd):
   folder = run_directory.checkpoints(directory, 2)
   damage(folder, 20)
   found = run(directory)
-  expected = workdir.read_json(finished / 'result.json')
+  expected = storage.read_json(finished / 'result.json')
   # Trained again from the checkpoint before, to the same bits.
   for name in ('final', 'ensemble', 'best'):
     assert found[name] == expected[name]

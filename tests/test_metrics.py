@@ -8,7 +8,7 @@ import pytest
 
 from srdl_jax import metrics
 from srdl_jax.metrics import Classification
-from srdl_jax.predict import predict
+from srdl_jax.parallel import predict
 
 
 def _result(log_probs, labels):

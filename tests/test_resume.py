@@ -8,7 +8,8 @@ import signal
 import pytest
 import started
 
-from srdl_jax import checkpoint, run_directory
+from srdl_jax.runs import checkpoint
+from srdl_jax.runs import directory as run_directory
 
 TINY = pathlib.Path(__file__).with_name('tiny.py')
 

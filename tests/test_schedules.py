@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srdl_jax import plan, schedules
+from srdl_jax import methods, schedules
 
 HIGH, MIDDLE, LOW = 0.1, 0.01, 0.001
 
@@ -116,7 +116,7 @@ def test_factorial_of_complete_stages_at_every_step(complete, expected):
   ],
 )
 def test_each_method_has_its_rates(method, expected):
-  stages = plan.create(method, plan.Settings(4))
+  stages = methods.create(method, methods.Settings(4))
   schedule = schedules.over_stages(
     0.1,
     [2 * stage.epochs for stage in stages],
@@ -171,8 +171,8 @@ def test_fractions_and_factor_reach_every_stage():
 def test_the_factorial_of_table4_is_a_matter_of_fields(
   complete, start, expected
 ):
-  settings = plan.Settings(4, complete=complete, start=start)
-  stages = plan.create('srdl', settings)
+  settings = methods.Settings(4, complete=complete, start=start)
+  stages = methods.create('srdl', settings)
   schedule = schedules.over_stages(0.1, [4, 4], [s.complete for s in stages])
   _assert_rates(schedule, range(8), expected)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tiny
 
-from srdl_jax import data, srdl, stop_request
+from srdl_jax import data, srdl
+from srdl_jax.runs import stop_request
 
 # Off their defaults, so that none can be left unread. Both decays fall within
 # each stage, M is odd, and no batch divides the examples.

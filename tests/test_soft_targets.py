@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srdl_jax import bank_files, errors, soft_targets
+from srdl_jax import errors, soft_targets
+from srdl_jax.runs import bank as bank_files
 
 _N, _K, _T = 10, 3, 3.0
 _SIZE = {'num_examples': _N, 'num_classes': _K}

@@ -2,6 +2,7 @@
 """Algorithm 1 as a whole, on real images."""
 
 import dataclasses
+import functools
 import logging
 import re
 
@@ -16,19 +17,18 @@ from srdl_jax import (
   build,
   evaluate,
   experiment,
-  extraction,
-  log,
   models,
-  run_directory,
   schedules,
   soft_targets,
   srdl,
   stage,
-  stop_request,
+  storage,
   train_state,
-  workdir,
 )
+from srdl_jax import knowledge as knowledge_lib
 from srdl_jax.errors import ConfigError, Interrupted
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import log, stop_request
 
 
 def run(directory, **fields):
@@ -38,10 +38,21 @@ def run(directory, **fields):
 
 
 @pytest.fixture(scope='module')
-def finished(tmp_path_factory):
+def ran(tmp_path_factory):
+  """A function of a method: the directory of its run, and what it returned."""
+
+  @functools.cache
+  def of(method):
+    directory = tmp_path_factory.mktemp(method)
+    return directory, run(directory, method=method)
+
+  return of
+
+
+@pytest.fixture(scope='module')
+def finished(ran):
   """A whole SRDL run: 10 + 10 steps, and what it returned."""
-  directory = tmp_path_factory.mktemp('finished')
-  return directory, run(directory)
+  return ran('srdl')
 
 
 def test_alg1_call_sequence(tmp_path, monkeypatch):
@@ -141,9 +152,9 @@ def test_table5_starts_of_stage_two(finished, method, same_as):
     ('vanilla', 10 * [0.1] + 5 * [0.01] + 5 * [0.001]),
   ],
 )
-def test_eq4_rates_that_were_applied(tmp_path, method, expected):
-  run(tmp_path, **{'method': method, 'eval.every_epochs': 4})
-  applied = [line['learning_rate'] for line in lines(tmp_path, 'train')]
+def test_eq4_rates_that_were_applied(ran, method, expected):
+  directory, _ = ran(method)
+  applied = [line['learning_rate'] for line in lines(directory, 'train')]
   np.testing.assert_allclose(applied, expected, rtol=1e-6)
 
 
@@ -158,7 +169,7 @@ def test_eq5_bank_holds_every_training_example_and_no_other(finished):
   directory, found = finished
   built = build.build(tiny.config())
   end = end_of(directory, 1, 10)
-  bank = extraction.induce(
+  bank = knowledge_lib.induce(
     built, 1, end, run_directory.soft_targets(directory, 1)
   ).bank
   present = np.flatnonzero(bank.present_N)
@@ -178,17 +189,13 @@ def test_an_extraction_ends_when_asked_and_leaves_no_bank(finished, tmp_path):
   stop.signal_name = 'SIGTERM'
   end, target = end_of(directory, 1, 10), tmp_path / 'soft_targets'
   with pytest.raises(Interrupted, match='SIGTERM while predicting'):
-    extraction.induce(build.build(tiny.config()), 1, end, target, stop)
+    knowledge_lib.induce(build.build(tiny.config()), 1, end, target, stop)
   assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('method', ['srdl', 'vanilla_ensemble'])
-def test_table6_ensemble_is_the_mean_of_probabilities(
-  finished, tmp_path, method
-):
-  directory, found = finished
-  if method == 'vanilla_ensemble':
-    directory, found = tmp_path, run(tmp_path, method=method)
+def test_table6_ensemble_is_the_mean_of_probabilities(ran, method):
+  directory, found = ran(method)
   built = build.build(tiny.config(method=method))
   probabilities = 0.0
   for number, step in ((1, 10), (2, 20)):
@@ -212,9 +219,9 @@ def test_an_ensemble_may_be_of_several_runs(finished, tmp_path):
   run(tmp_path, method='vanilla', seed=1)
   runs, probabilities = [], 0.0
   # Blocks of another size are no obstacle.
-  record = workdir.read_json(tmp_path / 'config.json')
+  record = storage.read_json(tmp_path / 'config.json')
   record['config']['eval.batch_size'] = 60
-  workdir.write_json(tmp_path / 'config.json', record)
+  storage.write_json(tmp_path / 'config.json', record)
   for place, number, step in ((directory, 2, 20), (tmp_path, 1, 20)):
     built = evaluate.open_run(place, None)
     runs.append((built, evaluate.load_members(place, 'final', built)))
@@ -251,16 +258,15 @@ def test_several_checkpoints_of_a_run_are_named_with_commas(finished):
 
 
 def test_table6_control_is_two_independent_vanilla_runs_of_half_the_budget(
-  finished, tmp_path
+  finished, ran
 ):
   srdl_directory, _ = finished
-  found = run(tmp_path, method='vanilla_ensemble')
-  assert (
-    found['cost']['training_1e16']
-    == run(tmp_path / 'vanilla', method='vanilla')['cost']['training_1e16']
-  )
-  assert not list(tmp_path.glob('stage_*/soft_targets'))
-  control, srdl_lines = lines(tmp_path, 'train'), lines(srdl_directory, 'train')
+  directory, found = ran('vanilla_ensemble')
+  _, vanilla = ran('vanilla')
+  assert found['cost']['training_1e16'] == vanilla['cost']['training_1e16']
+  assert not list(directory.glob('stage_*/soft_targets'))
+  control = lines(directory, 'train')
+  srdl_lines = lines(srdl_directory, 'train')
   # Each network is what SRDL's stage one is: half the budget, labels alone,
   # a whole decay; the second differs by its key and its order of examples.
   assert control[:10] == srdl_lines[:10]
@@ -298,7 +304,7 @@ def test_table2_kd_is_srdl_with_another_teacher(finished, distilled):
   end = end_of(directory, 1, 10)
   assert end.state['params']['Conv_0']['kernel'].shape[-1] == 12
   # The cached bank of Eq 5, of the teacher's own predictions.
-  bank = extraction.induce(
+  bank = knowledge_lib.induce(
     built, 1, end, run_directory.soft_targets(directory, 1)
   ).bank
   assert bank.provenance['model'] == 'teacher'
@@ -457,6 +463,8 @@ def test_profile_writes_a_trace(tmp_path):
   assert len(traces) == 1 and traces[0].stat().st_size
 
 
+# The usual tests compare single steps on several devices.
+@pytest.mark.slow
 def test_device_count_does_not_change_a_run_in_double_precision(tmp_path):
   ends = {}
   try:

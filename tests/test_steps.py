@@ -14,20 +14,19 @@ import pytest
 from srdl_jax import (
   augment,
   losses,
+  methods,
   models,
-  optimiser,
   parallel,
-  plan,
   schedules,
   steps,
   train_state,
 )
 from srdl_jax.errors import ConfigError
-from srdl_jax.predict import predict
-from srdl_jax.randomness import Purpose, key_for
+from srdl_jax.experiment import Purpose, key_for
+from srdl_jax.parallel import predict
 
 T = 3.0
-SGD = optimiser.sgd(momentum=0.9, weight_decay=2e-4)
+SGD = train_state.sgd(momentum=0.9, weight_decay=2e-4)
 CLOSE = {'rtol': 1e-5, 'atol': 1e-6}
 assert_close = functools.partial(
   jax.tree.map, functools.partial(np.testing.assert_allclose, **CLOSE)
@@ -242,8 +241,8 @@ def test_the_applied_rate_at_every_step(
 ):
   # Without momentum and decay, the classifier's bias moves by minus the rate
   # times sum_b (p - onehot) / B: what is applied is read off the parameters.
-  plain = optimiser.sgd(momentum=0.0, weight_decay=0.0, nesterov=False)
-  stages = plan.create(method, plan.Settings(8))
+  plain = train_state.sgd(momentum=0.0, weight_decay=0.0, nesterov=False)
+  stages = methods.create(method, methods.Settings(8))
   schedule = schedules.over_stages(
     0.1, [s.epochs for s in stages], [s.complete for s in stages]
   )

@@ -1,187 +1,245 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ladder of the package: a file imports only from lower rungs."""
+"""The house: a ladder of units, faces of packages, files that can be read."""
 
 import ast
+import graphlib
+import importlib
 import pathlib
 import re
 import sys
 
+import pytest
 import started
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
-
-RUNGS = (
-  ('errors', 'fields', 'paper', 'settings'),
-  ('bucket', 'command', 'processes'),
-  (
-    'config',
-    'losses',
-    'schedules',
-    'metrics',
-    'augment',
-    'models',
-    'plan',
-    'randomness',
-    'stop_request',
-    'data',
-    'train_state',
-    'optimiser',
-    'workdir',
-    'parallel',
-    'predict',
-    'progress',
-    'checkpoint',
-    'pace',
-    'environment',
-    'seeds',
-    'torch_layout',
-    'landscape',
-    'retrieval_features',
-  ),
-  (
-    'mirror',
-    'profiling',
-    'tensorboard',
-    'bank_files',
-    'steps',
-    'run_directory',
-    'stage_record',
-    'pretrained',
-    'flops',
-    'scales',
-    'retrieval_task',
-    'retrieval_distances',
-  ),
-  (
-    'claim',
-    'log',
-    'soft_targets',
-    'teacher',
-    'sweep',
-    'reporting',
-    'speed',
-    'examples',
-    're_ranking',
-  ),
-  ('experiment', 'retrieval'),
-  ('build', 'montage'),
-  ('ranking', 'cost'),
-  ('evaluate',),
-  ('extraction',),
-  ('analysis', 'feed'),
-  ('stage',),
-  ('result',),
-  ('srdl',),
-  ('main', 'report', 'weights', 'flatness', 'reproduce', 'rank'),
-)
-RUNG_OF = {name: rung for rung, names in enumerate(RUNGS) for name in names}
+# A unit is a module of the package or a package in it; it imports from units
+# in lines above its own. A package's command stands apart.
+LADDER = """
+errors
+config metrics losses schedules augment
+storage command models methods flops
+data train_state parallel
+steps runs
+weights retrieval flatness reproduce
+soft_targets report
+experiment
+build knowledge
+evaluate feed cost
+stage
+result
+srdl
+main rank weights.__main__ flatness.__main__ reproduce.__main__ report.__main__
+"""
+RUNG = {u: n for n, line in enumerate(LADDER.split('\n')) for u in line.split()}
+# What else than errors, and themselves, they may know.
+PURE = {
+  'storage': set(),
+  'models': set(),
+  'flatness.landscape': set(),
+  'retrieval.distances': set(),
+  'retrieval.features': set(),
+  'retrieval.metrics': set(),
+  'retrieval.montage': {'storage'},
+  'retrieval.re_ranking': set(),
+  'retrieval.measure': {'data', 'runs.processes'},
+}
 
 
-def modules():
-  for path in sorted(PACKAGE.rglob('*.py')):
-    name = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
-    if name != '__init__':
-      yield name, path
+def name_of(path):
+  parts = path.relative_to(PACKAGE).with_suffix('').parts
+  return '.'.join(parts).removesuffix('__init__').removesuffix('.')
 
 
-def imported(path):
-  """Yields the package's own modules that a file imports, by first name."""
-  for node in ast.walk(ast.parse(path.read_text())):
-    if isinstance(node, ast.ImportFrom) and node.module == 'srdl_jax':
-      yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and node.module:
-      package, _, rest = node.module.partition('.')
-      if package == 'srdl_jax':
-        yield rest.split('.')[0]
-    elif isinstance(node, ast.Import):
-      for alias in node.names:
-        if alias.name.startswith('srdl_jax.'):
-          yield alias.name.split('.')[1]
+FILES = {name_of(path): path for path in sorted(PACKAGE.rglob('*.py'))}
+PACKAGES = {name for name, path in FILES.items() if path.stem == '__init__'}
 
 
-def test_every_module_stands_on_a_rung():
-  assert {name for name, _ in modules()} == set(RUNG_OF)
+def unit_of(module):
+  return module if module in RUNG else module.partition('.')[0]
 
 
-def test_imports_go_down_the_ladder():
+def imports(module, *, at_start=False):
+  """Yields (package or module, name) of what a file imports of the package."""
+  nodes = [ast.parse(FILES[module].read_text())]
+  while nodes:
+    node = nodes.pop()
+    if isinstance(node, ast.ImportFrom):
+      # One way to write an import is enough to be read.
+      assert not node.level, module
+      if node.module.partition('.')[0] == 'srdl_jax':
+        source = node.module.removeprefix('srdl_jax').removeprefix('.')
+        yield from ((source, alias.name) for alias in node.names)
+    if isinstance(node, ast.Import):
+      names = {alias.name.partition('.')[0] for alias in node.names}
+      assert 'srdl_jax' not in names, module
+    later = isinstance(node, ast.FunctionDef) or (
+      isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.unparse(node.test)
+    )
+    if not (at_start and later):
+      nodes += ast.iter_child_nodes(node)
+
+
+def target(source, name):
+  """Returns the module that an import loads."""
+  inner = f'{source}.{name}'.removeprefix('.')
+  return inner if inner in FILES else source
+
+
+def test_every_unit_has_a_rung():
+  assert {unit_of(module) for module in FILES} - {''} == set(RUNG)
+
+
+def test_imports_go_up_the_ladder():
   wrong = [
-    f'{path.name} [{RUNG_OF[name]}] imports {other} [{RUNG_OF[other]}]'
-    for name, path in modules()
-    for other in imported(path)
-    if other != name and RUNG_OF[other] >= RUNG_OF[name]
+    f'{module} imports {there}'
+    for module in FILES
+    for there in {target(*one) for one in imports(module)} - {''}
+    if unit_of(there) != unit_of(module)
+    and RUNG[unit_of(there)] >= RUNG[unit_of(module)]
   ]
   assert not wrong, wrong
 
 
+def test_no_imports_go_in_a_circle():
+  graph = {}
+  for module in FILES:
+    graph[module] = set()
+    for there in {target(*one) for one in imports(module, at_start=True)}:
+      # A package's own files are loaded when its face is, in part.
+      faces = {p for p in PACKAGES if p and f'{there}.'.startswith(f'{p}.')}
+      own = {p for p in PACKAGES if f'{module}.'.startswith(f'{p}.')}
+      graph[module] |= {there, *(faces - own)} - {module}
+  graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize('package', sorted(PACKAGES - {''}))
+def test_only_its_face_is_seen_from_outside(package):
+  face = set(importlib.import_module(f'srdl_jax.{package}').__all__)
+  hidden = [
+    f'{module} imports {seen} of {package}'
+    for module in FILES
+    if not f'{module}.'.startswith(f'{package}.')
+    for source, name in imports(module)
+    if f'{source}.'.startswith(f'{package}.')
+    and (seen := f'{source}.{name}'.split('.')[package.count('.') + 1])
+    not in face
+  ]
+  assert not hidden, hidden
+
+
+@pytest.mark.parametrize('module', PURE)
+def test_what_is_pure_knows_little(module):
+  own = module.partition('.')[0]
+  known = {
+    target(*one)
+    for name in FILES
+    if f'{name}.'.startswith(f'{module}.')
+    for one in imports(name)
+  }
+  allowed = {'errors', *PURE[module]}
+  assert {m for m in known if m.partition('.')[0] != own} <= allowed
+
+
 def test_package_imports_nothing_at_its_top():
-  tree = ast.parse((PACKAGE / '__init__.py').read_text())
+  tree = ast.parse(FILES[''].read_text())
   assert not [
-    n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)
+    node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
   ]
 
 
-def test_config_stops_at_the_upper_rungs():
+def test_config_dicts_stop_at_the_upper_rungs():
   users = {
     name
-    for name, path in modules()
+    for name, path in FILES.items()
     if re.search(r'\bConfigDict\b', path.read_text())
   }
   assert users <= {
     'config',
-    'run_directory',
     'command',
-    'scales',
-    'teacher',
-    'experiment',
-    'examples',
+    'methods',
     'build',
+    'cost',
+    'experiment',
     'stage',
     'srdl',
+    'runs.directory',
+    'reproduce.scales',
   }
 
 
+def test_the_flat_folder_is_a_table_of_contents():
+  flat = [path for path in FILES.values() if path.parent == PACKAGE]
+  assert len(flat) <= 30
+  told = set(re.findall(r'^  (\w\w+)  +\S', FILES[''].read_text(), re.M))
+  beside = {'errors', 'command', 'result', 'cost', 'flops', 'rank', '__init__'}
+  packages = {name for name in PACKAGES if name and '.' not in name}
+  assert told == {path.stem for path in flat} - beside | packages
+
+
 def test_algorithm_1_fits_on_a_screen():
-  assert len((PACKAGE / 'srdl.py').read_text().splitlines()) <= 80
+  assert len(FILES['srdl'].read_text().splitlines()) <= 80
 
 
 def test_files_and_functions_stay_readable():
-  for _, path in modules():
+  for name, path in FILES.items():
     text = path.read_text()
-    assert len(text.splitlines()) <= 300, path.name
+    assert len(text.splitlines()) <= 450, name
     for node in ast.walk(ast.parse(text)):
       if isinstance(node, ast.FunctionDef):
         docstring = ast.get_docstring(node) or ''
         length = node.end_lineno - node.lineno - len(docstring.splitlines())
-        assert length < 60, (path.name, node.name)
+        assert length < 60, (name, node.name)
 
 
-def test_a_run_starts_without_what_it_does_not_need():
-  program = """
-import sys
-from srdl_jax import data, main
-data.load('digits')
-print(*{'matplotlib', 'pandas', 'sklearn', 'tensorflow'} & {*sys.modules})
-"""
+def loaded_by(program):
+  """Returns the modules that are loaded once a program has run."""
+  program += '\nimport sys\nprint(*sys.modules)'
   ended = started.run(
     [sys.executable, '-c', program], check=True, cwd=PACKAGE.parent
   )
-  assert ended.stdout.split() == []
+  return set(ended.stdout.split())
+
+
+def test_a_run_starts_without_what_it_does_not_need():
+  loaded = loaded_by("from srdl_jax import data, main\ndata.load('digits')")
+  assert not loaded & {'matplotlib', 'pandas', 'sklearn', 'tensorflow'}
 
 
 def test_reports_are_made_without_jax():
-  program = 'import sys, srdl_jax.report; assert "jax" not in sys.modules'
-  started.run([sys.executable, '-c', program], check=True, cwd=PACKAGE.parent)
+  loaded = loaded_by(
+    'from srdl_jax import report\nfrom srdl_jax.report import figures, __main__'
+  )
+  assert 'srdl_jax.report.__main__' in loaded and 'jax' not in loaded
 
 
 def test_tests_start_processes_and_measure_time_in_one_place():
   """It ends what they leave, and none may be too slow for a busy machine."""
-  for path in pathlib.Path(__file__).parent.glob('*.py'):
+  for path in pathlib.Path(__file__).parent.rglob('*.py'):
     if path.name in ('started.py', 'clock.py'):
       continue
-    tree = [*ast.walk(ast.parse(path.read_text()))]
-    imported = [
-      a.name for n in tree if isinstance(n, ast.Import) for a in n.names
-    ]
-    assert 'subprocess' not in imported, path.name
-    used = {node.attr for node in tree if isinstance(node, ast.Attribute)}
-    assert not used & {'monotonic', 'perf_counter', 'process_time'}, path.name
+    imported, used = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Import | ast.ImportFrom):
+        imported |= {alias.name for alias in node.names}
+        imported.add(getattr(node, 'module', None))
+      if isinstance(node, ast.Attribute):
+        used.add(node.attr)
+    clocks = {'monotonic', 'perf_counter', 'process_time'}
+    assert not imported & {'subprocess', *clocks}, path.name
+    assert not used & clocks, path.name
+
+
+def test_tests_name_what_is_there():
+  """Also in programs that they start: elsewhere an older package may lie."""
+  for path in pathlib.Path(__file__).parent.rglob('*.py'):
+    text = path.read_text().replace('\\n', '\n')
+    for source, names in re.findall(
+      r'from srdl_jax([\w.]*) import (\w+(?:, \w+)*)', text
+    ):
+      for name in names.split(', '):
+        module = target(source.removeprefix('.'), name)
+        assert module in FILES, (path.name, source)
+        if module == source.removeprefix('.') and module:
+          assert re.search(rf'\b{name}\b', FILES[module].read_text()), name
+        elif not module:
+          assert name == '__version__', (path.name, name)

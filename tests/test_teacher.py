@@ -15,18 +15,17 @@ from tiny import end_of, lines
 from srdl_jax import (
   build,
   evaluate,
-  extraction,
   feed,
+  knowledge,
   losses,
-  run_directory,
   soft_targets,
   srdl,
   steps,
-  stop_request,
-  workdir,
+  storage,
 )
-from srdl_jax import teacher as teacher_lib
 from srdl_jax.errors import ConfigError, SoftTargetsError, WorkdirError
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import stop_request
 
 SHORT = {'epochs': 2, 'log.tensorboard': False}
 
@@ -88,7 +87,7 @@ def test_the_bank_is_what_the_teacher_predicts(taught):
   config = tiny.config(**SHORT, **kd(teacher))
   experiment = build.build(config)
   end = end_of(teacher, 1, 10)
-  (bank,) = (k.bank for k in extraction.induce_imported(experiment).values())
+  (bank,) = (k.bank for k in knowledge.induce_imported(experiment).values())
   rows, logits = next(
     build.build(tiny.config(**SHORT, method='vanilla')).predict(
       1, end.variables, 'train'
@@ -103,7 +102,7 @@ def test_a_student_of_another_temperature_converts_the_bank(taught, tmp_path):
   teacher, _, _ = taught
   run(tmp_path / 'two', **kd(teacher, **{'distillation.temperature': 2.0}))
   config = tiny.config(**SHORT, **kd(teacher))
-  bank = extraction.induce_imported(build.build(config))[0].bank
+  bank = knowledge.induce_imported(build.build(config))[0].bank
   assert bank.temperature == 3.0
   rows = build.build(config).train_rows
   two = feed.to_learn_from(bank, 2.0)
@@ -116,7 +115,7 @@ def test_a_student_of_another_temperature_converts_the_bank(taught, tmp_path):
 
 def test_cost_holds_the_teachers(taught):
   directory, _, found = taught
-  teacher = workdir.read_json(directory / 'result.json')
+  teacher = storage.read_json(directory / 'result.json')
   forward = found['cost']['forward_multiply_adds']['tiny']
   # 2 epochs, a pass that predicts, and 2 epochs, over 200 images.
   assert found['cost']['training_1e16'] == pytest.approx(
@@ -186,9 +185,9 @@ def test_a_teacher_that_does_not_fit_is_refused(
 
 
 def test_a_teacher_of_other_data_is_refused(copied, tmp_path):
-  record = workdir.read_json(copied / 'config.json')
+  record = storage.read_json(copied / 'config.json')
   record['fingerprint'] = 'f' * 64
-  workdir.write_json(copied / 'config.json', record)
+  storage.write_json(copied / 'config.json', record)
   # Its checkpoint is of the data that it was trained on.
   with pytest.raises(WorkdirError, match='another run; it differs in data'):
     run(tmp_path / 'student', **kd(copied))
@@ -200,7 +199,7 @@ def test_a_teacher_that_saw_other_data_is_refused(teacher, monkeypatch):
   other = experiment.dataset.train
   object.__setattr__(other, 'fingerprint', 'e' * 64)
   with pytest.raises(ConfigError, match='trained on other data: digits'):
-    teacher_lib.check_data(
+    build.check_teacher(
       experiment.teacher, experiment.dataset, experiment.train_rows
     )
 
@@ -224,7 +223,7 @@ def test_a_bank_of_another_order_is_refused(taught):
   experiment = build.build(config)
   object.__setattr__(experiment.dataset.train, 'fingerprint', 'd' * 64)
   with pytest.raises(SoftTargetsError, match='made of something else.*finger'):
-    extraction.induce_imported(experiment)
+    knowledge.induce_imported(experiment)
 
 
 def test_a_student_waits_for_another_that_makes_the_bank(copied, tmp_path):
@@ -232,16 +231,16 @@ def test_a_student_waits_for_another_that_makes_the_bank(copied, tmp_path):
   found = {}
 
   def student():
-    found.update(extraction.induce_imported(experiment))
+    found.update(knowledge.induce_imported(experiment))
 
-  with workdir.lock(copied):
-    assert workdir.is_held(copied)
+  with storage.lock(copied):
+    assert storage.is_held(copied)
     thread = threading.Thread(target=student)
     thread.start()
     time.sleep(0.3)
     assert not found
   thread.join(timeout=600)
-  assert found[0].bank is not None and not workdir.is_held(copied)
+  assert found[0].bank is not None and not storage.is_held(copied)
 
 
 # Other target sources.
@@ -272,7 +271,7 @@ def test_views_are_averaged_as_probabilities(tmp_path):
   assert found['cost']['stages'][0]['extractions'] == 3
   built = build.build(tiny.config(**SHORT, **{'distillation.views': 3}))
   end = end_of(tmp_path, 1, 5)
-  bank = extraction.induce(
+  bank = knowledge.induce(
     built, 1, end, run_directory.soft_targets(tmp_path, 1, 3)
   ).bank
   probabilities = 0.0

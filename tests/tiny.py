@@ -18,17 +18,12 @@ import compiled
 import flax.linen as nn
 import jax.numpy as jnp
 
-from srdl_jax import (
-  checkpoint,
-  models,
-  run_directory,
-  srdl,
-  stop_request,
-  workdir,
-)
 from srdl_jax import config as config_lib
+from srdl_jax import models, srdl, storage
 from srdl_jax import stage as stage_lib
 from srdl_jax.errors import SrdlError
+from srdl_jax.runs import checkpoint, stop_request
+from srdl_jax.runs import directory as run_directory
 
 
 class Tiny(nn.Module):
@@ -138,7 +133,7 @@ def arrange(event: str) -> None:
     )
   elif name == 'half_bank':
     _before(
-      workdir,
+      storage,
       'write_json',
       lambda path, _: 'soft_targets' in str(path) and _kill(),
     )
@@ -146,7 +141,7 @@ def arrange(event: str) -> None:
     _after(srdl, 'induce', lambda *_: _kill())
   elif name == 'before_result':
     _before(
-      workdir,
+      storage,
       'write_json',
       lambda path, _: pathlib.Path(path).name == 'result.json' and _kill(),
     )

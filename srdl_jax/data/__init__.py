@@ -17,7 +17,24 @@ import numpy as np
 from srdl_jax.errors import ConfigError
 
 if TYPE_CHECKING:
-  from srdl_jax.data import reid_images, streamed
+  from srdl_jax.data.images import PersonImages, StreamedImages
+
+
+__all__ = [
+  'DATASETS',
+  'SHAPES',
+  'Dataset',
+  'Retrieval',
+  'Shape',
+  'Sightings',
+  'Source',
+  'Split',
+  'fingerprint',
+  'load',
+  'pipeline',
+  'sampling',
+  'shape',
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +77,7 @@ class Split:
   """
 
   name: str
-  images: np.ndarray | streamed.Images
+  images: np.ndarray | StreamedImages
   labels: np.ndarray
   fingerprint: str
 
@@ -86,7 +103,7 @@ class Sightings:
   """
 
   name: str
-  images: np.ndarray | reid_images.Images
+  images: np.ndarray | PersonImages
   identities: np.ndarray
   cameras: np.ndarray
   file_names: tuple[str, ...]
@@ -201,15 +218,15 @@ def _digits(source: Source) -> Dataset:
 
 
 def _cifar10(source: Source) -> Dataset:
-  from srdl_jax.data import cifar, cifar_archives
+  from srdl_jax.data import cifar
 
-  return cifar.load(cifar_archives.CIFAR10, source)
+  return cifar.load(cifar.CIFAR10, source)
 
 
 def _cifar100(source: Source) -> Dataset:
-  from srdl_jax.data import cifar, cifar_archives
+  from srdl_jax.data import cifar
 
-  return cifar.load(cifar_archives.CIFAR100, source)
+  return cifar.load(cifar.CIFAR100, source)
 
 
 def _tiny_imagenet(source: Source) -> Dataset:
@@ -231,15 +248,15 @@ def _folder(source: Source) -> Dataset:
 
 
 def _market1501(source: Source) -> Dataset:
-  from srdl_jax.data import market1501
+  from srdl_jax.data.persons import market1501
 
   return market1501.load(source)
 
 
 def _reid_folder(source: Source) -> Dataset:
-  from srdl_jax.data import reid_folder
+  from srdl_jax.data.persons import folder
 
-  return reid_folder.load(source)
+  return folder.load(source)
 
 
 DATASETS: dict[str, Callable[[Source], Dataset]] = {

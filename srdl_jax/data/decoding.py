@@ -17,7 +17,6 @@ from srdl_jax.data import image_files
 from srdl_jax.data.image_files import DecodeError as DecodeError
 
 ASPECTS = (3 / 4, 4 / 3)
-
 _TRIES = 10
 # Evaluation reads a JPEG smaller only while it stays so much larger than the
 # resized image: that changes views by less than a level on average.
@@ -42,7 +41,6 @@ _TURNS = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
-
 # (left, top, right, bottom), in pixels from the upper left corner.
 Box = tuple[float, float, float, float]
 

@@ -21,8 +21,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from srdl_jax import data
-from srdl_jax.data import folder_files, streamed
+from srdl_jax.data import folder_files
 from srdl_jax.data.folder_files import Fault, Paths
+from srdl_jax.data.images import StreamedImages
 from srdl_jax.errors import ConfigError, DataError
 
 VERSION = '1.0.0'
@@ -30,12 +31,10 @@ SIZE = 224
 # ImageNet's, which imported networks expect.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-
 _TEST_FOLDERS = ('val', 'test')
 _HELD_OUT = 1 / 5
 _SEED = 'srdl_jax folder 1'
 _SHOWN = 10
-
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +47,7 @@ def load(source: data.Source) -> data.Dataset:
       used instead of refusing the folder.
 
   Returns:
-    The data set, its images `streamed.Images`; rows are ordered by class and
+    The data set, its images `StreamedImages`; rows are ordered by class and
     file name, labels number the sorted class names.
 
   Raises:
@@ -234,7 +233,7 @@ def _split(
   labels = np.repeat(np.arange(len(part), dtype=np.int32), counts)
   ids = [f'{folder_files.printable(path)}\t{digests[path]}' for path in paths]
   identity = data.fingerprint(f'folder/{VERSION}', name, ids, labels)
-  images = streamed.Images(
+  images = StreamedImages(
     folder_files.Files(str(root), paths),
     size=size,
     # 256 for 224, as is usual.

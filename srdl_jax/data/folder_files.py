@@ -28,13 +28,11 @@ SUFFIXES = (
   '.tiff',
   '.webp',
 )
-
 _IGNORED = frozenset({'desktop.ini', 'thumbs.db'})
 _THREADS = 16
 _FILES_A_TASK = 256
 # Bytes at each end of a file that its digest covers.
 _END = 1 << 15
-
 # A file's path below the folder, with '/', and why it can't be used.
 Fault = tuple[str, str]
 # Class to the paths of its images below the folder, in order.
@@ -43,7 +41,7 @@ Paths = dict[str, list[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """Image files by row, as `streamed.Records`.
+  """Image files by row, as `images.Records`.
 
   Attributes:
     folder: the folder that they are in.

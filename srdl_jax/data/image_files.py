@@ -30,7 +30,6 @@ from PIL import (
 
 # What Pillow takes for an attack; such an image needs half a gigabyte.
 MAX_PIXELS = 178_956_970
-
 # As much as a header usually takes.
 _HEAD = 1 << 16
 _TAIL = 16

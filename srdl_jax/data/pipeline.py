@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from srdl_jax.data import sampling, streamed
+from srdl_jax.data import sampling
+from srdl_jax.data.images import StreamedImages
 
 _MOST_THREADS = 16
 # Of a worker: one of them decodes while the other waits for a file.
@@ -49,7 +50,7 @@ class TrainingViews:
     own: int [b], the places within a batch that are this process's.
   """
 
-  images: streamed.Images
+  images: StreamedImages
   rows: np.ndarray
   seed: int
   stage: int
@@ -81,7 +82,7 @@ class TrainingViews:
 
 
 def views(
-  images: np.ndarray | streamed.Images,
+  images: np.ndarray | StreamedImages,
   rows: np.ndarray,
   seed: int,
   stage: int,

@@ -20,11 +20,11 @@ from collections.abc import Callable
 import tensorflow_datasets as tfds
 
 from srdl_jax import data
-from srdl_jax.data import download, folder_lock, tfds_reader
+from srdl_jax.data import fetching, tfds_reader
 from srdl_jax.errors import DataError
+from srdl_jax.storage import locks
 
 _log = logging.getLogger(__name__)
-
 Builder = tfds.core.GeneratorBasedBuilder
 
 
@@ -77,7 +77,7 @@ def prepare(
 
   def write(staging: pathlib.Path) -> None:
     path = find(archive.file, source) or _download(archive, source)
-    download.verify(path, archive.sha256)
+    fetching.verify(path, archive.sha256)
     _log.info('preparing %s, once; it takes minutes', directory)
     _run(builder_class(path)(data_dir=staging))
 
@@ -102,7 +102,7 @@ def make_once(
   """
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with folder_lock.locked(directory.parent) as alone:
+    with locks.locked(directory.parent) as alone:
       if directory.exists():
         return
       if alone:
@@ -159,7 +159,7 @@ def _check_server(archive: Archive, source: data.Source) -> None:
   if not source.download:
     raise DataError(_missing(archive, source, 'downloading is off'))
   try:
-    download.check(archive.url)
+    fetching.check(archive.url)
   except DataError as error:
     raise DataError(_missing(archive, source, str(error))) from error
 
@@ -168,7 +168,7 @@ def _download(archive: Archive, source: data.Source) -> pathlib.Path:
   folder = folders(source)[1]
   folder.mkdir(parents=True, exist_ok=True)
   try:
-    return download.fetch(
+    return fetching.fetch(
       archive.url,
       folder / archive.file,
       sha256=archive.sha256,

@@ -26,7 +26,9 @@ Counts = dict[str, int]
 
 # The loaders are imported when called, as in `data`.
 def _imagenet(source: data.Source) -> Counts:
-  from srdl_jax.data import imagenet, imagenet_archives, imagenet_preparation
+  from srdl_jax.data import imagenet
+  from srdl_jax.data.imagenet import archives as imagenet_archives
+  from srdl_jax.data.imagenet import preparation as imagenet_preparation
 
   counts = imagenet_archives.OFFICIAL
   directory = imagenet_preparation.prepare(
@@ -45,7 +47,7 @@ def _tiny_imagenet(source: data.Source) -> Counts:
 
 
 def _market1501(source: data.Source) -> Counts:
-  from srdl_jax.data import market1501
+  from srdl_jax.data.persons import market1501
 
   other = flags.FLAGS.allow_other_counts
   return _counted(
@@ -54,15 +56,15 @@ def _market1501(source: data.Source) -> Counts:
 
 
 def _cifar10(source: data.Source) -> Counts:
-  from srdl_jax.data import cifar, cifar_archives
+  from srdl_jax.data import cifar
 
-  return _counted(cifar.load(cifar_archives.CIFAR10, source))
+  return _counted(cifar.load(cifar.CIFAR10, source))
 
 
 def _cifar100(source: data.Source) -> Counts:
-  from srdl_jax.data import cifar, cifar_archives
+  from srdl_jax.data import cifar
 
-  return _counted(cifar.load(cifar_archives.CIFAR100, source))
+  return _counted(cifar.load(cifar.CIFAR100, source))
 
 
 PREPARATIONS: dict[str, Callable[[data.Source], Counts]] = {

@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 from PIL import Image, UnidentifiedImageError
 from tensorflow_datasets.proto import tf_example_pb2
 
-from srdl_jax import bucket, data
-from srdl_jax.data import local_copy
+from srdl_jax import data, storage
+from srdl_jax.data import fetching
 from srdl_jax.errors import DataError
 
 _CHUNK = 1024
@@ -56,8 +56,8 @@ def directory(data_dir: str, dataset: str, version: str) -> pathlib.Path:
       path is another address.
   """
   chosen = _chosen(data_dir)
-  if bucket.is_bucket(chosen):
-    return local_copy.fetch(chosen, dataset, version)
+  if storage.is_bucket(chosen):
+    return fetching.copy_from_bucket(chosen, dataset, version)
   return root(data_dir) / dataset / version
 
 

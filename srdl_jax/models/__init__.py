@@ -8,12 +8,14 @@ import flax.linen as nn
 import jax
 
 from srdl_jax.errors import ConfigError
-from srdl_jax.models import (
-  cifar_resnet,
-  densenet,
-  resnet,
-  wide_resnet,
-)
+from srdl_jax.models import cifar_resnet, densenet, resnet, wide_resnet
+
+__all__ = [
+  'CLASSIFIERS',
+  'MODELS',
+  'create',
+  'features',
+]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
   **cifar_resnet.MODELS,
@@ -21,7 +23,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   **resnet.MODELS,
   **densenet.MODELS,
 }
-
 # Names that a network's last layer may have: PyTorch's.
 CLASSIFIERS = ('fc', 'classifier')
 

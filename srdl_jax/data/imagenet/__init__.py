@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ImageNet (ILSVRC 2012): 1.28 million images of 1000 classes, streamed.
+
+Read from TFDS's imagenet2012 in ArrayRecord form, which `python -m
+srdl_jax.data.prepare imagenet2012` makes, or TFDS itself where TensorFlow is
+installed. Images stay on disk; labels are in memory.
+"""
+
+import contextlib
+import logging
+import pathlib
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from srdl_jax import data
+from srdl_jax.data import tfds_reader
+from srdl_jax.data.imagenet import index as imagenet_index
+from srdl_jax.data.imagenet.index import Index
+from srdl_jax.data.images import StreamedImages
+from srdl_jax.data.records import Records
+from srdl_jax.errors import DataError
+from srdl_jax.storage import locks
+
+__all__ = [
+  'NAME',
+  'SPLITS',
+  'VERSION',
+  'archives',
+  'directory_of',
+  'load',
+  'open_builder',
+  'preparation',
+]
+
+NAME = 'imagenet2012'
+VERSION = '5.1.0'
+SPLITS = ('train', 'validation')
+# Of the training images' pixels, scaled to [0, 1]; everyone uses these.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+_SIZE, _RESIZE = 224, 256
+_log = logging.getLogger(__name__)
+
+
+def load(source: data.Source) -> data.Dataset:
+  """Opens ImageNet; images are read and decoded when they are asked for.
+
+  Args:
+    source: where it is, and how large its images shall be.
+
+  Returns:
+    The data set; `test` is TFDS's split 'validation'. Its number of classes is
+    that of the prepared directory.
+
+  Raises:
+    DataError: it is missing, damaged or in another form than ArrayRecord.
+  """
+  directory = directory_of(source)
+  if not directory.exists():
+    raise DataError(
+      f'{NAME}/{VERSION} is not in {tfds_reader.root(source.data_dir)}. '
+      f'Prepare it from the official archives with `python -m '
+      f'srdl_jax.data.prepare {NAME} --manual_dir=DIR --data_dir=DIR`, or set '
+      'data_dir to where it is prepared'
+    )
+  builder = open_builder(directory)
+  num_classes = builder.info.features['label'].num_classes
+  size = source.image_size or _SIZE
+  indices = _indices(builder, directory)
+  train, validation = (
+    data.Split(
+      name=name,
+      images=StreamedImages(
+        records=Records(*_files(builder, split)),
+        size=size,
+        resize=round(size * _RESIZE / _SIZE),
+        least_area=0.08,
+        orient=False,
+      ),
+      labels=indices[split].labels,
+      fingerprint=indices[split].fingerprint,
+    )
+    for name, split in zip(('train', 'test'), SPLITS, strict=True)
+  )
+  return data.Dataset(
+    name='imagenet',
+    version=VERSION,
+    num_classes=num_classes,
+    mean=MEAN,
+    std=STD,
+    train=train,
+    test=validation,
+  )
+
+
+def directory_of(source: data.Source) -> pathlib.Path:
+  """Where the prepared data set is, or will be."""
+  return tfds_reader.directory(source.data_dir, NAME, VERSION)
+
+
+def open_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
+  """Opens the prepared data set, see `tfds_reader.open_builder`."""
+  return tfds_reader.open_builder(directory, SPLITS)
+
+
+def _files(
+  builder: tfds.core.DatasetBuilder, split: str
+) -> tuple[list[pathlib.Path], list[int]]:
+  info = builder.info.splits[split]
+  return [pathlib.Path(path) for path in info.filepaths], info.shard_lengths
+
+
+def _indices(
+  builder: tfds.core.DatasetBuilder, directory: pathlib.Path
+) -> dict[str, Index]:
+  """Returns the splits' indices; what isn't beside the shards is made once."""
+  indices = _fitting(builder, directory)
+  if len(indices) < len(SPLITS):
+    with contextlib.ExitStack() as stack:
+      # Where nothing can be written, everyone reads for himself.
+      with contextlib.suppress(OSError):
+        stack.enter_context(locks.locked(directory.parent))
+      stored = _fitting(builder, directory)
+      indices = {s: stored.get(s) or _built(builder, s) for s in SPLITS}
+      if len(stored) < len(SPLITS):
+        _keep(directory, indices)
+  num_classes = builder.info.features['label'].num_classes
+  for split, index in indices.items():
+    _check_labels(f'{directory}, {split}', index.labels, num_classes)
+  return indices
+
+
+def _built(builder: tfds.core.DatasetBuilder, split: str) -> Index:
+  paths, lengths = _files(builder, split)
+  _log.warning('reading all of %s once, for its labels', paths[0].parent)
+  return imagenet_index.build(f'{NAME}/{VERSION}', split, paths, lengths)
+
+
+def _fitting(
+  builder: tfds.core.DatasetBuilder, directory: pathlib.Path
+) -> dict[str, Index]:
+  """Returns the stored indices that belong to the shards that are there."""
+  return {
+    split: index
+    for split, index in imagenet_index.read(directory, SPLITS).items()
+    if np.array_equal(
+      index.shards, imagenet_index.shards_of(*_files(builder, split))
+    )
+  }
+
+
+def _keep(directory: pathlib.Path, indices: dict[str, Index]) -> None:
+  try:
+    imagenet_index.write(directory, indices)
+  except OSError as error:
+    _log.warning(
+      'cannot keep the labels in %s (%s): the next run reads all images again',
+      directory,
+      error,
+    )
+
+
+def _check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
+  if not len(labels):
+    raise DataError(f'{where}: there are no images')
+  if not 0 <= labels.min() <= labels.max() < num_classes:
+    raise DataError(
+      f'{where}: labels from {labels.min()} to {labels.max()}, expected 0 to '
+      f'{num_classes - 1}'
+    )

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels and fingerprints of a prepared ImageNet, in a file beside its shards.
+
+Without it, labels would be had by reading 140 GB of images.
+"""
+
+import dataclasses
+import io
+import logging
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from srdl_jax import data
+from srdl_jax.data.records import Records
+from srdl_jax.errors import DataError
+from srdl_jax.storage import files
+from srdl_jax.storage.telling import ByteProgress
+
+FILE = 'srdl_index.npz'
+# What numpy raises when the file is damaged or another one.
+_DAMAGE = (
+  EOFError,
+  KeyError,
+  OSError,
+  ValueError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+  """What is known of a split without reading its images.
+
+  Attributes:
+    labels: int32 [N].
+    fingerprint: see `data.fingerprint`.
+    shards: int64 [S, 2], each file's number of records and of bytes: another
+      split's index doesn't fit.
+  """
+
+  labels: np.ndarray
+  fingerprint: str
+  shards: np.ndarray
+
+
+def shards_of(
+  paths: Sequence[os.PathLike[str]], lengths: Sequence[int]
+) -> np.ndarray:
+  """Returns the shards of an `Index`; `paths` exist."""
+  sizes = [os.stat(path).st_size for path in paths]
+  return np.stack([np.array(lengths, np.int64), np.array(sizes, np.int64)], 1)
+
+
+def write(directory: pathlib.Path, indices: Mapping[str, Index]) -> None:
+  """Writes the index file of a directory, whole or not at all.
+
+  Args:
+    directory: where the shards are.
+    indices: by split.
+
+  Raises:
+    OSError: it can't be written.
+  """
+  arrays = {
+    f'{split}_{name}': np.asarray(value)
+    for split, index in indices.items()
+    for name, value in vars(index).items()
+  }
+  content = io.BytesIO()
+  np.savez(content, **arrays)
+  files.replace_here(directory / FILE, content.getvalue())
+
+
+def read(directory: pathlib.Path, splits: Sequence[str]) -> dict[str, Index]:
+  """Reads the index file; returns what is there, by split."""
+  path = directory / FILE
+  if not path.exists():
+    return {}
+  try:
+    # numpy leaves a file open that it opened itself and can't read.
+    with path.open('rb') as file, np.load(file) as arrays:
+      return {
+        split: Index(
+          labels=arrays[f'{split}_labels'],
+          fingerprint=str(arrays[f'{split}_fingerprint']),
+          shards=arrays[f'{split}_shards'],
+        )
+        for split in splits
+      }
+  except _DAMAGE as error:
+    _log.warning('%s is damaged (%s); it is made again', path, error)
+    return {}
+
+
+def build(
+  full_name: str,
+  split: str,
+  paths: Sequence[os.PathLike[str]],
+  lengths: Sequence[int],
+) -> Index:
+  """Reads all records of a split, and tells how far it is.
+
+  Args:
+    full_name: name and version of the data set.
+    split: name of the split.
+    paths: its files, in order.
+    lengths: number of records in each.
+
+  Raises:
+    DataError: a file is missing or damaged, or holds something else.
+  """
+  records = Records(paths, lengths)
+  shards = shards_of(paths, lengths)
+  progress = ByteProgress(f'index of {split}', int(shards[:, 1].sum()))
+  labels = np.empty(len(records), np.int32)
+  names = []
+  for row in range(len(records)):
+    try:
+      example = records.example(row)
+    except ValueError as error:
+      raise DataError(f'cannot read row {row} of {split}: {error}') from error
+    labels[row] = example.label
+    names.append(example.name)
+    progress.add(len(example.content))
+  progress.close()
+  return make(full_name, split, names, labels, shards)
+
+
+def make(
+  full_name: str,
+  split: str,
+  names: Sequence[str],
+  labels: np.ndarray,
+  shards: np.ndarray,
+) -> Index:
+  """Returns the index of a split.
+
+  Args:
+    full_name: name and version of the data set.
+    split: name of the split.
+    names: the N images' file names.
+    labels: integers [N].
+    shards: see `Index`.
+  """
+  identity = data.fingerprint(full_name, split, names, labels)
+  return Index(np.asarray(labels, np.int32), identity, shards)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes TFDS's imagenet2012 in ArrayRecord form from the official archives.
+
+The images' bytes are stored as they are: what isn't an RGB JPEG (22 files in
+CMYK, a PNG) is converted when it is decoded. Shards are finished one by one in
+a staging folder, which is renamed when everything is there; a preparation that
+was ended at any moment goes on behind the last finished shard.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import socket
+from collections.abc import Mapping, Sequence
+
+import tensorflow_datasets as tfds
+
+from srdl_jax import data
+from srdl_jax.data import imagenet, preparation
+from srdl_jax.data.imagenet import archives as imagenet_archives
+from srdl_jax.data.imagenet import index as imagenet_index
+from srdl_jax.data.imagenet.archives import Archives, Counts
+from srdl_jax.data.records import Shards
+from srdl_jax.errors import DataError
+from srdl_jax.storage import files, locks
+from srdl_jax.storage.telling import ByteProgress
+
+SHARD_EXAMPLES = 5000
+# As TFDS's sequential writer has it: a name doesn't tell how many shards there
+# are, which isn't known before the last is written.
+_FILE_NAMES = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}'
+_STAGING = f'incomplete.srdl_{imagenet.VERSION}'
+
+
+def prepare(
+  source: data.Source,
+  counts: Counts | None = imagenet_archives.OFFICIAL,
+  shard_examples: int = SHARD_EXAMPLES,
+) -> pathlib.Path:
+  """Makes the TFDS directory; of several processes one does, others wait.
+
+  Args:
+    source: where the archives are, and where the directory goes.
+    counts: how much the archives must hold; None takes what there is.
+    shard_examples: number of images in a shard.
+
+  Returns:
+    The directory, which may have been there.
+
+  Raises:
+    DataError: an archive is missing, damaged or another one, nothing can be
+      written, or another preparation was begun. Finished shards are kept.
+  """
+  directory = imagenet.directory_of(source)
+  if directory.exists():
+    # Left by a process that was ended behind the rename.
+    shutil.rmtree(directory.with_name(_STAGING), ignore_errors=True)
+    return directory
+  folder = preparation.folders(source)[0]
+  archives = imagenet_archives.open_archives(folder, counts)
+  try:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with locks.locked(directory.parent) as alone:
+      staging = _staging(directory, alone)
+      if not directory.exists():
+        _write(archives, counts, staging, shard_examples)
+        os.rename(staging / directory.name, directory)
+      shutil.rmtree(staging, ignore_errors=True)
+  except OSError as error:
+    raise DataError(
+      f'cannot prepare {directory}: {error}. What is finished stays beside it '
+      f'in {_STAGING}: see that there is room and that it can be written, and '
+      'run the same command again'
+    ) from error
+  return directory
+
+
+def _staging(directory: pathlib.Path, alone: bool) -> pathlib.Path:
+  # Where locks don't exist, two machines must not write the same files.
+  name = _STAGING if alone else f'{_STAGING}_{socket.gethostname()}'
+  return directory.with_name(name)
+
+
+def _write(
+  archives: Archives,
+  counts: Counts | None,
+  staging: pathlib.Path,
+  shard_examples: int,
+) -> None:
+  """Writes the whole directory below the staging folder."""
+  folder, notes = staging / imagenet.VERSION, staging / 'finished'
+  for needed in (folder, notes):
+    needed.mkdir(parents=True, exist_ok=True)
+  _check_plan(archives, staging, shard_examples)
+  shards = {}
+  for split in imagenet.SPLITS:
+    name = f'{imagenet.NAME}-{split}.array_record'
+    shards[split] = Shards(folder, notes, name)
+    _write_split(archives, split, shards[split], shard_examples)
+  if counts is not None:
+    path, found = archives.path('train'), len(shards['train'].names)
+    imagenet_archives.check_count(path, found, counts.train, 'images')
+  # Drafts of a process that was ended.
+  for draft in folder.glob('.*'):
+    draft.unlink()
+  _write_index(folder, shards)
+  _write_metadata(folder, archives.classes, shards)
+  for path in folder.iterdir():
+    files.sync(path)
+
+
+def _check_plan(
+  archives: Archives, staging: pathlib.Path, shard_examples: int
+) -> None:
+  """Sees that the same preparation goes on, if one was begun.
+
+  Raises:
+    DataError: it was begun with other archives, or another size of shards.
+  """
+  lists = json.dumps([archives.classes, archives.labels.tolist()])
+  plan = {
+    'shard_examples': shard_examples,
+    'classes': hashlib.sha256(lists.encode()).hexdigest(),
+  }
+  for split in imagenet.SPLITS:
+    plan[archives.path(split).name] = archives.path(split).stat().st_size
+  path = staging / 'plan.json'
+  if not path.exists():
+    files.replace_here(path, json.dumps(plan, indent=2).encode())
+  begun = json.loads(path.read_text())
+  if differs := [name for name in plan if begun.get(name) != plan[name]]:
+    raise DataError(
+      f'{staging} holds a preparation that was begun with another '
+      f'{", ".join(differs)} (shard_examples={begun.get("shard_examples")}): '
+      'go on with the same, or remove that folder to begin again'
+    )
+
+
+def _write_split(
+  archives: Archives, split: str, shards: Shards, shard_examples: int
+) -> None:
+  """Writes the shards that aren't finished yet."""
+  size = archives.path(split).stat().st_size
+  progress = ByteProgress(split, size, done=shards.image_bytes)
+  images = archives.images(split, shards.last_name)
+  while first := next(images, None):
+    rest = itertools.islice(images, shard_examples - 1)
+    shards.append(itertools.chain([first], rest), progress.add)
+  progress.close()
+
+
+def _write_index(folder: pathlib.Path, shards: Mapping[str, Shards]) -> None:
+  name = f'{imagenet.NAME}/{imagenet.VERSION}'
+  indices = {
+    split: imagenet_index.make(
+      name,
+      split,
+      written.names,
+      written.labels,
+      imagenet_index.shards_of(written.paths, written.lengths),
+    )
+    for split, written in shards.items()
+  }
+  imagenet_index.write(folder, indices)
+
+
+def _write_metadata(
+  folder: pathlib.Path, classes: Sequence[str], shards: Mapping[str, Shards]
+) -> None:
+  """Writes what TFDS wants to read beside the shards."""
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=folder, template=_FILE_NAMES
+  )
+  splits = [
+    tfds.core.SplitInfo(
+      name=split,
+      shard_lengths=written.lengths,
+      num_bytes=written.image_bytes,
+      filename_template=template,
+    )
+    for split, written in shards.items()
+  ]
+  tfds.folder_dataset.write_metadata(
+    data_dir=folder,
+    features=tfds.features.FeaturesDict(
+      {
+        'image': tfds.features.Image(encoding_format='jpeg'),
+        'label': tfds.features.ClassLabel(names=classes),
+        'file_name': tfds.features.Text(),
+      }
+    ),
+    split_infos=splits,
+    version=imagenet.VERSION,
+    filename_template=template,
+    # It would read through TensorFlow.
+    check_data=False,
+    description='ILSVRC 2012, prepared from the official archives.',
+    homepage='https://image-net.org/',
+    supervised_keys=('image', 'label'),
+  )

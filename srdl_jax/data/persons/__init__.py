@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of a re-identification data set: what their file names tell, and how
+they become a `data.Dataset`.
+
+0002_c1s1_000451_03.jpg of Market-1501 is identity 2, seen by camera 1 in its
+first sequence, frame 451, box 3. DukeMTMC-reID has 0005_c2_f0046985.jpg, and
+MSMT17 is usually renamed to 0012_c14_0003.jpg. Some end in .jpg.jpg.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from srdl_jax import data
+from srdl_jax.data.images import PersonImages, Records
+from srdl_jax.errors import ConfigError
+
+__all__ = [
+  'DISTRACTOR',
+  'JUNK',
+  'Part',
+  'dataset',
+  'folder',
+  'market1501',
+  'parse',
+]
+
+# The detector found a part of a person, or nobody: never wrong, never right.
+JUNK = -1
+# Somebody whom no query asks for.
+DISTRACTOR = 0
+VERSION = '1.0.0'
+HEIGHT = 256
+# ImageNet's, which imported networks expect.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+_NAME = re.compile(
+  r'(-1|[0-9]{4})_c([0-9]{1,2})'
+  r'(?:s[0-9]_[0-9]{6}_[0-9]{2}|_f?[0-9]+)\.jpg(?:\.jpg)?'
+)
+
+
+def parse(name: str) -> tuple[int, int] | None:
+  """Returns the identity and the camera that a file's name tells, or None.
+
+  Args:
+    name: without its folder: 0002_c1s1_000451_03.jpg is (2, 1).
+  """
+  match = _NAME.fullmatch(name)
+  return match and (int(match[1]), int(match[2]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """The images of one folder, in the order of their names.
+
+  Attributes:
+    names: of the N files; `parse` knows each.
+    digests: of the files' content.
+    records: the encoded images, in the same order.
+    identities: int32 [N], from the names.
+    cameras: int32 [N], from the names.
+  """
+
+  names: Sequence[str]
+  digests: Sequence[str]
+  records: Records
+  identities: np.ndarray = dataclasses.field(init=False)
+  cameras: np.ndarray = dataclasses.field(init=False)
+
+  def __post_init__(self):
+    told = np.array([parse(name) for name in self.names], np.int32)
+    identities, cameras = told.reshape(-1, 2).T
+    object.__setattr__(self, 'identities', identities)
+    object.__setattr__(self, 'cameras', cameras)
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+  @property
+  def pairs(self) -> list[tuple[int, int]]:
+    """The N identities, each with its camera."""
+    cameras = self.cameras.tolist()
+    return list(zip(self.identities.tolist(), cameras, strict=True))
+
+  def fingerprint(self, full_name: str, split: str) -> str:
+    """Returns the identity of these examples, see `data.fingerprint`."""
+    pairs = zip(self.names, self.digests, strict=True)
+    ids = [f'{name}\t{digest}' for name, digest in pairs]
+    return data.fingerprint(full_name, split, ids, self.identities)
+
+
+def dataset(
+  name: str, parts: Mapping[str, Part], height: int = 0
+) -> data.Dataset:
+  """Makes a data set of its parts; its training images are decoded.
+
+  Args:
+    name: a key of `data.DATASETS`.
+    parts: 'train', 'query', 'gallery' and, if there are any, 'multi_query'.
+    height: of all images, in pixels, twice their width; 0 is 256.
+
+  Returns:
+    The data set. Training identities are numbered in ascending order; those of
+    `test`, a `data.Retrieval`, stay as they are.
+
+  Raises:
+    ConfigError: the height is odd.
+    DataError: a training image can't be read.
+  """
+  height = height or HEIGHT
+  if height % 2:
+    raise ConfigError(
+      f'data.image_size = {height}: the height of images of persons is even, '
+      'twice their width.'
+    )
+  images = {
+    split: PersonImages(part.records, height, height // 2)
+    for split, part in parts.items()
+  }
+  sightings = {
+    split: data.Sightings(
+      name=split,
+      images=images[split],
+      identities=part.identities,
+      cameras=part.cameras,
+      file_names=tuple(part.names),
+      fingerprint=part.fingerprint(f'{name}/{VERSION}', split),
+    )
+    for split, part in parts.items()
+    if split != 'train'
+  }
+  train = parts['train']
+  identities, labels = np.unique(train.identities, return_inverse=True)
+  return data.Dataset(
+    name=name,
+    version=VERSION,
+    num_classes=len(identities),
+    mean=MEAN,
+    std=STD,
+    train=data.Split(
+      name='train',
+      images=images['train'][:],
+      labels=labels.astype(np.int32),
+      fingerprint=train.fingerprint(f'{name}/{VERSION}', 'train'),
+    ),
+    test=data.Retrieval(**sightings),
+  )

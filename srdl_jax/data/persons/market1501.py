@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Market-1501: 32,668 images of 1,501 persons seen by six cameras.
+
+Read from a TFDS directory in ArrayRecord form; where that is missing it is
+prepared, without TensorFlow, from the official folder, which is put by hand
+into `manual_dir`. A record holds the file as it is, its name, and its identity
+as the label; rows are in the order of the names.
+"""
+
+import hashlib
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from srdl_jax import data
+from srdl_jax.data import persons, preparation, tfds_reader
+from srdl_jax.data import records as records_lib
+from srdl_jax.data.persons import Part
+from srdl_jax.data.persons import checks as person_checks
+from srdl_jax.data.persons import folder as persons_folder
+from srdl_jax.data.records import Example, Records
+from srdl_jax.errors import DataError
+from srdl_jax.storage import files
+
+NAME = 'market1501'
+FOLDER = 'Market-1501-v15.09.15'
+# As its authors tell them, see `checks.counts_of`.
+OFFICIAL = {
+  'training images': 12_936,
+  'training identities': 751,
+  'queries': 3_368,
+  'query identities': 750,
+  'good gallery images': 13_115,
+  'distractors': 2_798,
+  'junk images': 3_819,
+}
+_SPLITS = ('train', 'query', 'gallery')
+_log = logging.getLogger(__name__)
+
+
+def load(
+  source: data.Source, counts: Mapping[str, int] = OFFICIAL
+) -> data.Dataset:
+  """Loads Market-1501, after preparing it where it is missing.
+
+  Args:
+    source: where it is, or may be prepared from; `image_size` is the height of
+      the images, 0 for 256; `allow_differences` takes a copy of other counts.
+    counts: what it must hold.
+
+  Returns:
+    The data set, see `persons.dataset`.
+
+  Raises:
+    ConfigError: `image_size` is odd.
+    DataError: it is missing, damaged, in another form than ArrayRecord, or not
+      the official data set.
+  """
+  directory = _directory(source)
+  if not directory.exists():
+    prepare(source, counts)
+  parts = _read(directory)
+  person_checks.check(
+    directory,
+    parts,
+    counts=counts,
+    allow_differences=source.allow_differences,
+  )
+  return persons.dataset(NAME, parts, source.image_size)
+
+
+def prepare(source: data.Source, counts: Mapping[str, int] = OFFICIAL) -> None:
+  """Makes the TFDS directory from the folder, all of it or nothing.
+
+  Of several processes that call this at once, one prepares and others wait.
+
+  Args:
+    source: where the folder is: `manual_dir` is it, or holds it.
+    counts: what it must hold.
+
+  Raises:
+    DataError: there is no folder, it is damaged or not the official one, or
+      nothing can be written.
+  """
+  directory, root = _directory(source), _folder(source)
+
+  def write(staging: pathlib.Path) -> None:
+    parts = persons_folder.read(root, source.skip_unreadable)
+    person_checks.check(
+      root, parts, counts=counts, allow_differences=source.allow_differences
+    )
+    _log.info('preparing %s, once', directory)
+    _write(parts, staging / directory.parent.name / directory.name)
+
+  preparation.make_once(directory, write)
+
+
+def _directory(source: data.Source) -> pathlib.Path:
+  return tfds_reader.directory(source.data_dir, NAME, persons.VERSION)
+
+
+def _folder(source: data.Source) -> pathlib.Path:
+  """Finds the official folder: `manual_dir` is it, or holds it."""
+  manual = preparation.folders(source)[0].absolute()
+  if (manual / FOLDER).is_dir():
+    return manual / FOLDER
+  if any((manual / name).is_dir() for name in person_checks.FOLDERS.values()):
+    return manual
+  raise DataError(
+    f'{NAME}/{persons.VERSION} is not in {tfds_reader.root(source.data_dir)}'
+    f', and there is no folder {FOLDER} in {manual}, from which it would be '
+    "prepared. Unpack the authors' archive there, set data.manual_dir to where "
+    'it is unpacked, or data.data_dir to where it is prepared'
+  )
+
+
+def _write(parts: Mapping[str, Part], folder: pathlib.Path) -> None:
+  """Writes all of a TFDS directory."""
+  folder.mkdir(parents=True)
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=folder, dataset_name=NAME, filetype_suffix='array_record'
+  )
+  splits = []
+  for split, part in parts.items():
+    info = tfds.core.SplitInfo(
+      name=split,
+      shard_lengths=[len(part)],
+      num_bytes=0,
+      filename_template=template.replace(split=split),
+    )
+    (path,) = info.filepaths
+    records_lib.write(pathlib.Path(path), _examples(part))
+    splits.append(info.replace(num_bytes=pathlib.Path(path).stat().st_size))
+  tfds.folder_dataset.write_metadata(
+    data_dir=folder,
+    features=tfds.features.FeaturesDict(
+      {
+        'image': tfds.features.Image(encoding_format='jpeg'),
+        'label': tfds.features.Scalar(np.int64),
+        'file_name': tfds.features.Text(),
+      }
+    ),
+    split_infos=splits,
+    version=persons.VERSION,
+    filename_template=template,
+    # It would read through TensorFlow.
+    check_data=False,
+    description='Market-1501, prepared from the official folder.',
+    supervised_keys=('image', 'label'),
+  )
+  for path in folder.iterdir():
+    files.sync(path)
+
+
+def _examples(part: Part) -> Iterator[Example]:
+  for row, name in enumerate(part.names):
+    try:
+      content = part.records[row]
+    except OSError as error:
+      raise DataError(
+        f'cannot read {part.records.name(row)}: {error.strerror}; restore it '
+        'and run again'
+      ) from error
+    yield Example(name, int(part.identities[row]), content)
+
+
+def _read(directory: pathlib.Path) -> dict[str, Part]:
+  """Opens what is prepared; images stay on disk."""
+  builder = tfds_reader.open_builder(directory, _SPLITS)
+  if 'multi_query' in builder.info.splits:
+    builder = tfds_reader.open_builder(directory, (*_SPLITS, 'multi_query'))
+  return {
+    split: _part(Records(info.filepaths, info.shard_lengths))
+    for split, info in builder.info.splits.items()
+  }
+
+
+def _part(records: Records) -> Part:
+  names, digests = [], []
+  try:
+    for row in range(len(records)):
+      example = records.example(row)
+      if persons.parse(example.name) is None:
+        raise ValueError(f'row {row} is called {example.name!r}')
+      names.append(example.name)
+      digests.append(hashlib.sha256(example.content).hexdigest())
+  except ValueError as error:
+    folder = pathlib.Path(records.path(0)).parent
+    raise DataError(
+      f'{error}; remove {folder} to have it prepared again'
+    ) from error
+  return Part(names, digests, records)

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ArrayRecord files of encoded images, as TFDS writes and reads them.
+
+A record is a tf.Example with the features image, label and file_name. While a
+split is written, its finished shards outlive the process: a shard is finished
+when a note about it is there, which is written last.
+"""
+
+import bisect
+import dataclasses
+import io
+import itertools
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+from array_record.python import array_record_data_source, array_record_module
+from google.protobuf.message import DecodeError
+from tensorflow_datasets.proto import tf_example_pb2
+
+from srdl_jax.storage import files
+
+# JPEG files don't get smaller by it.
+_OPTIONS = 'group_size:1,uncompressed'
+# What array_record and the parser raise for bytes that have changed.
+_DAMAGE = (DecodeError, IndexError, OSError, RuntimeError, ValueError)
+# What numpy raises for a note that is damaged.
+_NOTE_DAMAGE = (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """An image.
+
+  Attributes:
+    name: of its file.
+    label: its class's number.
+    content: its file as it is.
+  """
+
+  name: str
+  label: int
+  content: bytes
+
+
+def encode(example: Example) -> bytes:
+  """Returns the record of an example."""
+  record = tf_example_pb2.Example()
+  feature = record.features.feature
+  feature['image'].bytes_list.value.append(example.content)
+  feature['label'].int64_list.value.append(example.label)
+  feature['file_name'].bytes_list.value.append(example.name.encode())
+  return record.SerializeToString(deterministic=True)
+
+
+def decode(record: bytes) -> Example:
+  """Returns the example of a record.
+
+  Raises:
+    ValueError: it is no such record.
+  """
+  try:
+    feature = tf_example_pb2.Example.FromString(record).features.feature
+    return Example(
+      name=feature['file_name'].bytes_list.value[0].decode(),
+      label=feature['label'].int64_list.value[0],
+      content=feature['image'].bytes_list.value[0],
+    )
+  except (DecodeError, IndexError) as error:
+    raise ValueError(
+      f'no record of image, label and file_name: {error}'
+    ) from error
+
+
+def write(path: pathlib.Path, examples: Iterable[Example]) -> None:
+  """Writes a file, onto the disk.
+
+  Args:
+    path: the file; an earlier one is replaced.
+    examples: what is written.
+
+  Raises:
+    OSError: there is no room, or nothing can be written there.
+  """
+  try:
+    writer = array_record_module.ArrayRecordWriter(os.fspath(path), _OPTIONS)
+    for example in examples:
+      writer.write(encode(example))
+      # A full disk is told by close() alone.
+      if not writer.ok():
+        break
+    writer.close()
+  except RuntimeError as error:
+    raise OSError(str(error)) from error
+  files.sync(path)
+
+
+class Records:
+  """The encoded images of several files, by row; it can be pickled.
+
+  Files are opened when they are read, once in each process.
+  """
+
+  def __init__(self, paths: Sequence[os.PathLike[str]], lengths: Sequence[int]):
+    """Opens nothing yet.
+
+    Args:
+      paths: the files, in order.
+      lengths: number of records in each.
+    """
+    self._paths = [os.fspath(path) for path in paths]
+    self._lengths = list(lengths)
+    self._ends = list(itertools.accumulate(lengths))
+    self._source = None
+    self._process = 0
+
+  def __len__(self) -> int:
+    return self._ends[-1] if self._ends else 0
+
+  def __getitem__(self, row: int) -> bytes:
+    """Returns the encoded image of a row; see `example`."""
+    return self.example(row).content
+
+  def example(self, row: int) -> Example:
+    """Returns the example of a row.
+
+    Args:
+      row: in 0 .. N - 1.
+
+    Raises:
+      IndexError: there is no such row.
+      ValueError: its file is missing or damaged; it is named.
+    """
+    path = self.path(row)
+    try:
+      return decode(self._opened()[row])
+    except _DAMAGE as error:
+      raise ValueError(f'{path} is damaged: {error}') from error
+
+  def name(self, row: int) -> str:
+    """Returns an image's file name, if it can be read, and where it is."""
+    path = self.path(row)
+    try:
+      return f'{self.example(row).name} in {path}'
+    except ValueError:
+      return f'in {path}'
+
+  def path(self, row: int) -> str:
+    """Returns the file that a row is in.
+
+    Raises:
+      IndexError: there is no such row.
+    """
+    if not 0 <= row < len(self):
+      raise IndexError(f'row {row} of {len(self)} records')
+    return self._paths[bisect.bisect_right(self._ends, row)]
+
+  def _opened(self) -> array_record_data_source.ArrayRecordDataSource:
+    # A fork must not read through its parent's readers: their threads are gone.
+    if self._source is None or self._process != os.getpid():
+      # With their lengths told, the files needn't all be opened for them.
+      parts = [
+        f'{path}[0:{length}]'
+        for path, length in zip(self._paths, self._lengths, strict=True)
+      ]
+      source = array_record_data_source.ArrayRecordDataSource(parts)
+      self._source, self._process = source, os.getpid()
+    return self._source
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """A finished shard.
+
+  Attributes:
+    names: its images' file names, str [n].
+    labels: int32 [n].
+    image_bytes: of its images together.
+    file_bytes: of its file.
+  """
+
+  names: np.ndarray
+  labels: np.ndarray
+  image_bytes: int
+  file_bytes: int
+
+
+class Shards:
+  """The shards of one split, in order."""
+
+  def __init__(self, folder: pathlib.Path, notes: pathlib.Path, name: str):
+    """Finds what an earlier process has finished.
+
+    Args:
+      folder: where the shards are.
+      notes: where the notes about them are.
+      name: of the shards' files, before their number.
+    """
+    self._folder, self._notes, self._name = folder, notes, name
+    self.finished = list(self._read())
+
+  @property
+  def paths(self) -> list[pathlib.Path]:
+    return [self._path(number) for number in range(len(self.finished))]
+
+  @property
+  def lengths(self) -> list[int]:
+    return [len(shard.names) for shard in self.finished]
+
+  @property
+  def names(self) -> list[str]:
+    """All images' file names."""
+    return [str(name) for shard in self.finished for name in shard.names]
+
+  @property
+  def labels(self) -> np.ndarray:
+    """All images' labels, int32 [N]; there is one at least."""
+    return np.concatenate([shard.labels for shard in self.finished])
+
+  @property
+  def image_bytes(self) -> int:
+    return sum(shard.image_bytes for shard in self.finished)
+
+  @property
+  def last_name(self) -> str:
+    """The last image's file name, '' if there is none."""
+    return str(self.finished[-1].names[-1]) if self.finished else ''
+
+  def append(
+    self, examples: Iterable[Example], progress: Callable[[int], None]
+  ) -> None:
+    """Writes and finishes one more shard.
+
+    Args:
+      examples: what is in it, at least one.
+      progress: called with the bytes of each image.
+
+    Raises:
+      OSError: there is no room, or nothing can be written there.
+    """
+    names, labels, sizes = [], [], []
+
+    def noted() -> Iterator[Example]:
+      for example in examples:
+        names.append(example.name)
+        labels.append(example.label)
+        sizes.append(len(example.content))
+        progress(sizes[-1])
+        yield example
+
+    number = len(self.finished)
+    path = self._path(number)
+    write(path, noted())
+    shard = Shard(
+      names=np.array(names),
+      labels=np.array(labels, np.int32),
+      image_bytes=sum(sizes),
+      file_bytes=path.stat().st_size,
+    )
+    content = io.BytesIO()
+    np.savez(content, **vars(shard))
+    files.replace_here(self._note(number), content.getvalue())
+    self.finished.append(shard)
+
+  def _path(self, number: int) -> pathlib.Path:
+    return self._folder / f'{self._name}-{number:05}'
+
+  def _note(self, number: int) -> pathlib.Path:
+    return self._notes / f'{self._name}-{number:05}.npz'
+
+  def _read(self) -> Iterator[Shard]:
+    for number in itertools.count():
+      try:
+        # numpy leaves a file open that it opened itself and can't read.
+        with self._note(number).open('rb') as file, np.load(file) as note:
+          shard = Shard(
+            names=note['names'],
+            labels=note['labels'],
+            image_bytes=int(note['image_bytes']),
+            file_bytes=int(note['file_bytes']),
+          )
+        if self._path(number).stat().st_size != shard.file_bytes:
+          return
+      except _NOTE_DAMAGE:
+        # Also where it is missing: this one is written next.
+        return
+      yield shard

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finished runs beside the paper's tables: read, laid out, written.
+
+Nothing here imports jax.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+
+from srdl_jax import reproduce, storage
+from srdl_jax.report import comparison, document, paper_tables, run_tables
+from srdl_jax.report import html as html_report
+from srdl_jax.report.document import Figure, Items, Part, Section
+from srdl_jax.report.paper_tables import Placed
+from srdl_jax.report.rows import Found, Row, read
+from srdl_jax.reproduce import scales
+from srdl_jax.runs import directory as run_directory
+
+__all__ = ['read', 'text', 'write']
+
+TITLE = 'Self-Referenced Deep Learning: results'
+_READING = (
+  'Accuracies are of the test images, in %: mean over seeds ± sample standard '
+  'deviation (number of seeds). The last epoch is the result. The best epoch '
+  'was chosen on the split that its cell names, or else on these very images, '
+  'and is no result. A gain is paired by seed; its interval is Student’s, of '
+  '95 %, over the seeds that both rows have: their number stands behind it. '
+  'The result of a method that is an ensemble is that of its stages together, '
+  'and marked. Blank: not run, or not recorded. R1, R2, … lead to the runs '
+  'behind a number. Where the test ranks a gallery, rank-1 and mAP (the mean '
+  'precision at each right image) are of the queries.',
+  'Cost is that of one run. TrCost: forward multiply-adds × epochs × training '
+  'images, in 10¹⁶. Training FLOPs: forward and backward, as the compiler '
+  'counts them, in 10¹⁶. Device time: of training, extraction and teacher, '
+  'times devices; it includes compilation, which is most of a short run. '
+  'Extraction passes and teachers are counted in. A mark such '
+  'as “×3.3 cost” says how the TrCost of a row compares with that of the row '
+  'that its gain is over, where they differ by a percent or more.',
+)
+_THEIRS = (
+  'The paper’s numbers are of its own networks, data and recipe: ours are not '
+  'to be compared with them.'
+)
+_CURVES = (
+  'Thick lines are means over seeds, thin ones single seeds. Dotted: a stage '
+  'ends. Dashed: a stage that trains another network than the run’s last, the '
+  'teacher of knowledge distillation; stages of the same network are solid, '
+  'whether they teach or not. Training accuracy is that of the epoch’s '
+  'augmented batches while it trains.'
+)
+_REASONS = (
+  'Of the last epoch, on the test images; soft targets and agreement with the '
+  'teacher on the training images.'
+)
+_PROVENANCE = (
+  'Of each row the fields that differ from the defaults. Data: the beginning '
+  'of the fingerprint of the training split.'
+)
+# What is drawn and isn't a table.
+_FIGURES = ('fig3', 'fig4')
+# Their rows are of several budgets: no curves to lay over each other.
+_NO_CURVES = (*_FIGURES, 'budget')
+
+
+def sections(found: Found, figures: ModuleType | None) -> list[Section]:
+  """Returns the report's sections.
+
+  Args:
+    found: what is reported.
+    figures: the module `figures`, or None for tables alone.
+  """
+  left_out = list(found.left_out)
+  names: dict[int, str] = {}
+  middle: list[Section] = []
+  not_run: list[str] = []
+  for scale in reproduce.SCALES:
+    placed = {
+      table: paper_tables.place(table, scale, found.rows)
+      for table in reproduce.TABLES
+    }
+    named = list(_names(placed))
+    for row, name in named:
+      names.setdefault(row.number, name)
+    if named:
+      middle += _scale(scale, placed, figures, left_out)
+      not_run.append(_not_run(scale, placed))
+  others = [row for row in found.rows if row.number not in names]
+  if others:
+    middle += _others(others, found.rows, figures, left_out)
+    names |= {row.number: comparison.name(row) for row in others}
+  if found.flatness:
+    middle.append(_flatness(found, figures))
+  if found.rows:
+    runs = run_tables.provenance(found.rows, names)
+    title = 'Where the numbers come from'
+    middle.append(Section('runs', title, (_PROVENANCE, runs)))
+  if found.rows and not not_run:
+    not_run.append("None of the runs is of a table of the paper's.")
+  reading = (*_READING, *filter(None, not_run))
+  first = [Section('reading', 'How to read this', reading)]
+  if left_out:
+    lines = Items(tuple(dict.fromkeys(left_out)))
+    first.append(Section('left-out', 'Left out', (lines,)))
+  return first + middle
+
+
+def _names(placed: Mapping[str, Sequence[Placed]]) -> Iterator[tuple[Row, str]]:
+  for table, rows in placed.items():
+    title = _short(table)
+    for one in rows:
+      # ImageNet's table is called as its data are.
+      where = ', '.join(dict.fromkeys([title, one.row.group]))
+      if one.ours:
+        yield one.ours, f'{one.row.name} ({where})'
+      if one.teacher:
+        model = reproduce.NAMES[one.row.run.teacher.model]
+        yield one.teacher, f'{model}, teacher ({where})'
+
+
+def _short(table: str) -> str:
+  """Returns a table's title without what it compares and what it adds."""
+  return reproduce.TABLES[table].title.partition(':')[0].partition(' (')[0]
+
+
+def _scale(
+  scale: str,
+  placed: Mapping[str, Sequence[Placed]],
+  figures: ModuleType | None,
+  left_out: list[str],
+) -> Iterator[Section]:
+  """Yields a section for each table of a scale that has rows."""
+  title, about = f'{scale.capitalize()} scale', scales.stand_ins(scale)
+  if scale != 'full':
+    title += ': no reproduction of the paper'
+  everything = [one for rows in placed.values() for one in rows]
+  parts: list[Part] = [about, _THEIRS] if about else []
+  apart = paper_tables.beside(everything)
+  if apart:
+    parts.append(Items(tuple(apart)))
+  yield Section(scale, title, tuple(parts))
+  for table, rows in placed.items():
+    if _is_run(rows) and table not in _FIGURES:
+      parts = [_count(rows)]
+      if table == 'budget' and figures:
+        parts += figures.gains(rows, f'{scale}_budget')
+      parts.append(paper_tables.table(rows, scale))
+      yield Section(
+        f'{scale}-{table}', reproduce.TABLES[table].title, tuple(parts), 3
+      )
+  if run := paper_tables.once(everything):
+    reasons = paper_tables.reasons(run)
+    title = 'Why it may work'
+    yield Section(f'{scale}-reasons', title, (_REASONS, reasons), 3)
+  pairs = placed.get('table2', ())
+  if any(one.teacher or one.ours and one.row.run.teacher for one in pairs):
+    yield Section(
+      f'{scale}-teachers', 'Teacher check', (paper_tables.teachers(pairs),), 3
+    )
+  if figures:
+    yield from _drawn(scale, placed, figures, left_out)
+
+
+def _is_run(placed: Sequence[Placed]) -> bool:
+  return any(one.ours for one in placed)
+
+
+def _not_run(scale: str, placed: Mapping[str, Sequence[Placed]]) -> str:
+  """Returns which tables of a scale have no run at all, or ''."""
+  blank = [
+    _short(table)
+    for table, rows in placed.items()
+    if rows and table not in _FIGURES and not _is_run(rows)
+  ]
+  if not blank:
+    return ''
+  return f'{scale.capitalize()} scale: no run at all of {"; ".join(blank)}.'
+
+
+def _count(placed: Sequence[Placed]) -> str:
+  run = sum(one.ours is not None for one in placed)
+  return f'{run} of {len(placed)} rows have been run.'
+
+
+def _drawn(
+  scale: str,
+  placed: Mapping[str, Sequence[Placed]],
+  figures: ModuleType,
+  left_out: list[str],
+) -> Iterator[Section]:
+  schedules = figures.schedules(placed.get('fig3', ()), f'{scale}_fig3')
+  if schedules:
+    title = reproduce.TABLES['fig3'].title
+    yield Section(f'{scale}-fig3', title, tuple(schedules), 3)
+  compared = {t: rows for t, rows in placed.items() if t not in _NO_CURVES}
+  drawn: list[Figure] = []
+  for name, title, rows in figures.comparisons(compared):
+    drawn += figures.learning_curves(rows, f'{scale}_{name}', title, left_out)
+  if drawn:
+    yield Section(f'{scale}-curves', 'Learning curves', (_CURVES, *drawn), 3)
+
+
+def _others(
+  rows: Sequence[Row],
+  known: Sequence[Row],
+  figures: ModuleType | None,
+  left_out: list[str],
+) -> Iterator[Section]:
+  table = run_tables.others(rows, known)
+  about = 'Runs that are none of the rows above.'
+  yield Section('others', 'Other runs', (about, table))
+  drawn: list[Figure] = []
+  if figures:
+    for index, compared in enumerate(run_tables.comparisons(rows, known), 1):
+      drawn += figures.learning_curves(
+        compared, f'others_{index}', 'Other runs', left_out
+      )
+  if drawn:
+    yield Section('others-curves', 'Learning curves', (_CURVES, *drawn), 3)
+
+
+def _flatness(found: Found, figures: ModuleType | None) -> Section:
+  parts: list[Part] = []
+  for index, one in enumerate(found.flatness, 1):
+    if figures:
+      parts.append(figures.flatness(one, f'flatness_{index}'))
+    parts.append(run_tables.flatness(one))
+  return Section('flatness', reproduce.TABLES['fig4'].title, tuple(parts))
+
+
+def text(found: Found) -> str:
+  """Returns the report's tables as Markdown."""
+  return document.markdown(TITLE, sections(found, None), None)
+
+
+def write(out: str, found: Found) -> None:
+  """Writes the report, whole or not at all.
+
+  Args:
+    out: a file that ends in .html or .md.
+    found: what is reported.
+
+  Raises:
+    WorkdirError: it can't be written.
+  """
+  # It takes matplotlib, and a second.
+  from srdl_jax.report import figures as report_figures
+
+  path = run_directory.local(out, '--out')
+  parts = sections(found, report_figures)
+  if path.suffix == '.html':
+    storage.replace(path, html_report.render(TITLE, parts).encode())
+    return
+  folder = path.with_name(f'{path.stem}_figures')
+  drawn = document.figures(parts)
+  if drawn:
+    with storage.failures(folder):
+      folder.mkdir(exist_ok=True)
+  for figure in drawn:
+    storage.replace(folder / f'{figure.name}.svg', figure.svg.encode())
+  content = document.markdown(TITLE, parts, folder.name)
+  storage.replace(path, content.encode())

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's tables with our rows beside the paper's numbers."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from srdl_jax import reproduce
+from srdl_jax.report import comparison
+from srdl_jax.report.document import Cell, Heading, Line, Table
+from srdl_jax.report.rows import Row
+from srdl_jax.reproduce import scales
+
+# What the rows of a table measure, where it isn't the accuracy.
+_METRICS = {
+  'accuracy': 'top-1',
+  'top5_accuracy': 'top-5',
+  'ensemble': 'ensemble',
+  **comparison.RANKED,
+}
+ONE_TEACHER = (
+  'One teacher: all seeds learnt from one imported network, so the interval '
+  "leaves out the teacher's variation."
+)
+# Beside accuracy, what may tell why a method works: name, scale, digits.
+_REASONS = (
+  ('NLL (nats)', 'nll', 1.0, 3),
+  ('ECE (%)', 'expected_calibration_error', 100.0, 2),
+  ('stage one (%)', 'stage_one', 100.0, 2),
+  ('ensemble of stages (%)', 'ensemble', 100.0, 2),
+  ('soft-target entropy (nats)', 'soft_target_entropy', 1.0, 3),
+  ('agreement with teacher (%)', 'agreement', 100.0, 2),
+  ('stages disagree (%)', 'disagreement', 100.0, 2),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+  """A row of the paper, and ours.
+
+  Attributes:
+    row: of the paper, as the scale runs it.
+    ours: None where it hasn't been run.
+    beside: other rows of the same configuration, which aren't averaged with
+      ours, as something else differs.
+    teacher: runs of the network that it imports, None where there are none.
+  """
+
+  row: reproduce.Row
+  ours: Row | None
+  beside: tuple[Row, ...]
+  teacher: Row | None
+
+
+@functools.cache
+def _expected(run: reproduce.Run) -> tuple[dict[str, Any], bool]:
+  """Returns a configuration's fields, and whether it imports weights."""
+  return scales.identity(run), scales.starts_from_weights(run)
+
+
+def place(table: str, scale: str, rows: Sequence[Row]) -> list[Placed]:
+  """Returns a table's rows with the runs that belong to them.
+
+  Args:
+    table: a key of paper.TABLES.
+    scale: a key of scales.SCALES.
+    rows: that were found. Of several that belong to a row, that of most seeds
+      is taken.
+  """
+  placed = []
+  for row in scales.rows(table, scale):
+    ours, *beside = _matching(row.run, rows) or [None]
+    taught = row.run.teacher and _matching(row.run.teacher, rows)
+    teacher = taught[0] if taught else None
+    placed.append(Placed(row, ours, tuple(beside), teacher))
+  return placed
+
+
+def _matching(run: reproduce.Run, rows: Sequence[Row]) -> list[Row]:
+  matching = [
+    row
+    for row in rows
+    if (row.fields, bool(row.first.weights)) == _expected(run)
+    and _is_taught_as(run, row)
+  ]
+  return sorted(matching, key=lambda row: -len(row.runs))
+
+
+def _is_taught_as(run: reproduce.Run, row: Row) -> bool:
+  """Whether all seeds of a row learnt from the teacher that a run names."""
+  teachers = [one.teacher for one in row.runs.values()]
+  if run.teacher is None or None in teachers:
+    return run.teacher is None and not any(teachers)
+  expected, _ = _expected(run.teacher)
+  return all(one.fields in (None, expected) for one in teachers)
+
+
+def baseline(placed: Placed, others: Iterable[Placed]) -> Placed | None:
+  """Returns the row of a table that another one's gain is over."""
+  for other in others:
+    if (other.row.group, other.row.name) == (
+      placed.row.group,
+      placed.row.against,
+    ):
+      return other
+  return None
+
+
+def table(placed: Sequence[Placed], scale: str) -> Table:
+  """Returns a table of the paper: ours, the paper's, gains, costs, runs."""
+  theirs = 'paper' if scale == 'full' else 'paper (its own network and data)'
+  header = (
+    'row',
+    'last epoch (%)',
+    'best epoch (%)',
+    f'{theirs} (%)',
+    'gain (points), 95 % interval',
+    "paper's gain",
+    *comparison.COSTS,
+    "paper's TrCost",
+    'runs',
+  )
+  lines = tuple(_grouped(placed, lambda one: _lines(one, placed)))
+  theirs_at = tuple(n for n, name in enumerate(header) if 'paper' in name)
+  found = _without_blank(Table(header, lines, theirs=theirs_at))
+  return dataclasses.replace(found, notes=tuple(_notes(placed)))
+
+
+def _notes(placed: Sequence[Placed]) -> Iterator[str]:
+  if any(one.ours and one.ours.one_teacher for one in placed):
+    yield ONE_TEACHER
+  pairs = [(one.ours, baseline(one, placed)) for one in placed]
+  notes = [
+    comparison.unshared(ours, base.ours)
+    for ours, base in pairs
+    if ours and base and base.ours
+  ]
+  yield from filter(None, dict.fromkeys(notes))
+
+
+def _grouped(placed: Sequence[Placed], lines) -> Iterator[Line | Heading]:
+  for group in dict.fromkeys(one.row.group for one in placed):
+    yield Heading(group)
+    for one in placed:
+      if one.row.group == group:
+        yield from lines(one)
+
+
+def _lines(placed: Placed, others: Sequence[Placed]) -> Iterator[Line]:
+  """Yields a line for each metric of a row."""
+  base = baseline(placed, others)
+  row, ours = placed.row, placed.ours
+  for index, (metric, number) in enumerate(row.metrics):
+    name = row.name
+    if len(row.metrics) > 1 or metric not in ('accuracy', 'ensemble'):
+      name += f', {_METRICS[metric]}'
+    cells = [Cell(name), *_ours(ours, metric), _paper(number, row.seeds)]
+    cells += _gains(placed, base, metric, number)
+    first = index == 0
+    cells += comparison.costs(ours) if ours and first else [Cell()] * 3
+    cells.append(Cell(f'{row.cost:g}' if row.cost and first else ''))
+    cells.append(reference(ours) if first else Cell())
+    yield tuple(cells)
+
+
+def _ours(row: Row | None, metric: str) -> list[Cell]:
+  if row is None:
+    return [Cell(strong=True), Cell()]
+  return [comparison.last(row, metric), Cell(comparison.best(row, metric))]
+
+
+def _paper(number: float | None, n: int) -> Cell:
+  return Cell('' if number is None else f'{number:.2f} ({n})')
+
+
+def _gains(
+  placed: Placed, base: Placed | None, metric: str, number: float | None
+) -> list[Cell]:
+  """Returns ours and the paper's."""
+  if base is None:
+    return [Cell(), Cell()]
+  metrics = dict(base.row.metrics)
+  against = metric if metric in metrics else next(iter(metrics))
+  ours = Cell()
+  if placed.ours and base.ours:
+    ours = comparison.gain(placed.ours, metric, base.ours, against)
+    if ours.text and placed.ours.one_teacher:
+      ours = dataclasses.replace(ours, marks=(*ours.marks, 'one teacher'))
+  theirs = metrics[against]
+  if number is None or theirs is None:
+    return [ours, Cell()]
+  return [ours, Cell(f'{number - theirs:+.2f}')]
+
+
+def reference(row: Row | None) -> Cell:
+  """Returns the cell that leads to a row's runs."""
+  return Cell(f'R{row.number}', link=f'r{row.number}') if row else Cell()
+
+
+def beside(placed: Iterable[Placed]) -> list[str]:
+  """Returns a line about each row that isn't averaged with another one."""
+  lines = {}
+  for one in placed:
+    for other in one.beside:
+      ours, theirs = one.ours.settings, other.settings
+      apart = [name for name in ours if ours[name] != theirs[name]]
+      lines[other.number] = (
+        f'R{other.number} has the configuration of R{one.ours.number}, but '
+        f'differs in {", ".join(apart)}: they are not averaged.'
+      )
+  return list(lines.values())
+
+
+def _without_blank(table: Table) -> Table:
+  """Leaves out the columns of others' numbers that are blank."""
+  lines = [line for line in table.lines if not isinstance(line, Heading)]
+  kept = [
+    column
+    for column in range(len(table.header))
+    if column not in table.theirs or any(line[column].text for line in lines)
+  ]
+  return dataclasses.replace(
+    table,
+    header=tuple(table.header[column] for column in kept),
+    lines=tuple(
+      line
+      if isinstance(line, Heading)
+      else tuple(line[column] for column in kept)
+      for line in table.lines
+    ),
+    theirs=tuple(n for n, c in enumerate(kept) if c in table.theirs),
+  )
+
+
+def once(placed: Iterable[Placed]) -> list[Placed]:
+  """Returns the rows that have been run, each of our rows once."""
+  found: dict[int, Placed] = {}
+  for one in placed:
+    if one.ours:
+      found.setdefault(one.ours.number, one)
+  return list(found.values())
+
+
+def reasons(placed: Sequence[Placed]) -> Table:
+  """Returns what may tell why methods work, of the rows that have been run."""
+
+  def lines(one: Placed) -> Iterator[Line]:
+    yield (
+      Cell(one.row.name),
+      *(
+        Cell(comparison.mean(one.ours.values(name), scale, digits))
+        for _, name, scale, digits in _REASONS
+      ),
+      reference(one.ours),
+    )
+
+  header = ('row', *(title for title, *_ in _REASONS), 'runs')
+  return Table(header, tuple(_grouped(placed, lines)))
+
+
+def teachers(placed: Sequence[Placed]) -> Table:
+  """Returns training cross-entropies of teachers and of their students."""
+
+  def lines(one: Placed) -> Iterator[Line]:
+    if one.row.run.teacher:
+      name = f'{reproduce.NAMES[one.row.run.teacher.model]}, teacher'
+      # Told by its own runs, or else by those of its student.
+      if one.teacher:
+        yield _network(name, one.teacher, 'train_cross_entropy')
+      elif one.ours:
+        yield _network(name, one.ours, 'teacher_cross_entropy')
+    if one.ours:
+      yield _network(one.row.name, one.ours, 'train_cross_entropy')
+
+  header = (
+    'network',
+    'training cross-entropy (nats), last epoch',
+    'last epoch (%)',
+    'runs',
+  )
+  note = (
+    'The paper gives 0.0087 for ResNet-110 and 0.1637 for ResNet-32, and '
+    "doesn't say of which data."
+  )
+  return Table(header, tuple(_grouped(placed, lines)), (note,))
+
+
+def _network(name: str, row: Row, metric: str) -> Line:
+  cross_entropy = comparison.mean(row.values(metric), scale=1.0, digits=4)
+  own = metric == 'train_cross_entropy'
+  accuracy = comparison.mean(row.values('accuracy')) if own else ''
+  return (
+    Cell(name),
+    Cell(cross_entropy, strong=True),
+    Cell(accuracy),
+    reference(row),
+  )

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finished runs on disk, gathered into rows: one configuration, its seeds."""
+
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from srdl_jax import flatness, methods
+from srdl_jax.errors import SrdlError, WorkdirError
+from srdl_jax.report.run_file import TRAIN, Run, curves, read_run
+from srdl_jax.runs import directory as run_directory
+
+_STAGE = re.compile(r'stage_\d+')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """Runs that differ in nothing but the seed.
+
+  Attributes:
+    number: by which the report refers to it, from 1.
+    runs: by seed; at least one.
+  """
+
+  number: int
+  runs: dict[int, Run]
+
+  @property
+  def first(self) -> Run:
+    """The run of the smallest seed, for what all have in common."""
+    return self.runs[min(self.runs)]
+
+  @property
+  def fields(self) -> Mapping[str, Any]:
+    """Those that change a run's numbers, but the seed."""
+    return self.first.fields
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """What all runs have in common: fields, data, weights, teacher, cost."""
+    teacher = self.first.teacher
+    return {
+      **self.fields,
+      'data': self.first.data,
+      'weights': self.first.weights,
+      'imported teacher': teacher.model if teacher else None,
+      'TrCost': float(f'{self.first.values["cost"]:.3g}'),
+    }
+
+  def values(self, name: str) -> dict[int, float]:
+    """Returns a measured value by seed, of the runs that have it."""
+    return {
+      seed: run.values[name]
+      for seed, run in sorted(self.runs.items())
+      if name in run.values
+    }
+
+  @property
+  def metric(self) -> str:
+    """Name of the accuracy that the method is judged by."""
+    if self.fields['method'] in methods.ENSEMBLES:
+      return 'ensemble'
+    return 'rank1' if 'rank1' in self.first.values else 'accuracy'
+
+  @property
+  def one_teacher(self) -> bool:
+    """Whether several seeds learnt from the same imported network."""
+    teachers = {run.teacher for run in self.runs.values()}
+    return len(self.runs) > 1 and len(teachers) == 1 and teachers != {None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What lies in some directories.
+
+  Attributes:
+    rows: in the order in which they first appear.
+    flatness: files of it, in their order.
+    left_out: a line about each thing that can't be used.
+  """
+
+  rows: list[Row]
+  flatness: list[flatness.Flatness]
+  left_out: list[str]
+
+
+def read(directories: Sequence[str]) -> Found:
+  """Reads finished runs.
+
+  Args:
+    directories: run directories, or ones that hold some anywhere below, or
+      files of flatness. A run that several of them hold counts once; of two
+      runs of the same configuration and seed the first one does, in the order
+      given and, below a directory, in that of the names.
+  """
+  found = Found([], [], [])
+  rows: dict[str, Row] = {}
+  seen: set[str] = set()
+  for name in directories:
+    for place in _search(name, found.left_out):
+      real = os.path.realpath(place)
+      if real in seen:
+        continue
+      seen.add(real)
+      try:
+        if place.is_file():
+          found.flatness.append(flatness.read(place))
+          continue
+        run = read_run(place)
+        _add(rows, run)
+        # Its numbers are of use without its log.
+        curves(run, (run.best_split, TRAIN))
+      except SrdlError as error:
+        found.left_out.append(str(error))
+  found.rows.extend(rows.values())
+  return found
+
+
+def _search(name: str, left_out: list[str]) -> Iterator[pathlib.Path]:
+  """Yields run directories and files of flatness."""
+  try:
+    root = run_directory.local(name)
+  except SrdlError as error:
+    left_out.append(str(error))
+    return
+  if root.is_file():
+    yield root.parent if root.name == run_directory.RESULT else root
+    return
+  unreadable: list[str] = []
+  empty = True
+  for folder, folders, files in os.walk(
+    root,
+    onerror=lambda e: unreadable.append(f'{e.filename}: {e.strerror}.'),
+  ):
+    run = not {run_directory.CONFIG, run_directory.RESULT}.isdisjoint(files)
+    if flatness.NAME in files:
+      yield pathlib.Path(folder) / flatness.NAME
+    if run:
+      yield pathlib.Path(folder)
+    empty = empty and not run and flatness.NAME not in files
+    # A run holds no other.
+    folders[:] = [] if run else sorted(filter(_may_hold_runs, folders))
+  left_out += unreadable
+  if empty and not unreadable:
+    left_out.append(f'{name}: no finished run in it.')
+
+
+def _may_hold_runs(folder: str) -> bool:
+  return not folder.startswith('.') and not _STAGE.fullmatch(folder)
+
+
+def _add(rows: dict[str, Row], run: Run) -> None:
+  """Adds a run to its row.
+
+  Raises:
+    WorkdirError: its seed is there already.
+  """
+  # Of another budget, data, teacher: another row, not an average.
+  key = repr(Row(0, {run.seed: run}).settings)
+  runs = rows.setdefault(key, Row(len(rows) + 1, {})).runs
+  if run.seed in runs:
+    raise WorkdirError(_same_seed(runs[run.seed], run))
+  runs[run.seed] = run
+
+
+def _same_seed(kept: Run, run: Run) -> str:
+  metric = Row(0, {kept.seed: kept}).metric
+  ours, theirs = kept.values[metric], run.values[metric]
+  told = 'their final accuracies are the same'
+  if ours != theirs:
+    told = (
+      f'their final accuracies differ: {100 * ours:.2f} % there, '
+      f'{100 * theirs:.2f} % here'
+    )
+  return (
+    f'{run.workdir}: {kept.workdir} is a run of the same configuration and '
+    f'the same seed, {run.seed}, and is kept, as it comes first in the order '
+    f'given; {told}.'
+  )

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of runs that are none of the paper's, and of where runs come from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from srdl_jax import config as config_lib
+from srdl_jax.flatness import KINDS, SPLITS, Flatness, groups
+from srdl_jax.report import comparison
+from srdl_jax.report.document import Cell, Heading, Line, Table
+from srdl_jax.report.paper_tables import ONE_TEACHER, reference
+from srdl_jax.report.rows import Row
+from srdl_jax.report.run_file import Teacher
+
+OTHERS = (
+  'runs',
+  'last epoch (%)',
+  'best epoch (%)',
+  'gain over vanilla (points), 95 % interval',
+  'stage one (%)',
+  'ensemble (%)',
+  *comparison.COSTS,
+  'seeds',
+  'ref',
+)
+_PROVENANCE = (
+  'seed',
+  'directory',
+  'commit',
+  'data',
+  'device',
+  'jax',
+)
+
+
+def others(rows: Sequence[Row], known: Sequence[Row]) -> Table:
+  """Returns a table of rows and their gains over vanilla.
+
+  Args:
+    rows: a line each.
+    known: all rows, of which the one of the same settings but of vanilla
+      training is what another is compared with.
+  """
+  lines, notes = [], []
+  for row, name in zip(rows, comparison.names(rows), strict=True):
+    lines += _lines(row, name, known)
+    base = comparison.baseline(row, known)
+    if base and base is not row and row.fields['method'] != 'vanilla':
+      notes.append(comparison.unshared(row, base))
+    apart = comparison.budget_apart(row, known)
+    if apart:
+      notes.append(f'R{row.number} is not compared with vanilla: {apart}.')
+  if any(row.one_teacher for row in rows):
+    notes.append(ONE_TEACHER)
+  told = tuple(filter(None, notes))
+  return Table(OTHERS, tuple(lines), told, texts=(0, 9))
+
+
+def _lines(row: Row, name: str, known: Sequence[Row]) -> Iterator[Line]:
+  """Yields a line of all, and one for whatever else a ranking measures."""
+  ranked = row.metric == 'rank1'
+  yield (
+    Cell(f'{name}, {comparison.RANKED[row.metric]}' if ranked else name),
+    *_measured(row, row.metric, known),
+    Cell(comparison.mean(row.values('stage_one'))),
+    Cell(comparison.mean(row.values('ensemble'))),
+    *comparison.costs(row),
+    Cell(', '.join(map(str, sorted(row.runs)))),
+    reference(row),
+  )
+  for metric, told in comparison.RANKED.items() if ranked else ():
+    if metric != row.metric and row.values(metric):
+      cells = Cell(f'{name}, {told}'), *_measured(row, metric, known)
+      yield cells + (Cell(),) * (len(OTHERS) - len(cells))
+
+
+def _measured(
+  row: Row, metric: str, known: Sequence[Row]
+) -> tuple[Cell, Cell, Cell]:
+  """Returns a metric of the last and the best epoch, and its gain."""
+  base, gain = comparison.baseline(row, known), Cell()
+  if base is not None and row.fields['method'] != 'vanilla':
+    against = base.metric if metric == row.metric else metric
+    gain = comparison.gain(row, metric, base, against)
+  best = Cell(comparison.best(row, metric))
+  return comparison.last(row, metric), best, gain
+
+
+def comparisons(
+  rows: Sequence[Row], known: Sequence[Row]
+) -> Iterator[dict[str, Row]]:
+  """Yields what is to be compared in a figure: rows by name, vanilla first.
+
+  Args:
+    rows: each of them is in one comparison.
+    known: all rows, see `others`.
+  """
+  groups: dict[int, list[Row]] = {}
+  for row in rows:
+    base = comparison.baseline(row, known) or row
+    group = groups.setdefault(base.number, [base])
+    if row is not base:
+      group.append(row)
+  for group in groups.values():
+    yield dict(zip(comparison.names(group), group, strict=True))
+
+
+def flatness(found: Flatness) -> Table:
+  """Returns norms, and mean losses at both ends of the directions."""
+  distances = [('', 'literal', 0)]
+  distances += [
+    (f', {sign} = {found.distances[kind][-1]:g}', kind, -1)
+    for sign, kind in zip(('d', 'α'), KINDS, strict=True)
+  ]
+  ends = [(split, *end) for end in distances for split in SPLITS]
+  header = ['network', 'seed', 'parameters', 'norm']
+  header += [f'{split} loss{text} (nats)' for split, text, _, _ in ends]
+  lines = []
+  labels = {
+    id(network): label
+    for label, group in groups(found).items()
+    for network in group
+  }
+  for network in found.networks:
+    means = [
+      network.losses[kind, split].mean(0)[index]
+      for split, _, kind, index in ends
+    ]
+    label = labels[id(network)]
+    if network.workdir not in label:
+      label += f' ({network.workdir})'
+    cells = [
+      label,
+      str(network.seed),
+      f'{network.parameters:,}',
+      f'{network.norm:.4g}',
+      *(f'{mean:.4g}' if mean == mean else 'not finite' for mean in means),
+    ]
+    lines.append(tuple(map(Cell, cells)))
+  return Table(tuple(header), tuple(lines))
+
+
+def provenance(rows: Sequence[Row], names: Mapping[int, str]) -> Table:
+  """Returns a table of every run: what, from where, on what.
+
+  Args:
+    rows: all of them.
+    names: of the rows, by number.
+  """
+  lines: list[Line | Heading] = []
+  for row in rows:
+    number = f'R{row.number}'
+    name = f'{number}: {names[row.number]}'
+    lines.append(Heading(name, number.lower(), _config(row)))
+    for seed, run in sorted(row.runs.items()):
+      cells = (
+        str(seed),
+        run.workdir,
+        run.origin.commit,
+        run.data[:12],
+        run.origin.device,
+        run.origin.jax,
+      )
+      lines.append(tuple(map(Cell, cells)))
+  return Table(_PROVENANCE, tuple(lines), texts=tuple(range(1, 6)))
+
+
+def _config(row: Row) -> str:
+  """Returns the settings of a row that aren't the defaults."""
+  defaults = config_lib.flatten(config_lib.defaults())
+  told = [
+    f'{name}={tuple(value) if isinstance(value, list) else value}'
+    for name, value in row.fields.items()
+    if value != defaults[name]
+  ]
+  if row.first.weights:
+    told.append(f'weights {row.first.weights[:12]}')
+  for teacher in dict.fromkeys(run.teacher for run in row.runs.values()):
+    if teacher:
+      told.append(_teacher(teacher))
+  return ', '.join(told) or 'all fields at their defaults'
+
+
+def _teacher(teacher: Teacher) -> str:
+  known = f'{teacher.said}, checkpoint {teacher.checkpoint[:12]}'
+  if not teacher.workdir:
+    return f'imported teacher {known}'
+  return f'taught by the finished run {teacher.workdir} ({known})'

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the rows of the paper's tables and figures, and reports them.
+
+    python -m srdl_jax.reproduce table1 --workdir=runs/paper
+    python -m srdl_jax.reproduce all --scale=smoke --workdir=runs/smoke
+
+What is finished isn't trained again: the same command goes on after any kill.
+"""
+
+import fnmatch
+import functools
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from srdl_jax import command, cost, flops, models, storage
+from srdl_jax.errors import ConfigError, SrdlError, SweepError, WorkdirError
+from srdl_jax.reproduce import scales, sweep
+from srdl_jax.reproduce.paper import TABLES, Row, Run
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import stop_request
+from srdl_jax.runs.progress import duration
+
+# What 'all' stands for: the paper, and SRDL by its budget.
+ALL = tuple(table for table in TABLES if table != 'controls')
+
+
+def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
+  """Returns the rows that are asked for.
+
+  Args:
+    tables: keys of paper.TABLES, or 'all' of them but the controls.
+    scale: a key of scales.SCALES.
+    patterns: of 'group: name', with * and ?, separated by ';'; '' for all.
+
+  Raises:
+    ConfigError: a table, the scale or a pattern fits nothing.
+  """
+  known = [*TABLES, 'all']
+  for table in tables:
+    if table not in known:
+      raise ConfigError(f'Unknown table {table!r}; known: {", ".join(known)}.')
+  asked = {*tables, *(ALL if 'all' in tables else ())}
+  names = [name for name in TABLES if name in asked]
+  rows = [row for table in names for row in scales.rows(table, scale)]
+  titles = [f'{row.group}: {row.name}' for row in rows]
+  chosen = set()
+  for pattern in filter(None, (p.strip() for p in patterns.split(';'))):
+    found = {title for title in titles if _fits(title, pattern)}
+    if not found:
+      listed = '; '.join(dict.fromkeys(titles)) or 'none'
+      raise ConfigError(
+        f'No row fits {pattern!r}. Rows of {", ".join(names)} at scale '
+        f'{scale!r}: {listed}.'
+      )
+    chosen |= found
+  return [
+    row
+    for row, title in zip(rows, titles, strict=True)
+    if not patterns or title in chosen
+  ]
+
+
+def _fits(title: str, pattern: str) -> bool:
+  return fnmatch.fnmatch(title.lower(), f'*{pattern.lower()}*')
+
+
+@functools.cache
+def work_of(run: Run) -> float:
+  """Returns the TrCost of a run's own stages, in 1e16 multiply-adds."""
+  config = scales.config(run)
+  if run.teacher:
+    # It is a run of its own, which need not be there yet.
+    config.teacher.workdir = '.'
+  return cost.own_training_cost(config)
+
+
+def _whole_work(run: Run) -> float:
+  """Returns the TrCost of a run, its teacher's and its extraction included."""
+  if not run.teacher:
+    return work_of(run)
+  taught = work_of(run.teacher)
+  return work_of(run) + taught * (1 + 1 / scales.config(run.teacher).epochs)
+
+
+def flatness_jobs(
+  root: pathlib.Path, rows: Sequence[Row], scale: str
+) -> list[sweep.Job]:
+  """Returns the job of Figure 4, if all of its rows are chosen."""
+  places = [
+    sweep.directory(root, row.run, 0) for row in rows if row.table == 'fig4'
+  ]
+  if not places or len(places) < len(scales.rows('fig4', scale)):
+    return []
+  out = root / f'flatness-{scale}' / 'flatness.json'
+  arguments = [f'--{n}={v}' for n, v in scales.SCALES[scale].flatness]
+  return [
+    sweep.Job(
+      name=out.parent.name,
+      command=(
+        '-m',
+        'srdl_jax.flatness',
+        *(f'--workdir={place}' for place in places),
+        *arguments,
+        f'--out={out}',
+      ),
+      done=out,
+      needs=tuple(place.name for place in places),
+    )
+  ]
+
+
+def table_of(
+  root: pathlib.Path,
+  rows: Sequence[Row],
+  seeds: Callable[[Row], int],
+  extra: Callable[[Run], Iterable],
+) -> str:
+  """Returns what would be run: rows, costs of a run, and what is there."""
+  lines = []
+  for table in dict.fromkeys(row.table for row in rows):
+    lines.append(f'{TABLES[table].title}')
+    for row in rows:
+      if row.table == table:
+        done = sum(
+          (sweep.directory(root, row.run, seed) / run_directory.RESULT).exists()
+          for seed in range(seeds(row))
+        )
+        lines.append(
+          f'  {row.group}: {row.name}: {_whole_work(row.run):.3g} (1e16), '
+          f'{done} of {seeds(row)} seeds done, {_command(row.run, extra)}'
+        )
+  return '\n'.join(lines)
+
+
+def _command(run: Run, extra: Callable[[Run], Iterable]) -> str:
+  fields = (f'--config.{n}={v}' for n, v in [*run.fields, *extra(run)])
+  return shlex.join([f'--config={run.config}', *fields])
+
+
+def refuse_damaged(jobs: Sequence[sweep.Job]) -> None:
+  """Raises WorkdirError where a finished job's result is damaged: a report
+  would leave it out."""
+  for job in jobs:
+    if job.is_done:
+      try:
+        storage.read_json(job.done)
+      except WorkdirError as error:
+        raise WorkdirError(
+          f'{error}; without it, this command makes it again from what the '
+          'run has saved.'
+        ) from error
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the tables that the command line names."""
+  args = flags.FLAGS
+  if not args.workdir or not argv[1:]:
+    raise ConfigError(
+      'Name tables and a directory: python -m srdl_jax.reproduce table1 '
+      f'--workdir=DIR. Tables: {", ".join(TABLES)}, or all (but the controls).'
+    )
+  scale = args.scale
+  # Counting needs no accelerator, which its jobs are to have.
+  jax.config.update('jax_platforms', 'cpu')
+  shard = _shard(args.shard)
+  rows = choose(argv[1:], scale, args.rows)
+  rows, reason = scales.possible(rows, args.weights)
+  root = run_directory.local(args.workdir).absolute()
+
+  def seeds(row: Row) -> int:
+    return args.seeds or min(scales.SCALES[scale].seeds, row.seeds)
+
+  def extra(run: Run):
+    if args.data_dir:
+      yield 'data.data_dir', args.data_dir
+    if scales.starts_from_weights(run):
+      yield 'init.from_path', str(pathlib.Path(args.weights) / run.model)
+
+  jobs = sweep.run_jobs(root, rows, seeds, extra=extra, work=work_of)
+  jobs += flatness_jobs(root, rows, scale)
+  jobs = sweep.shard(jobs, *shard)
+  if not jobs:
+    why = reason or f'scale {scale!r} has none of these rows'
+    raise ConfigError(f'Nothing to do: {why}.')
+  refuse_damaged(jobs)
+  failed, unreported = {}, ''
+  if args['dry-run'].value:
+    print(table_of(root, rows, seeds, extra))
+    print(_estimate(jobs, args.jobs))
+  else:
+    with stop_request.listen() as stop:
+      failed = sweep.Sweep(root, jobs, args.jobs, _tell).run(stop)
+    if any(job.is_done for job in jobs):
+      unreported = _report(root)
+  if reason:
+    print(f'Left out: {reason}.')
+  if not (failed or unreported or args['dry-run'].value):
+    print(f'All {len(jobs)} jobs are done.')
+  if failed or unreported:
+    listed = ''.join(f'\n  {name}: {why}' for name, why in failed.items())
+    raise SweepError(
+      f'{len(failed)} of {len(jobs)} jobs failed.{listed}{unreported}'
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+  index, slash, count = text.partition('/')
+  numbers = index.isdigit() and count.isdigit()
+  if not (slash and numbers and 1 <= int(index) <= int(count)):
+    raise ConfigError(f'--shard={text!r}: give I/N, such as 1/4.')
+  return int(index), int(count)
+
+
+def _tell(line: str) -> None:
+  print(f'{time.strftime("%H:%M:%S")} {line}', file=sys.stderr, flush=True)
+
+
+def _estimate(jobs: Sequence[sweep.Job], slots: int) -> str:
+  """Returns how many jobs and how much time are left, from measured speed."""
+  left = [job for job in jobs if not job.is_done]
+  spent = [_seconds(job) for job in jobs if job.is_done and job.work]
+  worked = sum(job.work for job in jobs if job.is_done)
+  if worked:
+    how, speed = 'the finished runs', slots * worked / sum(spent)
+  else:
+    _tell('Measuring the speed of this machine ...')
+    how, speed = 'a ResNet-20 train step here', measured_apart()
+  seconds = sum(job.work for job in left) / speed
+  return (
+    f'{len(left)} of {len(jobs)} jobs are to be done, '
+    f"{sum(job.work for job in left):.3g} (1e16) of the paper's TrCost; about "
+    f'{duration(seconds)}, by the speed of {how}; compilation, some seconds to '
+    'minutes a run, is not in it.'
+  )
+
+
+def _seconds(job: sweep.Job) -> float:
+  try:
+    seconds = storage.read_json(job.done)['cost']['seconds']
+    return seconds['train'] + seconds['evaluate'] + seconds['extract']
+  except (KeyError, TypeError) as error:
+    raise WorkdirError(f'{job.done} is not the result of a run.') from error
+
+
+def _report(root: pathlib.Path) -> str:
+  """Writes the report; returns what is wrong, '' if nothing is."""
+  out = root / 'report.html'
+  done = subprocess.run(
+    [sys.executable, '-m', 'srdl_jax.report', str(root), f'--out={out}'],
+    check=False,
+  )
+  if done.returncode:
+    return f'\n  The report could not be written (exit code {done.returncode}).'
+  print(f'The report is {out}.')
+  return ''
+
+
+def measured_apart() -> float:
+  """Returns `train_speed` as another process measures it.
+
+  This one then neither holds an accelerator nor has to have one.
+
+  Raises:
+    SrdlError: it can't be measured.
+  """
+  program = (
+    'from srdl_jax.reproduce.__main__ import train_speed; print(train_speed())'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=False
+  )
+  if done.returncode:
+    reason = done.stderr.strip().splitlines()[-1:]
+    raise SrdlError(f'The speed cannot be measured: {"".join(reason)}')
+  return float(done.stdout)
+
+
+def train_speed(batch: int = 64, steps: int = 3) -> float:
+  """Returns the forward multiply-adds, in 1e16, trained in a second here.
+
+  Of ResNet-20 on images of 32 x 32 pixels.
+
+  Args:
+    batch: images in a step.
+    steps: that are timed.
+  """
+  model = models.create('resnet20', 100)
+  images = jnp.zeros((batch, 32, 32, 3))
+  variables = model.init(jax.random.key(0), images, train=False)
+
+  @jax.jit
+  def gradient(params):
+    def loss(params):
+      logits, _ = model.apply(
+        {**variables, 'params': params},
+        images,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      return jnp.mean(logits**2)
+
+    return jax.grad(loss)(params)
+
+  jax.block_until_ready(gradient(variables['params']))
+  begun = time.monotonic()
+  for _ in range(steps):
+    jax.block_until_ready(gradient(variables['params']))
+  seconds = (time.monotonic() - begun) / steps
+  return flops.multiply_adds(model, (32, 32, 3)) * batch / 1e16 / seconds
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'Directory of the sweep.')
+  flags.DEFINE_enum('scale', 'full', list(scales.SCALES), 'How large.')
+  flags.DEFINE_string(
+    'rows', '', "Parts of 'data: row', with * and ?, separated by ';'."
+  )
+  flags.DEFINE_integer('seeds', 0, "How many; 0: the scale's.", lower_bound=0)
+  flags.DEFINE_integer(
+    'jobs', 1, 'Runs at the same time on these CPUs.', lower_bound=1
+  )
+  flags.DEFINE_string('shard', '1/1', "I/N: this machine's part, I of N.")
+  flags.DEFINE_bool('dry-run', False, 'Tell what would be done, and its cost.')
+  flags.DEFINE_string('data_dir', None, 'TFDS directory.')
+  flags.DEFINE_string('weights', None, 'Imported weights, by network.')
+  command.run(main, positional=True)

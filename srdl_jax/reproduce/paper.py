@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every row of the paper's tables and figures: what to train, what it found.
+
+The runner of the tables, the report and the tests read it, so that they can't
+disagree. `scales` replaces networks, data and epochs by smaller ones.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+NAMES = {
+  'resnet8': 'ResNet-8',
+  'resnet20': 'ResNet-20',
+  'resnet32': 'ResNet-32',
+  'resnet110': 'ResNet-110',
+  'resnet50': 'ResNet-50',
+  'wrn10_2': 'WRN-10-2',
+  'wrn28_10': 'WRN-28-10',
+  'densenet_bc_40_12': 'DenseNet-BC (40, 12)',
+  'densenet_bc_190_40': 'DenseNet-BC (190, 40)',
+  'densenet121': 'DenseNet-121',
+  'densenet201': 'DenseNet-201',
+}
+Fields = tuple[tuple[str, Any], ...]
+# Name of a metric to the paper's number in %, None where it has none.
+# accuracy and top5_accuracy are of the last epoch of the last stage, ensemble
+# of the mean prediction of all stages' ends; rank1, map and, of several
+# queries, mq_rank1 and mq_map are Market-1501's.
+Metrics = tuple[tuple[str, float | None], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A configuration to train, without its seed.
+
+  Attributes:
+    file: of configs/, without '.py'.
+    model: name of the network.
+    method: a key of methods.METHODS.
+    recipe: a key of config.RECIPES.
+    fields: by dotted names, over those of the file.
+    teacher: a run, of seed 0, whose last network teaches this one.
+  """
+
+  file: str
+  model: str
+  method: str
+  recipe: str = 'paper'
+  fields: Fields = ()
+  teacher: 'Run | None' = None
+
+  @property
+  def config(self) -> str:
+    """What stands behind --config=."""
+    return f'configs/{self.file}.py:{self.arguments}'
+
+  @property
+  def arguments(self) -> str:
+    """What stands behind the colon."""
+    text = f'model={self.model},method={self.method}'
+    if self.recipe != 'paper':
+      text += f',recipe={self.recipe}'
+    # Named too, so that students of different teachers differ.
+    return f'{text},teacher={self.teacher.model}' if self.teacher else text
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A row of a table.
+
+  Attributes:
+    table: a key of TABLES.
+    group: the data set, or what else the paper's table has as columns.
+    name: of the network and the method.
+    run: what to train.
+    metrics: what is measured, with the paper's numbers.
+    against: name of the row, of the same table and group, that the gain is
+      over; '' for none.
+    cost: the paper's TrCost, in 1e16, where it has one.
+    seeds: how many runs the paper's mean is of.
+  """
+
+  table: str
+  group: str
+  name: str
+  run: Run
+  metrics: Metrics
+  against: str = ''
+  cost: float | None = None
+  seeds: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table or figure.
+
+  Attributes:
+    title: with what it compares.
+    rows: at full scale.
+  """
+
+  title: str
+  rows: tuple[Row, ...]
+
+
+DATA = {
+  'cifar10': 'CIFAR-10',
+  'cifar100': 'CIFAR-100',
+  'tiny_imagenet': 'Tiny ImageNet',
+}
+LABELS = {
+  'vanilla': 'vanilla',
+  'srdl': 'SRDL',
+  'kd': 'KD',
+  'stage_incomplete': 'SRDL, stage-incomplete',
+  'no_restart': 'SRDL, no restart',
+  'vanilla_ensemble': 'two vanilla networks of M / 2, ensemble',
+  'label_smoothing': 'label smoothing',
+  'self_kd': 'self-distillation, M epochs each',
+  'born_again': 'born-again, two students, M epochs each',
+  'born_again_equal_budget': 'born-again, two students, M / 3 epochs each',
+  'same_initialisation': 'SRDL, restart at the same initialisation',
+}
+
+
+def _run(file: str, model: str, method: str, **rest: Any) -> Run:
+  # DenseNet-BC trains longer than the file's other networks.
+  longer = model.startswith('densenet_bc') and file.startswith('cifar')
+  fields = (('epochs', 300),) if longer else ()
+  if method.startswith('born_again'):
+    fields = (('born_again.generations', 2),)
+  return Run(file, model, method, fields=fields, **rest)
+
+
+def _name(run: Run) -> str:
+  label = LABELS[run.method]
+  if run.teacher:
+    label += f' from {NAMES[run.teacher.model]}'
+  return f'{NAMES[run.model]}, {label}'
+
+
+def _row(
+  table: str, group: str, run: Run, metrics: Metrics, **rest: Any
+) -> Row:
+  against = rest.pop('against', None)
+  if against is None:
+    against = '' if run.method == 'vanilla' else 'vanilla'
+  if against:
+    against = _name(_run(run.file, run.model, against))
+  return Row(table, group, _name(run), run, metrics, against, **rest)
+
+
+def _numbers(text: str) -> dict[str, list[float]]:
+  """Reads lines of a name and numbers."""
+  lines = (line.split() for line in text.strip().splitlines())
+  return {name: [float(n) for n in numbers] for name, *numbers in lines}
+
+
+def _table1() -> Iterator[Row]:
+  # Of each data set: vanilla, SRDL, TrCost.
+  found = _numbers("""
+    resnet32           92.53 93.12  0.08  69.02 71.63  0.08  53.33 55.53  0.32
+    wrn28_10           94.98 95.41 12.62  78.32 79.38 12.62  58.38 60.80 50.48
+    densenet_bc_190_40 96.68 96.87 10.24  82.83 83.59 10.24  62.88 64.19 40.96
+  """)
+  for model, numbers in found.items():
+    for i, (file, group) in enumerate(DATA.items()):
+      *accuracies, cost = numbers[3 * i : 3 * i + 3]
+      for method, accuracy in zip(('vanilla', 'srdl'), accuracies, strict=True):
+        run = _run(file, model, method)
+        yield _row('table1', group, run, (('accuracy', accuracy),), cost=cost)
+
+
+def _table2() -> Iterator[Row]:
+  # Of each data set: accuracy, TrCost.
+  found = _numbers("""
+    vanilla   92.53  0.08  69.02  0.08  53.33  0.32
+    wrn28_10  92.83 12.70  72.58 12.70  56.80 50.80
+    resnet110 92.75  0.30  71.17  0.30  55.06  1.20
+    srdl      93.12  0.08  71.63  0.08  55.53  0.32
+  """)
+  for i, (file, group) in enumerate(DATA.items()):
+    for name, numbers in found.items():
+      teacher = None
+      if name not in LABELS:
+        teacher = _run(file, name, 'vanilla')
+      run = _run(file, 'resnet32', 'kd' if teacher else name, teacher=teacher)
+      accuracy, cost = numbers[2 * i : 2 * i + 2]
+      yield _row('table2', group, run, (('accuracy', accuracy),), cost=cost)
+
+
+def _table3() -> Iterator[Row]:
+  # Of vanilla, then of SRDL: each column.
+  columns = ('rank1', 'map', 'mq_rank1', 'mq_map')
+  found = _numbers("""
+    resnet50    87.5 69.9 91.4 78.5  89.3 73.5 93.1 81.5
+    densenet121 90.1 74.0 93.6 81.7  91.7 76.8 94.2 83.5
+  """)
+  for model, numbers in found.items():
+    for method, part in (('vanilla', numbers[:4]), ('srdl', numbers[4:])):
+      metrics = tuple(zip(columns, part, strict=True))
+      run = _run('market1501', model, method)
+      yield _row('table3', 'Market-1501', run, metrics)
+
+
+def _cifar100(table: str, *numbers: tuple[str, str, float | None, str]):
+  """Rows of ResNet-32: method, metric, the paper's number, compared with."""
+  return tuple(
+    _row(
+      table,
+      'CIFAR-100',
+      _run('cifar100', 'resnet32', method),
+      ((metric, number),),
+      against=against,
+    )
+    for method, metric, number, against in numbers
+  )
+
+
+def _imagenet() -> Iterator[Row]:
+  for method, top1, top5 in (('vanilla', 77.20, 94.57), ('srdl', 77.72, 94.89)):
+    metrics = (('accuracy', top1), ('top5_accuracy', top5))
+    run = _run('imagenet', 'densenet201', method)
+    yield _row('imagenet', 'ImageNet', run, metrics, seeds=1)
+
+
+def _budget() -> Iterator[Row]:
+  for epochs in (25, 50, 100, 200, 400):
+    for method in ('vanilla', 'srdl'):
+      fields = (('epochs', epochs),) if epochs != 200 else ()
+      run = Run('cifar100', 'resnet32', method, fields=fields)
+      row = _row('budget', 'CIFAR-100', run, (('accuracy', None),))
+      names = [
+        f'{n}, M = {epochs}' if n else '' for n in (row.name, row.against)
+      ]
+      yield dataclasses.replace(row, name=names[0], against=names[1])
+
+
+def _ensembles() -> tuple[Row, ...]:
+  single, both, vanilla = _cifar100(
+    'table6',
+    ('srdl', 'accuracy', 71.63, ''),
+    ('srdl', 'ensemble', 72.33, ''),
+    ('vanilla_ensemble', 'ensemble', 72.02, ''),
+  )
+  both = dataclasses.replace(
+    both, name=f'{single.name}, ensemble of both stages', against=single.name
+  )
+  return single, both, dataclasses.replace(vanilla, against=both.name)
+
+
+def _figure(table: str) -> tuple[Row, ...]:
+  return _cifar100(
+    table, ('vanilla', 'accuracy', 69.02, ''), ('srdl', 'accuracy', 71.63, None)
+  )
+
+
+TABLES: dict[str, Table] = {
+  'table1': Table('Table 1: SRDL against vanilla training', tuple(_table1())),
+  'imagenet': Table('ImageNet (section 4.2)', tuple(_imagenet())),
+  'table2': Table(
+    'Table 2: SRDL against knowledge distillation', tuple(_table2())
+  ),
+  'table3': Table('Table 3: Market-1501', tuple(_table3())),
+  'table4': Table(
+    'Table 4: the stage-complete schedule',
+    _cifar100(
+      'table4',
+      ('stage_incomplete', 'accuracy', 58.11, ''),
+      ('srdl', 'accuracy', 71.63, 'stage_incomplete'),
+    ),
+  ),
+  'table5': Table(
+    'Table 5: the random restart',
+    _cifar100(
+      'table5',
+      ('no_restart', 'accuracy', 69.73, ''),
+      ('srdl', 'accuracy', 71.63, 'no_restart'),
+    ),
+  ),
+  'table6': Table('Table 6: ensembles', _ensembles()),
+  'fig3': Table('Figure 3: learning-rate schedules', _figure('fig3')),
+  'fig4': Table('Figure 4: the width of the optima', _figure('fig4')),
+  'budget': Table(
+    'SRDL over vanilla by the budget M (not in the paper)', tuple(_budget())
+  ),
+  'controls': Table(
+    'Controls (not in the paper)',
+    _cifar100(
+      'controls',
+      ('vanilla', 'accuracy', None, ''),
+      ('label_smoothing', 'accuracy', None, 'vanilla'),
+      ('same_initialisation', 'accuracy', None, 'vanilla'),
+      ('self_kd', 'accuracy', None, 'vanilla'),
+      ('born_again', 'accuracy', None, 'vanilla'),
+      ('born_again_equal_budget', 'accuracy', None, 'vanilla'),
+    ),
+  ),
+}

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's rows at full scale, and scaled down to run anywhere."""
+
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from srdl_jax import config as config_lib
+from srdl_jax.errors import ConfigError
+from srdl_jax.reproduce.paper import NAMES, TABLES, Fields, Row, Run
+
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """How the tables are run.
+
+  Attributes:
+    meaning: one sentence that names networks and data, '' for the paper's own.
+    seeds: how many, unless the command says otherwise.
+    recipe: of all runs, '' for the rows' own.
+    files: configuration file for another; rows of files not in it are left
+      out. None: all as they are.
+    models: stand-ins of networks; rows of other networks are left out.
+    epochs: M of every run, 0 for the rows' own.
+    largest_budget: of table 'budget', as a multiple of M.
+    fields: of all runs.
+    flatness: flags of the command of Figure 4.
+  """
+
+  meaning: str
+  seeds: int
+  recipe: str = ''
+  files: dict[str, str] | None = None
+  models: dict[str, str] | None = None
+  epochs: int = 0
+  largest_budget: float = 2.0
+  fields: Fields = ()
+  flatness: Fields = ()
+
+
+SCALES: dict[str, Scale] = {
+  'full': Scale('', seeds=5),
+  'strong': Scale(
+    "Full scale with recipe `strong` (weight decay 5e-4), not the paper's.",
+    seeds=5,
+    recipe='strong',
+    files={name: name for name in ('cifar10', 'cifar100', 'tiny_imagenet')},
+  ),
+  'short': Scale(
+    'Short runs, no reproduction of the paper: ResNet-8 for ResNet-32 and '
+    'ResNet-20 for ResNet-110 on the first 20 classes of CIFAR-100, 16 '
+    'training images of each, with weight decay 5e-4.',
+    seeds=3,
+    recipe='strong',
+    files={'cifar100': 'cifar100'},
+    models={'resnet32': 'resnet8', 'resnet110': 'resnet20'},
+    epochs=160,
+    fields=(
+      ('data.classes', 20),
+      ('data.examples_per_class', 16),
+      ('batch_size', 40),
+      ('eval.every_epochs', 40),
+      ('checkpoint.every_epochs', 20),
+      ('log.every_steps', 8),
+    ),
+    flatness=(('points', 6), ('examples', 400)),
+  ),
+  'smoke': Scale(
+    'Runs of seconds on 8 x 8 pixels, which only show that every row runs: '
+    'ResNet-8 for ResNet-32 and ResNet-50, ResNet-20 for ResNet-110, WRN-10-2 '
+    'for WRN-28-10, DenseNet-BC (40, 12) for every DenseNet, on the digits of '
+    'scikit-learn; Market-1501 is classified, not ranked.',
+    seeds=1,
+    files=dict.fromkeys(
+      ('cifar10', 'cifar100', 'tiny_imagenet', 'imagenet', 'market1501'),
+      'digits',
+    ),
+    models={
+      'resnet32': 'resnet8',
+      'resnet50': 'resnet8',
+      'resnet110': 'resnet20',
+      'wrn28_10': 'wrn10_2',
+      'densenet_bc_190_40': 'densenet_bc_40_12',
+      'densenet121': 'densenet_bc_40_12',
+      'densenet201': 'densenet_bc_40_12',
+    },
+    epochs=8,
+    largest_budget=1.0,
+    fields=(
+      ('data.examples_per_class', 8),
+      ('batch_size', 16),
+      ('eval.every_epochs', 8),
+      ('checkpoint.every_epochs', 8),
+    ),
+    flatness=(('points', 3), ('examples', 50)),
+  ),
+}
+
+
+def rows(table: str, scale: str) -> list[Row]:
+  """Returns a table's rows as a scale runs them; those it can't are left out.
+
+  Raises:
+    ConfigError: the table or the scale is unknown.
+  """
+  for name, known in ((table, TABLES), (scale, SCALES)):
+    if name not in known:
+      raise ConfigError(f'Unknown {name!r}; known: {", ".join(known)}.')
+  found = (_at(SCALES[scale], row) for row in TABLES[table].rows)
+  return [row for row in found if row is not None]
+
+
+def stand_ins(scale: str) -> str:
+  """Returns a sentence that names a scale's networks and data, '' for full."""
+  return SCALES[scale].meaning
+
+
+def _at(scale: Scale, row: Row) -> Row | None:
+  share = 1.0
+  if row.table == 'budget':
+    share = dict(row.run.fields).get('epochs', 200) / 200
+  run = _run_at(scale, row.run, share)
+  if run is None or share > scale.largest_budget:
+    return None
+  if scale.epochs and scale.epochs * share < 2:
+    return None
+  names = [row.name, row.against]
+  for model, ours in (scale.models or {}).items():
+    stand_in = f'{NAMES[ours]} for {NAMES[model]}'
+    names = [name.replace(NAMES[model], stand_in) for name in names]
+  if scale.epochs and row.table == 'budget':
+    names = [
+      name.replace(f'M = {round(200 * share)}', f'M = {_epochs(scale, share)}')
+      for name in names
+    ]
+  metrics = row.metrics
+  if run.file != row.run.file and row.table == 'table3':
+    # What stands in for a person is classified.
+    metrics = (('accuracy', None), *metrics)
+  return dataclasses.replace(
+    row, run=run, name=names[0], against=names[1], metrics=metrics
+  )
+
+
+def _epochs(scale: Scale, share: float) -> int:
+  return round(scale.epochs * share)
+
+
+def _run_at(scale: Scale, run: Run, share: float = 1.0) -> Run | None:
+  files = scale.files or {run.file: run.file}
+  models = scale.models or {run.model: run.model}
+  teacher = _run_at(scale, run.teacher) if run.teacher else None
+  if run.file not in files or run.model not in models:
+    return None
+  if run.teacher and not teacher:
+    return None
+  fields = dict(run.fields)
+  if scale.epochs:
+    fields['epochs'] = _epochs(scale, share)
+  return Run(
+    files[run.file],
+    models[run.model],
+    run.method,
+    recipe=scale.recipe or run.recipe,
+    fields=tuple({**fields, **dict(scale.fields)}.items()),
+    teacher=teacher,
+  )
+
+
+def starts_from_weights(run: Run) -> bool:
+  """Whether a run begins with imported ImageNet weights: Table 3's do."""
+  return run.file == 'market1501'
+
+
+def possible(
+  rows: Sequence[Row], weights: str | None
+) -> tuple[Sequence[Row], str]:
+  """Returns the rows that can be run, and why others are left out, or ''.
+
+  Args:
+    rows: of any tables.
+    weights: directory of imported weights, in a folder for each network; None
+      if there is none.
+
+  Raises:
+    ConfigError: that directory lacks a network.
+  """
+  needy = [row for row in rows if starts_from_weights(row.run)]
+  networks = dict.fromkeys(row.run.model for row in needy)
+  if not needy:
+    return rows, ''
+  if weights is None:
+    return [row for row in rows if row not in needy], (
+      f'{needy[0].group} starts from imported weights; give --weights=DIR, '
+      f'which holds {", ".join(networks)}'
+    )
+  absent = [n for n in networks if not (pathlib.Path(weights) / n).is_dir()]
+  if absent:
+    raise ConfigError(
+      f'--weights={weights} has no folder {", ".join(absent)}: import them '
+      'there (python -m srdl_jax.weights import).'
+    )
+  return rows, ''
+
+
+def config(run: Run) -> ConfigDict:
+  """Returns the configuration of a run, its seed 0.
+
+  Raises:
+    ConfigError: the file isn't there, or a field is unknown.
+  """
+  made = _file(run.file).get_config(run.arguments)
+  try:
+    made.update_from_flattened_dict(dict(run.fields))
+  except (KeyError, AttributeError, TypeError, ValueError) as error:
+    raise ConfigError(f'{run.config}: {error}') from error
+  return made
+
+
+@functools.cache
+def _file(name: str) -> Any:
+  path = CONFIGS / f'{name}.py'
+  if not path.exists():
+    raise ConfigError(
+      f'{path} is missing: install the project from its checkout (pip install '
+      '-e .).'
+    )
+  spec = importlib.util.spec_from_file_location(f'srdl_jax_config_{name}', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def identity(run: Run) -> dict[str, Any]:
+  """Returns the fields that change a run's numbers, but the seed."""
+  fields = config_lib.identity(config_lib.flatten(config(run)))
+  del fields['seed']
+  return fields
+
+
+def digested(run: Run) -> dict[str, Any]:
+  """Returns the fields by which a sweep's directory tells a run.
+
+  What came after the first version counts only where it isn't what it was born
+  with: an earlier sweep's directories stay theirs.
+  """
+  fields = identity(run)
+  first = {n for n in fields if config_lib.FIELDS[n].since == '0.1.0'}
+  return {
+    n: fields[n] for n in fields if n in first | {*config_lib.told(fields)}
+  }

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many runs: which there are, each once, and how they are brought to an end."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from srdl_jax import storage
+from srdl_jax.errors import EXIT_CODES
+from srdl_jax.reproduce import scales
+from srdl_jax.reproduce.paper import Row, Run
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs.progress import duration
+from srdl_jax.runs.stop_request import StopRequest
+
+SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_LINES = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A command, and the file that is there once it has been run.
+
+  Attributes:
+    name: unique; also of its log.
+    command: arguments of the Python interpreter.
+    done: what it leaves at its end.
+    needs: names of jobs that must be done before.
+    work: what it costs, in any unit that is common to all; 0 if nothing much.
+  """
+
+  name: str
+  command: tuple[str, ...]
+  done: pathlib.Path
+  needs: tuple[str, ...] = ()
+  work: float = 0.0
+
+  @property
+  def is_done(self) -> bool:
+    """Whether its last file is there."""
+    return self.done.exists()
+
+
+def directory(root: pathlib.Path, run: Run, seed: int) -> pathlib.Path:
+  """Returns where a run of a sweep lies: the same place for the same numbers.
+
+  Args:
+    root: of the sweep.
+    run: what is trained.
+    seed: of the run.
+  """
+  text = json.dumps([scales.digested(run), _of_teacher(run)])
+  digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+  parts = [run.file, run.model, run.method]
+  if run.teacher:
+    parts.append(run.teacher.model)
+  return root / 'runs' / f'{"-".join(parts)}-{digest}-seed{seed}'
+
+
+def _of_teacher(run: Run) -> object:
+  return scales.digested(run.teacher) if run.teacher else None
+
+
+def run_jobs(
+  root: pathlib.Path,
+  rows: Iterable[Row],
+  seeds: Callable[[Row], int],
+  *,
+  extra: Callable[[Run], Sequence[tuple[str, object]]],
+  work: Callable[[Run], float],
+) -> list[Job]:
+  """Returns the jobs that train rows: no run twice, teachers first.
+
+  Args:
+    root: of the sweep.
+    rows: whose runs may coincide.
+    seeds: how many of a row; a teacher has seed 0, for all of its students.
+    extra: fields of a run besides its own, by dotted names.
+    work: what a run costs.
+  """
+  jobs: dict[str, Job] = {}
+
+  def add(run: Run, seed: int) -> Job:
+    fields = [('seed', seed), *run.fields, *extra(run)]
+    needs = ()
+    if run.teacher:
+      teacher = add(run.teacher, 0)
+      needs = (teacher.name,)
+      fields.append(('teacher.workdir', str(directory(root, run.teacher, 0))))
+    place = directory(root, run, seed)
+    command = (
+      '-m',
+      'srdl_jax.main',
+      f'--config={scales.CONFIGS.parent / run.config}',
+      *(f'--config.{name}={value}' for name, value in fields),
+      f'--workdir={place}',
+    )
+    job = Job(
+      place.name, command, place / run_directory.RESULT, needs, work(run)
+    )
+    return jobs.setdefault(job.name, job)
+
+  rows = list(rows)
+  for seed in range(max(map(seeds, rows), default=0)):
+    for row in rows:
+      if seed < seeds(row):
+        add(row.run, seed)
+  return list(jobs.values())
+
+
+def shard(jobs: Sequence[Job], index: int, count: int) -> list[Job]:
+  """Returns the part of the jobs that one of several machines does.
+
+  Jobs that need each other stay together, so that nothing is done twice.
+
+  Args:
+    jobs: all of them, each after those that it needs.
+    index: of the part, from 1.
+    count: of parts.
+  """
+  groups: list[set[str]] = []
+  for job in jobs:
+    touched = [g for g in groups if g & {job.name, *job.needs}]
+    merged = {job.name, *job.needs}.union(*touched)
+    groups = [g for g in groups if g not in touched] + [merged]
+  order = {job.name: i for i, job in enumerate(jobs)}
+  groups.sort(key=lambda group: min(order[name] for name in group))
+  mine = set().union(*groups[index - 1 :: count])
+  return [job for job in jobs if job.name in mine]
+
+
+@dataclasses.dataclass
+class Sweep:
+  """Runs jobs as processes; a job that fails stops only those that need it.
+
+  Attributes:
+    root: of the sweep; logs are below it.
+    jobs: each after those that it needs.
+    slots: how many at once; more than one share the cores between them.
+    tell: where a line about the progress goes.
+  """
+
+  root: pathlib.Path
+  jobs: Sequence[Job]
+  slots: int = 1
+  tell: Callable[[str], None] = print
+
+  def __post_init__(self) -> None:
+    self.failed: dict[str, str] = {}
+    self._left_to_others: set[str] = set()
+    self._told = time.monotonic()
+    self._running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
+    self._spent, self._worked = 0.0, 0.0
+
+  def run(self, stop: StopRequest) -> dict[str, str]:
+    """Brings every job to its end, or tells why not.
+
+    Args:
+      stop: whether to end early; running jobs are asked to save.
+
+    Returns:
+      The names of jobs that failed, and a line about each.
+
+    Raises:
+      Interrupted: `stop` asked for it.
+      WorkdirError: the directory can't be written.
+    """
+    with storage.failures(self.root):
+      (self.root / 'logs').mkdir(parents=True, exist_ok=True)
+    try:
+      while not stop and (self._running or self._waiting()):
+        if len(self._running) < self.slots:
+          self._start_what_can()
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        self._collect()
+        self._tell_now_and_then()
+    finally:
+      self._end_all()
+    stop.end_if_asked(f'with {self._done()} of {len(self.jobs)} jobs done')
+    # Another sweep may have done meanwhile what failed here.
+    by_name = {job.name: job for job in self.jobs}
+    return {n: why for n, why in self.failed.items() if not by_name[n].is_done}
+
+  def _waiting(self) -> list[Job]:
+    busy = {job.name for job, _, _ in self._running.values()}
+    return [
+      job
+      for job in self.jobs
+      if not job.is_done and job.name not in busy | self.failed.keys()
+    ]
+
+  def _done(self) -> int:
+    return sum(job.is_done for job in self.jobs)
+
+  def _start_what_can(self) -> None:
+    by_name = {job.name: job for job in self.jobs}
+    for job in self._waiting():
+      lost = [name for name in job.needs if name in self.failed]
+      if lost:
+        self._fail(job, f'{lost[0]} failed')
+        continue
+      free = [s for s in range(self.slots) if s not in self._running]
+      ready = all(by_name[name].is_done for name in job.needs)
+      if free and ready and not self._is_left_to_others(job):
+        try:
+          self._start(free[0], job)
+        except OSError as error:
+          self._fail(job, f'it cannot be started: {error}')
+
+  def _is_left_to_others(self, job: Job) -> bool:
+    """Whether another sweep, or what an earlier one has left, is at it."""
+    held = storage.is_held(job.done.parent)
+    if held and job.name not in self._left_to_others:
+      self.tell(f'{job.name}: another process is at it, waiting')
+      self._left_to_others.add(job.name)
+    return held
+
+  def _start(self, slot: int, job: Job) -> None:
+    job.done.parent.mkdir(parents=True, exist_ok=True)
+    self.tell(f'{job.name}: started')
+    with open(self._log(job), 'ab') as log, _cores(slot, self.slots):
+      process = subprocess.Popen(
+        [sys.executable, *job.command],
+        stdout=log,
+        stderr=log,
+        stdin=subprocess.DEVNULL,
+        # A Ctrl-C is for the sweep, which asks its jobs to save.
+        start_new_session=True,
+      )
+    self._running[slot] = job, process, time.monotonic()
+
+  def _collect(self) -> None:
+    for slot, (job, process, begun) in list(self._running.items()):
+      if process.poll() is None:
+        continue
+      del self._running[slot]
+      if process.returncode == 0 and job.is_done:
+        self._spent += time.monotonic() - begun
+        self._worked += job.work
+        self.tell(f'{job.name}: done. {self._progress()}')
+      elif job.is_done or self._is_left_to_others(job):
+        # Another process was faster to take its directory.
+        continue
+      else:
+        meaning = EXIT_CODES.get(process.returncode, 'killed or crashed')
+        reason = f'exit code {process.returncode} ({meaning})'
+        self._fail(job, f'{reason}: {last_line(self._log(job))}')
+
+  def _fail(self, job: Job, why: str) -> None:
+    self.failed[job.name] = f'{why} (log: {self._log(job)})'
+    self.tell(f'{job.name}: FAILED, {self.failed[job.name]}')
+
+  def _log(self, job: Job) -> pathlib.Path:
+    return self.root / 'logs' / f'{job.name}.log'
+
+  def _tell_now_and_then(self) -> None:
+    if time.monotonic() - self._told < SECONDS_BETWEEN_LINES:
+      return
+    self._told = time.monotonic()
+    for job, _, _ in self._running.values():
+      self.tell(f'{job.name}: {last_line(self._log(job))}')
+
+  def _progress(self) -> str:
+    text = f'{self._done()} of {len(self.jobs)} jobs'
+    to_do = (job for job in self.jobs if job.name not in self.failed)
+    left = sum(job.work for job in to_do if not job.is_done)
+    if not (left and self._worked):
+      return text
+    seconds = left * self._spent / self._worked / self.slots
+    return f'{text}, about {duration(seconds)} left'
+
+  def _end_all(self) -> None:
+    for _, process, _ in self._running.values():
+      process.terminate()
+    for _, process, _ in self._running.values():
+      process.wait()
+    self._running.clear()
+
+
+@contextlib.contextmanager
+def _cores(slot: int, slots: int) -> Iterator[None]:
+  """Gives what is started inside its share of the cores."""
+  cores = os.sched_getaffinity(0)
+  # Inherited from the thread that starts a process.
+  os.sched_setaffinity(0, sorted(cores)[slot::slots] or cores)
+  try:
+    yield
+  finally:
+    os.sched_setaffinity(0, cores)
+
+
+def last_line(path: pathlib.Path) -> str:
+  """Returns the last line of a log that says something."""
+  lines = path.read_text(errors='replace').replace('\r', '\n').splitlines()
+  return next((line for line in reversed(lines) if line.strip()), '')

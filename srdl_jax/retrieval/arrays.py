@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Given features, of any program: arrays in files, checked and pooled."""
+
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from srdl_jax.errors import DataError
+from srdl_jax.retrieval.features import pool_queries
+
+Arrays = dict[str, np.ndarray]
+SIDES = ('query', 'gallery', 'query_ids', 'gallery_ids')
+CAMERAS = ('query_cameras', 'gallery_cameras')
+MULTI_QUERY = ('multi_query', 'multi_query_ids', 'multi_query_cameras')
+IMAGES = ('query_images', 'gallery_images')
+
+
+def read(path: pathlib.Path) -> Arrays:
+  """Returns the arrays of a .npz file, or of a folder's .npy files.
+
+  Raises:
+    DataError: it is missing or damaged, or lacks an array.
+  """
+  known = {*SIDES, *CAMERAS, *MULTI_QUERY, *IMAGES}
+  try:
+    if path.is_dir():
+      files = {file.stem: file for file in path.glob('*.npy')}
+      arrays = {name: np.load(files[name]) for name in known & set(files)}
+    else:
+      with zipfile.ZipFile(path):  # NumPy would take other files, too.
+        pass
+      with np.load(path) as stored:
+        arrays = {name: stored[name] for name in known & set(stored)}
+  except FileNotFoundError as error:
+    raise DataError(f'{path}: there is no such file.') from error
+  except (
+    OSError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
+    raise DataError(
+      f'{path} is no .npz file of plain arrays, or is damaged: {error}.'
+    ) from error
+  require(arrays, SIDES, str(path))
+  return arrays
+
+
+def require(arrays: Arrays, names: Sequence[str], who: str) -> None:
+  missing = [name for name in names if name not in arrays]
+  if missing:
+    raise DataError(
+      f'{who}: {", ".join(missing)} missing; there are '
+      f'{", ".join(sorted(arrays)) or "no arrays"}.'
+    )
+
+
+def pooled(arrays: Arrays, how: str) -> Arrays:
+  """Returns arrays in which queries are pooled; see `pool_queries`.
+
+  Raises:
+    DataError: there is nothing to pool.
+  """
+  with_cameras = CAMERAS[0] in arrays
+  names = MULTI_QUERY if with_cameras else MULTI_QUERY[:2]
+  require(arrays, names, '--multi_query')
+  query, *_ = pool_queries(
+    *(arrays[name] for name in names),
+    how=how,
+    query_ids=arrays['query_ids'],
+    query_cameras=arrays.get(CAMERAS[0]),
+  )
+  return {**arrays, 'query': query}

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run leaves behind, and what holds its directory while it works.
+
+Nothing is imported here: some of these modules need jax, and reports do not.
+"""
+
+__all__ = [
+  'bank',
+  'checkpoint',
+  'directory',
+  'environment',
+  'finished',
+  'formats',
+  'hold',
+  'log',
+  'processes',
+  'progress',
+  'record',
+  'stop_request',
+]

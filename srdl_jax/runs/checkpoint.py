@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's moments on disk: kept by Orbax, verified by digests of our own.
+
+Orbax restores a flipped bit without a word and never goes back by itself. So
+the SHA-256 of every array is stored and compared at every load, and
+`load_latest` goes back to what is intact.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from srdl_jax.errors import CheckpointError
+from srdl_jax.runs import formats, processes
+from srdl_jax.storage import bucket
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+  """All that a run needs to go on from where it was.
+
+  `step` counts over all stages and is the checkpoint's number. `state` nests
+  numpy arrays, None or empty dicts under string keys without '/'. `progress`
+  is what JSON holds; its tuples come back as lists.
+  """
+
+  step: int
+  state: dict[str, Any]
+  progress: dict[str, Any]
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """Parameters and batch-norm statistics, for a model's `apply`."""
+    return {name: self.state[name] for name in ('params', 'batch_stats')}
+
+
+class Checkpoints(contextlib.AbstractContextManager):
+  """The checkpoints of one directory: the two latest and the best.
+
+  Every process of a run makes the same calls in the same order. They raise
+  CheckpointError for a save that failed, and for what is missing or damaged,
+  and WorkdirError for what a later version has written.
+  """
+
+  def __init__(
+    self, directory: epath.Path | str, *, read_only: bool = False
+  ) -> None:
+    """Remembers the directory; it needn't exist.
+
+    Args:
+      directory: each checkpoint is a folder in it.
+      read_only: refuse `save`, so that nothing is ever written or deleted.
+    """
+    # Orbax wants it absolute; `resolve` would take gs:// for a folder here.
+    path = epath.Path(directory)
+    self._directory = path if path.is_absolute() else path.resolve()
+    self._read_only = read_only
+    self._writer: ocp.training.Checkpointer | None = None
+    self._known = _Known()
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
+  def save(self, moment: Moment, *, score: float | None) -> None:
+    """Saves in the background, once the save before has finished.
+
+    The arrays are copied before this returns. A step that is there and intact
+    stays as it is, unless this score is its first; a damaged one is replaced.
+
+    Args:
+      moment: what to save.
+      score: higher is better; None (in mid-epoch) or NaN is never the best.
+
+    Raises:
+      CheckpointError: this save or the one before has failed.
+      TypeError: the moment isn't what Moment describes.
+      ValueError: the directory was opened read-only.
+    """
+    if self._read_only:
+      raise ValueError(f'{self._directory} was opened read-only')
+    step, record = moment.step, _record(moment, score)
+    self.wait()
+    if processes.first_says(self._suffices(step, record['score'])):
+      return
+    for other in set(self.steps()) - self._known.scores.keys() - {step}:
+      with contextlib.suppress(CheckpointError):
+        self._read(other)
+    self._known.scores[step] = record['score']
+    self._known.damaged.discard(step)
+    with self._failing(f'saving checkpoint {step} failed'):
+      self._open_writer().save_async(
+        step,
+        moment.state,
+        force=True,
+        overwrite=True,
+        custom_metadata={'record': record, 'sha256': _sha256(record)},
+      )
+
+  def wait(self) -> None:
+    """Waits until the last save is on disk."""
+    if self._writer is not None:
+      with self._failing('the last save failed'):
+        self._writer.wait()
+      processes.wait('checkpoint')
+
+  def close(self) -> None:
+    """Waits for the last save, and ends Orbax's threads."""
+    writer, self._writer = self._writer, None
+    if writer is not None:
+      with self._failing('the last save failed'):
+        writer.close()
+
+  def steps(self) -> list[int]:
+    """Returns the steps of all finished checkpoints, ascending."""
+    self.wait()
+    with self._failing('listing failed'):
+      if not self._directory.exists():
+        return []
+      # Orbax's own listing reads metadata, and one damaged file stops it.
+      names = bucket.finished(self._directory, 'commit_success.txt')
+    return sorted(int(n) for n in names if re.fullmatch('0|[1-9][0-9]*', n))
+
+  def load(self, step: int) -> Moment:
+    """Returns the moment saved at one of `steps()`, the same to the bit."""
+    record = self._read(step)
+    with self._failing(f'checkpoint {step} is damaged: state', step):
+      state = ocp.load(self._directory / str(step))
+      stored, found = record['arrays'], _digests(state)
+      paths = sorted(stored.keys() | found.keys())
+      wrong = [path for path in paths if stored.get(path) != found.get(path)]
+      if wrong:
+        names = ', '.join(wrong[:3])
+        raise ValueError(f'{len(wrong)} of {len(paths)} arrays differ: {names}')
+    self._known.damaged.discard(step)
+    return Moment(step, state, record['progress'])
+
+  def load_latest(
+    self, *, on_damaged: Callable[[CheckpointError], None]
+  ) -> Moment | None:
+    """Returns the newest intact moment, or None if there are no checkpoints.
+
+    Args:
+      on_damaged: is told of each newer checkpoint that is damaged.
+
+    Raises:
+      CheckpointError: there are checkpoints, and all are damaged.
+    """
+    steps = self.steps()
+    for step in reversed(steps):
+      try:
+        return self.load(step)
+      except CheckpointError as error:
+        on_damaged(error)
+    if not steps:
+      return None
+    raise CheckpointError(
+      f'{self._directory}: every checkpoint is damaged ({steps}); restore '
+      'that folder from a copy, or remove it to start again'
+    )
+
+  def load_best(self) -> Moment:
+    """Returns the moment of the highest score; of equals, the earliest."""
+    scores = {step: self._read(step)['score'] for step in self.steps()}
+    best = _best(scores)
+    if best is None:
+      raise CheckpointError(f'{self._directory}: no score in {list(scores)}')
+    return self.load(best)
+
+  def digest(self, step: int) -> str:
+    """Returns `digest(state)` of a checkpoint, as it was when saved."""
+    return _sha256(self._read(step)['arrays'])
+
+  def _open_writer(self) -> ocp.training.Checkpointer:
+    # One damaged file of Orbax's metrics or metadata would stop this
+    # constructor: scores are none of its metrics, and it reads no metadata.
+    self._writer = self._writer or ocp.training.Checkpointer(
+      self._directory,
+      preservation_policy=self._known,
+      cleanup_tmp_directories=True,
+      lightweight_initialize=True,
+    )
+    return self._writer
+
+  def _suffices(self, step: int, score: float | None) -> bool:
+    try:
+      self.load(step)
+    except CheckpointError:
+      return False
+    return score is None or self._known.scores[step] is not None
+
+  def _read(self, step: int) -> dict[str, Any]:
+    steps = self.steps()
+    if step not in steps:
+      raise CheckpointError(
+        f'{self._directory}: there is no checkpoint {step}, only {steps}'
+      )
+    # ocp.metadata would open every array for these few bytes.
+    file = self._directory / str(step) / '_CHECKPOINT_METADATA'
+    with self._failing(f'checkpoint {step} is damaged: {file.name}', step):
+      stored = json.loads(file.read_text())['custom_metadata']
+      record = stored['record']
+      if record['step'] != step or _sha256(record) != stored['sha256']:
+        raise ValueError('the record is not what was saved')
+    formats.refuse_newer(file, record)
+    self._known.scores[step] = record['score']
+    return record
+
+  @contextlib.contextmanager
+  def _failing(self, what: str, step: int | None = None) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      if step is not None:
+        self._known.damaged.add(step)
+      text = f'{self._directory}: {what}: {_cause(error)}'
+      raise CheckpointError(text) from error
+
+
+class _Known:
+  """What is known of the checkpoints, and so which of them Orbax keeps.
+
+  The two latest and the best stay, not counting damaged ones. Damaged ones
+  stay until an intact one is later: the fault may be the storage's, and pass.
+  """
+
+  def __init__(self) -> None:
+    self.scores: dict[int, float | None] = {}
+    self.damaged: set[int] = set()
+
+  def should_preserve(
+    self, checkpoints: Sequence[ocp.training.CheckpointMetadata], **unused
+  ) -> list[bool]:
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    intact = sorted(set(steps) - self.damaged)
+    kept = {*intact[-2:], _best({s: self.scores.get(s) for s in intact})}
+    return [step in kept or step > intact[-1] for step in steps]
+
+
+def digest(state: dict[str, Any]) -> str:
+  """Returns a SHA-256, in hex, over every array's path, dtype, shape, bytes.
+
+  Raises:
+    TypeError: the state isn't what Moment describes.
+  """
+  return _sha256(_digests(state))
+
+
+def _digests(tree: Any, path: str = '') -> dict[str, str]:
+  if not isinstance(tree, dict) or not tree:
+    return {path: _leaf_digest(tree, path)}
+  found = {}
+  for key, value in tree.items():
+    if not isinstance(key, str) or '/' in key:
+      raise TypeError(f'{path or "the state"} has the key {key!r}')
+    found |= _digests(value, f'{path}/{key}' if path else key)
+  return found
+
+
+def _leaf_digest(leaf: np.ndarray | dict | None, path: str) -> str:
+  if path and (leaf is None or isinstance(leaf, dict)):
+    return repr(leaf)
+  # Without arrays or with an empty one, Orbax fails so that the process hangs
+  # at its end; it would give foreign byte order back as native.
+  if not (isinstance(leaf, np.ndarray) and leaf.size and leaf.dtype.isnative):
+    raise TypeError(f'{path or "the state"} cannot be saved: {leaf!r:.60}')
+  sha = hashlib.sha256(f'{leaf.dtype.name}{leaf.shape}'.encode())
+  # bfloat16 exports no buffer, its bytes do.
+  sha.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+  return sha.hexdigest()
+
+
+def _record(moment: Moment, score: float | None) -> dict[str, Any]:
+  record = {
+    **formats.stamp(),
+    'step': moment.step,
+    'score': None if score is None or score != score else float(score),
+    'progress': moment.progress,
+    'arrays': _digests(moment.state),
+  }
+  # As it will be read: keys that aren't strings yet would sort differently.
+  return json.loads(json.dumps(record))
+
+
+def _sha256(value: dict[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _best(scores: Mapping[int, float | None]) -> int | None:
+  scored = {step: s for step, s in scores.items() if s is not None}
+  return max(scored, key=lambda step: (scored[step], -step), default=None)
+
+
+def _cause(error: Exception) -> str:
+  # TensorStore appends its whole specification in brackets.
+  text = re.sub(r' \[\w+=.*', '', str(error).partition('\n')[0])
+  return f'{type(error).__name__}: {text}'

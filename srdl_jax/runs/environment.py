@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run runs on: devices, versions, commit; a trace of a few steps."""
+
+import contextlib
+import importlib.metadata
+import pathlib
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from srdl_jax import storage
+from srdl_jax.storage import uploads
+
+PACKAGES = (
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'tensorstore',
+  'tensorflow-datasets',
+  'numpy',
+)
+FIRST, LAST = 3, 6
+
+
+def environment(devices: list[jax.Device]) -> dict[str, Any]:
+  """Returns the devices, the versions and the commit that a run used."""
+  return {
+    'device': {
+      'platform': devices[0].platform,
+      'kind': devices[0].device_kind,
+      'count': len(devices),
+    },
+    'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
+    'commit': _commit(),
+  }
+
+
+def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
+  """Returns the largest memory used so far, in bytes: host and device."""
+  kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  peaks = {'host': kibibytes * 1024}
+  statistics = devices[0].memory_stats()
+  if statistics and 'peak_bytes_in_use' in statistics:
+    peaks['device'] = statistics['peak_bytes_in_use']
+  return peaks
+
+
+def _commit() -> str | None:
+  """Returns the source's git commit, marked where files differ from it."""
+  # Within someone else's repository the package's files aren't tracked.
+  tracked = ['git', 'ls-files', '--error-unmatch', pathlib.Path(__file__).name]
+  try:
+    subprocess.run(
+      tracked,
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      check=True,
+    )
+    return subprocess.run(
+      ['git', 'describe', '--always', '--dirty', '--abbrev=12'],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      check=True,
+      text=True,
+    ).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+@contextlib.contextmanager
+def a_few_steps(
+  directory: storage.Path | None,
+) -> Iterator[Callable[[], None]]:
+  """Traces some dispatches after the first ones, which compile.
+
+  Args:
+    directory: where the trace goes, in a bucket at the end; None for no trace.
+
+  Yields:
+    A function to call after each dispatch.
+  """
+  dispatches = 0
+  tracing = False
+
+  def tick() -> None:
+    nonlocal dispatches, tracing
+    dispatches += 1
+    if local is not None and dispatches == FIRST:
+      jax.profiler.start_trace(str(local))
+      tracing = True
+    if tracing and dispatches == LAST:
+      jax.profiler.stop_trace()
+      tracing = False
+
+  with contextlib.ExitStack() as stack:
+    local = directory and stack.enter_context(uploads.scratch(directory))
+    try:
+      yield tick
+    finally:
+      if tracing:
+        jax.profiler.stop_trace()

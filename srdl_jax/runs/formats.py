@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The format of what a run writes, and which formats are read.
+
+1  version 0.1.0: neither config.json nor checkpoints say their format
+2  both say it, and the version of the program that wrote them
+
+Of every format, a checkpoint's record has its digest beside it: a record that
+does not fit that is damaged, whatever format it tells.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from srdl_jax import __version__
+from srdl_jax.errors import WorkdirError
+
+FORMAT = 2
+
+
+def stamp() -> dict[str, int | str]:
+  """Returns what a record says of its making."""
+  return {'format': FORMAT, 'version': __version__}
+
+
+def refuse_newer(
+  path: str | os.PathLike[str], record: Mapping[str, Any]
+) -> None:
+  """Checks that a record can be read.
+
+  Args:
+    path: of its file, for the message.
+    record: what the file holds.
+
+  Raises:
+    WorkdirError: a later version wrote it, in a format not known yet.
+  """
+  found = record.get('format', 1)
+  if found not in range(1, FORMAT + 1):
+    raise WorkdirError(
+      f'{path} is of format {found!r}, written by version '
+      f'{record.get("version", "unknown")}; this version, {__version__}, reads '
+      f'formats up to {FORMAT}: take that version of the program.'
+    )

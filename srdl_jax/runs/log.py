@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says: metrics.jsonl (the record), TensorBoard, progress.
+
+A step's number is the count of optimiser steps done once it is over, over all
+stages: the run's first step is 1, and what is measured between steps 100 and
+101 belongs to step 100, as does a checkpoint that is written there.
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+
+from srdl_jax import errors, storage
+from srdl_jax.runs import progress
+from srdl_jax.runs.tensorboard import Curves
+from srdl_jax.storage import failures, replace, uploads
+
+_METRICS = 'metrics.jsonl'
+_CURVES = 'tensorboard'
+_PLACE = ('stage', 'epoch', 'step', 'split')
+
+
+class RunLog:
+  """The log of one run; does nothing in any process but the first.
+
+  Create it after jax.distributed is initialised. A directory that holds an
+  earlier log needs `rewind` before the first step, also where it starts over.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike[str],
+    *,
+    total_epochs: int,
+    tensorboard: bool = True,
+    every_steps: int = 1,
+    stream: TextIO | None = None,
+  ):
+    """Opens nothing yet, the first line does; fetches what a bucket has.
+
+    Args:
+      workdir: the run directory, which exists.
+      total_epochs: epochs of all stages together: the bar's length.
+      tensorboard: whether to write TensorBoard's files too.
+      every_steps: a training step is recorded where its number is a multiple.
+      stream: where a human reads, sys.stderr unless given; a bar is drawn
+        only on a terminal.
+
+    Raises:
+      WorkdirError: a bucket cannot be read.
+    """
+    self._active = jax.process_index() == 0
+    folder = storage.path_of(workdir)
+    if self._active:
+      self._mirror = uploads.Mirror(folder, _METRICS, _CURVES)
+      folder = self._mirror.folder
+    self._record = _Record(folder / _METRICS)
+    self._curves = Curves(folder / _CURVES)
+    self._display = progress.Progress(stream or sys.stderr, total_epochs)
+    self._draws = tensorboard
+    self._every_steps = every_steps
+
+  def __enter__(self) -> 'RunLog':
+    return self
+
+  def __exit__(self, kind: object, *_: object) -> None:
+    try:
+      self.close()
+    except errors.WorkdirError as error:
+      # Why the run ends matters more than a late line.
+      if kind is None:
+        raise
+      self._display.event(f'{error}')
+
+  def rewind(self, stage: int, step: int) -> None:
+    """Forgets what was recorded after the checkpoint that a run resumes from.
+
+    Args:
+      stage: the restored stage; the lines of others stay, as their
+        checkpoints do.
+      step: the restored step's number; later lines of the stage go.
+
+    Raises:
+      WorkdirError: metrics.jsonl is damaged or cannot be rewritten; it stays.
+    """
+    if self._active:
+      self._record.rewind(stage, step)
+      self._curves.rewind(step)
+
+  def train_steps(
+    self,
+    *,
+    stage: int,
+    epoch: int,
+    first_step: int,
+    metrics: Mapping[str, np.ndarray],
+  ) -> None:
+    """Records a chunk of training steps, one line a step.
+
+    Args:
+      stage: the stage, from 1.
+      epoch: the epoch that the steps belong to.
+      first_step: number of the chunk's first step, so from 1: one more than
+        the steps done before the chunk.
+      metrics: name to values [S], one a step.
+
+    Raises:
+      ValueError: the steps are recorded already, or lengths or names are
+        wrong.
+      WorkdirError: metrics.jsonl cannot be written.
+    """
+    if not self._active:
+      return
+    columns = [np.asarray(values) for values in metrics.values()]
+    if {column.ndim for column in columns} != {1}:
+      raise ValueError(f'train metrics {list(metrics)} are not all [S]')
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    lines = [
+      _line(stage, epoch, step, 'train', dict(zip(metrics, row, strict=True)))
+      for step, row in enumerate(rows, first_step)
+      if step % self._every_steps == 0
+    ]
+    self._record.advance(first_step, first_step + len(columns[0]) - 1)
+    self._write(lines)
+
+  def evaluation(
+    self,
+    *,
+    stage: int,
+    epoch: int,
+    step: int,
+    split: str,
+    metrics: Mapping[str, float | int],
+  ) -> None:
+    """Records the metrics of a split; call it before the step is saved.
+
+    A line that a rewound record holds already isn't written a second time.
+
+    Args:
+      stage: the stage, from 1.
+      epoch: epochs done.
+      step: number of the last step before it.
+      split: what was evaluated, 'test' for one.
+      metrics: name to value.
+
+    Raises:
+      ValueError: a metric has the name of a column.
+      WorkdirError: metrics.jsonl cannot be written.
+    """
+    if self._active:
+      line = _line(stage, epoch, step, split, metrics)
+      if not self._record.holds(line):
+        self._write([line])
+      self._curves.flush()
+
+  def settle(self) -> None:
+    """Has all that was recorded survive this machine.
+
+    Call it before a step is saved: what a checkpoint stands behind must be in
+    the record that a run goes on with. On this machine's disk it is already.
+
+    Raises:
+      WorkdirError: a bucket cannot be written.
+    """
+    if self._active:
+      self._curves.flush()
+      self._mirror.upload()
+
+  def event(self, text: str) -> None:
+    """Tells the human something, on a line of its own.
+
+    Args:
+      text: one line.
+    """
+    if self._active:
+      self._display.event(text)
+
+  def progress(self, **where: Any) -> None:
+    """Moves the bar, or, where none can be, says one line an epoch.
+
+    Args:
+      **where: what `progress.Progress.show` takes.
+    """
+    if self._active:
+      self._display.show(**where)
+
+  def close(self) -> None:
+    """Ends the bar and the files; may be called twice."""
+    self._display.close()
+    self._curves.close()
+    if self._active:
+      self._mirror.close()
+
+  def _write(self, lines: list[dict[str, Any]]) -> None:
+    self._record.write(lines)
+    if self._draws:
+      for line in lines:
+        curves = {
+          f'{line["split"]}/{name}': float(value)
+          for name, value in line.items()
+          if name not in _PLACE
+        }
+        self._curves.add(line['step'], curves)
+    self._mirror.upload(at_most_every=uploads.SECONDS_BETWEEN_UPLOADS)
+
+
+class _Record:
+  """metrics.jsonl: whole lines, at most one of them cut short by a kill."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._opened = False
+    self._last_step = 0
+    self._evaluations: set[tuple[Any, ...]] = set()
+
+  def rewind(self, stage: float, step: float) -> None:
+    """Keeps the lines up to this place and drops a half line."""
+    self._last_step, self._evaluations, kept = 0, set(), []
+    with failures(self._path):
+      old = self._path.read_bytes() if self._path.exists() else b''
+      for text, key in self._parse(old):
+        if key[0] != stage or key[1] <= step:
+          kept.append(text + b'\n')
+          if key[2] == 'train' and key[0] <= stage:
+            self._last_step = max(self._last_step, key[1])
+          else:
+            self._evaluations.add(key)
+      if b''.join(kept) != old:
+        replace(self._path, b''.join(kept))
+    self._opened = True
+
+  def holds(self, line: dict[str, Any]) -> bool:
+    """Whether an evaluation was in the file when it was opened."""
+    self._ensure_open()
+    return _key(line) in self._evaluations
+
+  def advance(self, first_step: int, last_step: int) -> None:
+    """Refuses a training step that the file may hold already."""
+    self._ensure_open()
+    if first_step <= self._last_step:
+      raise ValueError(
+        f'step {first_step} is recorded (the last one is {self._last_step}; '
+        'steps count from 1): rewind the log before'
+      )
+    self._last_step = last_step
+
+  def write(self, lines: list[dict[str, Any]]) -> None:
+    """Appends lines and hands them to the system."""
+    self._ensure_open()
+    texts = [json.dumps(line, allow_nan=False) + '\n' for line in lines]
+    with failures(self._path), open(self._path, 'ab') as file:
+      file.write(''.join(texts).encode())
+
+  def _ensure_open(self) -> None:
+    if not self._opened:
+      self.rewind(math.inf, math.inf)
+
+  def _parse(self, content: bytes) -> Iterator[tuple[bytes, tuple[Any, ...]]]:
+    """Yields each line's text and key, but not those of a half last line."""
+    texts = content.split(b'\n')
+    for number, text in enumerate(texts, 1):
+      try:
+        key = _key(json.loads(text))
+      except (ValueError, KeyError, TypeError) as error:
+        if number == len(texts):
+          return
+        raise errors.WorkdirError(
+          f'{self._path} is damaged in line {number}: remove that line'
+        ) from error
+      yield text, key
+
+
+def _line(stage, epoch, step, split, metrics) -> dict[str, Any]:
+  """One line of the record, in JSON's types."""
+  clash = [name for name in metrics if name in _PLACE]
+  if clash:
+    raise ValueError(f'metrics cannot be named {clash}')
+  place = dict(zip(_PLACE, (stage, epoch, step, split), strict=True))
+  return {name: _plain(value) for name, value in (place | metrics).items()}
+
+
+def _plain(value: Any) -> Any:
+  """A Python number; strict JSON has no NaN, so that one is a string."""
+  value = value.item() if hasattr(value, 'item') else value
+  finite = not isinstance(value, float) or math.isfinite(value)
+  return value if finite else str(value)
+
+
+def _key(line: dict[str, Any]) -> tuple[Any, ...]:
+  """Stage, step, split and names: what tells one evaluation from another."""
+  return int(line['stage']), int(line['step']), line['split'], *line

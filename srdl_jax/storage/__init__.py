@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are whole or not there, on disks and in buckets."""
+
+from srdl_jax.storage.bucket import (
+  Path,
+  absolute,
+  failures,
+  is_bucket,
+  path_of,
+)
+from srdl_jax.storage.files import exists, read_json, replace, write_json
+from srdl_jax.storage.locks import is_held, lock
+
+__all__ = [
+  'Path',
+  'absolute',
+  'bucket',
+  'exists',
+  'failures',
+  'files',
+  'is_bucket',
+  'is_held',
+  'lock',
+  'locks',
+  'path_of',
+  'read_json',
+  'replace',
+  'telling',
+  'uploads',
+  'write_json',
+]

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights in from PyTorch's files, and out as files that need no srdl_jax.
+
+    python -m srdl_jax.weights import --from=FILE --model=resnet50 --out=DIR
+    python -m srdl_jax.weights export --workdir=DIR --out=FILE \
+        [--format=safetensors|stablehlo] [--checkpoint=final]
+
+`import` reads a state dict (.safetensors; .pth where PyTorch is installed) into
+a directory that any config starts from: --config.init.from_path=DIR. `export`
+writes a trained network as a state dict with PyTorch's names, or as a program:
+uint8 images [b, H, W, C] to probabilities [b, K], normalisation inside, for any
+batch size.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from absl import flags
+
+from srdl_jax import command, evaluate, models, storage
+from srdl_jax import weights as weights_lib
+from srdl_jax.errors import CheckpointError, ConfigError
+from srdl_jax.experiment import Experiment
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.weights import torch as torch_layout
+
+PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
+# What changes a family's tensors, beside its name.
+VARIANTS: tuple[dict[str, Any], ...] = (
+  {},
+  {'small_stem': True},
+  {'small_stem': False},
+  {'shortcut': 'identity'},
+)
+
+
+def import_weights(source: pathlib.Path, model: str, out: pathlib.Path) -> str:
+  """Reads a PyTorch state dict into a checkpoint directory.
+
+  Args:
+    source: the file (see `weights.read_tensors`).
+    model: a key of models.MODELS.
+    out: the directory, missing or empty.
+
+  Returns:
+    One line about what was done.
+
+  Raises:
+    ConfigError: the model is unknown.
+    CheckpointError: the file is damaged, or doesn't fit the model; what
+      doesn't fit is named, with both shapes.
+    WorkdirError: the directory isn't empty, or can't be written.
+  """
+  models.create(model, 1)
+  tensors = weights_lib.read_tensors(source)
+  num_classes = weights_lib.num_classes_of(source, tensors)
+  variables, misfits = _fit(tensors, model, num_classes)
+  weights_lib.refuse_misfits(
+    f'{source} is not a {model} of {num_classes} classes', misfits
+  )
+  weights_lib.save(out, model, variables, source.name)
+  return (
+    f'{len(tensors)} tensors of a {model} of {num_classes} classes are in '
+    f'{out}; start from them with --config.init.from_path={out}'
+  )
+
+
+def _fit(
+  tensors: Mapping[str, np.ndarray], model: str, num_classes: int
+) -> tuple[dict[str, Any], list[str]]:
+  """Returns variables and misfits for the options that fit, or the usual."""
+  found = []
+  # The number of pixels is of no consequence: networks pool over them all.
+  images = jnp.zeros((1, 64, 64, weights_lib.channels_of(tensors)))
+  for options in VARIANTS:
+    try:
+      network = models.create(model, num_classes, **options)
+    except ConfigError:  # Not an option of this family.
+      continue
+    init = functools.partial(network.init, train=False)
+    like = jax.eval_shape(init, jax.random.key(0), images)
+    variables, misfits = torch_layout.from_torch(tensors, like)
+    if not misfits:
+      return variables, []
+    found.append((variables, misfits))
+  return found[0]
+
+
+def to_safetensors(variables: Any, model: str) -> bytes:
+  """Returns a state dict with PyTorch's names, checked by reading it.
+
+  Args:
+    variables: {params, batch_stats}.
+    model: name of the network, for the file's metadata.
+
+  Raises:
+    CheckpointError: the file would hold something else.
+  """
+  tensors = torch_layout.to_torch(variables)
+  content = safetensors.numpy.save(tensors, {'format': 'pt', 'model': model})
+  back, misfits = torch_layout.from_torch(
+    safetensors.numpy.load(content), variables
+  )
+  same = jax.tree.map(np.array_equal, back, _host(variables))
+  if misfits or not all(jax.tree.leaves(same)):
+    raise CheckpointError('The file would not hold the weights that it is of.')
+  return content
+
+
+def to_stablehlo(predict: Callable[[Any], Any], shape: Sequence[int]) -> bytes:
+  """Returns a serialised program of probabilities, checked by running it.
+
+  Args:
+    predict: uint8 images [b, H, W, C] to probabilities [b, K].
+    shape: (H, W, C).
+
+  Raises:
+    CheckpointError: the program would compute something else.
+  """
+  (batch,) = jax.export.symbolic_shape('b')
+  images = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
+  exported = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(images)
+  content = bytes(exported.serialize())
+  again = jax.export.deserialize(bytearray(content))
+  rng = np.random.default_rng(0)
+  for count in (1, 3):
+    images = rng.integers(0, 256, (count, *shape), np.uint8)
+    # Compiled as well: in bfloat16 an uncompiled one rounds elsewhere.
+    expected = jax.jit(predict)(images)
+    if not np.allclose(again.call(images), expected, rtol=1e-4, atol=1e-6):
+      raise CheckpointError('The program does not compute what the model does.')
+  return content
+
+
+def export(
+  experiment: Experiment, directory: pathlib.Path, name: str, form: str
+) -> bytes:
+  """Returns the file of a run's checkpoint.
+
+  Args:
+    experiment: of the run.
+    directory: of the run.
+    name: 'final', 'best' or 'stage_N'.
+    form: 'safetensors' or 'stablehlo'.
+
+  Raises:
+    ConfigError: the name stands for several networks, or for none.
+    CheckpointError: there is no such checkpoint, or it is damaged.
+  """
+  if name == 'ensemble':
+    raise ConfigError('An ensemble is several networks: export each stage_N.')
+  members = evaluate.load_members(directory, name, experiment)
+  ((number, variables),) = members.items()
+  stage = experiment.stages[number - 1]
+  if form == 'safetensors':
+    return to_safetensors(variables, stage.model)
+  step = experiment.network(number).predict_step
+
+  def predict(images):
+    return jax.nn.softmax(step(variables, images))
+
+  return to_stablehlo(predict, experiment.image_shape)
+
+
+def _host(tree: Any) -> Any:
+  return jax.tree.map(np.asarray, tree)
+
+
+def _required(name: str) -> str:
+  value = flags.FLAGS[name].value
+  if not value:
+    raise ConfigError(f'--{name} is missing.')
+  return value
+
+
+def _path(name: str) -> pathlib.Path:
+  return pathlib.Path(_required(name)).expanduser()
+
+
+def main(argv: Sequence[str]) -> None:
+  """Imports or exports weights."""
+  if len(argv) > 2:
+    raise ConfigError(f'Unexpected argument {argv[2]!r}: files have flags.')
+  if argv[1:] == ['import']:
+    print(import_weights(_path('from'), _required('model'), _path('out')))
+  elif argv[1:] == ['export']:
+    directory = run_directory.resolve(_required('workdir'))
+    out = _path('out')
+    experiment = evaluate.open_run(directory, flags.FLAGS.data_dir)
+    args = flags.FLAGS
+    content = export(experiment, directory, args.checkpoint, args.format)
+    storage.replace(out, content)
+    print(f'{out}: {len(content):,} bytes')
+  else:
+    raise ConfigError('Say what to do: import or export.')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('from', None, 'import: file to read.')
+  flags.DEFINE_string('model', None, 'import: a key of models.MODELS.')
+  flags.DEFINE_string('out', None, 'Directory (import) or file (export).')
+  flags.DEFINE_string('workdir', None, 'export: run directory.')
+  flags.DEFINE_string('checkpoint', 'final', 'export: final, best or stage_N.')
+  flags.DEFINE_enum(
+    'format',
+    'safetensors',
+    ['safetensors', 'stablehlo'],
+    'export: of the file.',
+  )
+  flags.DEFINE_string(
+    'data_dir', None, 'export: TFDS directory, if not the one of the run.'
+  )
+  command.run(main, positional=True)

@@ -1,0 +1,577 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the data sets: digits, and CIFAR from archive to arrays."""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import http.server
+import importlib.util
+import io
+import json
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import sys
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+import started
+import tensorflow_datasets as tfds
+from sklearn import datasets as sklearn_datasets
+
+from srdl_jax import data
+from srdl_jax.data import cifar, tfds_reader
+from srdl_jax.errors import ConfigError, DataError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+REAL = ROOT / '../shared/tfds'
+SPECS = {'cifar10': cifar.CIFAR10, 'cifar100': cifar.CIFAR100}
+COUNTS = {'train': 40, 'test': 20}
+# In which order the real CIFAR-100 has the examples of these splits with ids
+# below 20. The order is a hash of split and id, so that any subset keeps it.
+REAL_ORDER = {
+    'train': [6, 16, 19, 12, 14, 18, 5, 13, 15, 4,
+              10, 17, 0, 8, 3, 1, 9, 7, 11, 2],
+    'test': [16, 13, 19, 15, 6, 1, 8, 12, 9, 4,
+             3, 2, 7, 14, 10, 18, 5, 11, 0, 17],
+}  # fmt: skip
+
+# Prepares the made-up data set on a machine where something may be wrong.
+PREPARE = """
+import dataclasses, fcntl, os, signal, sys
+from PIL import Image
+from srdl_jax import data
+from srdl_jax.data import cifar
+name, sha256, data_dir, manual_dir, trouble = sys.argv[1:]
+def no_locks(*args):
+  raise OSError('no locks here')
+def die(*args):
+  os.kill(os.getpid(), signal.SIGKILL)
+if trouble == 'no locks':
+  fcntl.flock = no_locks
+elif trouble == 'killed at an image':
+  Image.fromarray = die
+elif trouble == 'killed at the end':
+  os.rename = die
+spec = getattr(cifar, name.upper())
+spec = dataclasses.replace(spec, sha256=sha256)
+print('ready', flush=True)
+sys.stdin.readline()
+cifar.prepare(spec, data.Source(data_dir, manual_dir, download=False))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+  """A made-up archive of 40 and 20 examples, and what is in it by id."""
+
+  spec: cifar.Cifar
+  folder: pathlib.Path
+  images: dict[str, np.ndarray]
+  labels: dict[str, np.ndarray]
+
+  def source(self, data_dir):
+    return data.Source(str(data_dir), str(self.folder), download=False)
+
+
+@functools.cache
+def _contents(name):
+  """Per split, records uint8 [N, L + 3072], with labels in the first bytes."""
+  spec = SPECS[name]
+  classes = {'coarse_label': 20, 'label': spec.num_classes}
+  rng = np.random.default_rng(0)
+  records = {}
+  for split, count in COUNTS.items():
+    labels = [rng.integers(classes[k], size=count) for k in spec.class_names]
+    pixels = rng.integers(256, size=(count, 3072))
+    records[split] = np.c_[(*labels, pixels)].astype(np.uint8)
+  return records
+
+
+def _make(name, folder):
+  spec, records = SPECS[name], _contents(name)
+  members = {}
+  for split, files in spec.files.items():
+    parts = np.array_split(records[split], len(files))
+    members |= {f: p.tobytes() for f, p in zip(files, parts, strict=True)}
+  for label, file in spec.class_names.items():
+    count = 20 if label == 'coarse_label' else spec.num_classes
+    names = ''.join(f'{label}_{i}\n' for i in range(count))
+    # The real CIFAR-10 has an empty line at the end.
+    members[file] = (names + '\n').encode()
+  path = folder / spec.archive
+  with tarfile.open(path, 'w:gz') as tar:
+    for member, content in members.items():
+      header = tarfile.TarInfo(f'{spec.folder}/{member}')
+      header.size = len(content)
+      tar.addfile(header, io.BytesIO(content))
+  sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+  pixels = {s: r[:, -3072:].reshape(-1, 3, 32, 32) for s, r in records.items()}
+  return Tiny(
+    spec=dataclasses.replace(spec, sha256=sha256),
+    folder=folder,
+    images={s: p.transpose(0, 2, 3, 1) for s, p in pixels.items()},
+    labels={s: r[:, -3073].astype(int) for s, r in records.items()},
+  )
+
+
+@pytest.fixture(scope='session', params=['cifar10', 'cifar100'])
+def tiny(request, tmp_path_factory):
+  return _make(request.param, tmp_path_factory.mktemp('archive'))
+
+
+@pytest.fixture(scope='session')
+def tiny100(tmp_path_factory):
+  return _make('cifar100', tmp_path_factory.mktemp('archive'))
+
+
+@pytest.fixture(scope='session')
+def prepared(tiny100, tmp_path_factory):
+  """A TFDS directory with the made-up CIFAR-100; never to be changed."""
+  data_dir = tmp_path_factory.mktemp('tfds')
+  cifar.prepare(tiny100.spec, tiny100.source(data_dir))
+  return data_dir
+
+
+@pytest.fixture
+def copied(prepared, tmp_path):
+  """A copy of it to damage, as <data_dir>/cifar100/3.0.2."""
+  shutil.copytree(prepared, tmp_path / 'tfds')
+  return tmp_path / 'tfds' / 'cifar100' / '3.0.2'
+
+
+@pytest.fixture(scope='session')
+def real():
+  if not (REAL / 'cifar100').is_dir():
+    pytest.skip('needs a prepared CIFAR-100 in ../shared/tfds')
+  return tfds_reader.open_builder(REAL / 'cifar100' / '3.0.2')
+
+
+def _stock(name, data_dir, split):
+  """The examples as TFDS itself reads them."""
+  return tfds.data_source(name, data_dir=data_dir, split=split, download=False)
+
+
+def _row(example):
+  return int(example['id'].decode().rpartition('_')[2])
+
+
+def _files(folder):
+  return {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+
+# Digits.
+
+
+@pytest.mark.parametrize('from_file', [True, False])
+def test_digits_are_those_of_scikit_learn(from_file, monkeypatch):
+  if not from_file:
+    # As in a version that keeps them elsewhere.
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  digits = data.load('digits')
+  bunch = sklearn_datasets.load_digits()
+  assert digits.train.images.shape == (1437, 8, 8, 1)
+  assert digits.test.images.shape == (360, 8, 8, 1)
+  assert (digits.num_classes, digits.name) == (10, 'digits')
+  for split, part in (
+    (digits.train, slice(0, 1437)),
+    (digits.test, slice(1437, 1797)),
+  ):
+    assert split.images.dtype == np.uint8
+    assert split.labels.dtype == np.int32
+    np.testing.assert_array_equal(split.labels, bunch.target[part])
+    # 16 counts over 255 levels: a rounding error of at most half a level.
+    scaled = bunch.images[part, ..., None] * 255 / 16
+    assert np.abs(split.images - scaled).max() <= 0.5
+
+
+def test_digits_statistics_are_those_of_the_training_pixels():
+  digits = data.load('digits')
+  pixels = digits.train.images / 255
+  assert digits.mean == (round(pixels.mean(), 4),)
+  assert digits.std == (round(pixels.std(), 4),)
+
+
+# Names and identity.
+
+
+def test_an_unknown_name_lists_the_known_ones():
+  with pytest.raises(ConfigError, match="'mnist'.*cifar10, cifar100, digits"):
+    data.load('mnist')
+
+
+def test_a_fingerprint_changes_with_everything_it_covers():
+  base = ('x/1', 'train', ['a', 'b'], [0, 1])
+  others = [
+    ('x/2', 'train', ['a', 'b'], [0, 1]),
+    ('x/1', 'test', ['a', 'b'], [0, 1]),
+    ('x/1', 'train', ['b', 'a'], [0, 1]),
+    ('x/1', 'train', ['a', 'b'], [1, 0]),
+    ('x/1', 'train', ['a'], [0]),
+  ]
+  prints = {data.fingerprint(*arguments) for arguments in [base, *others]}
+  assert len(prints) == 6
+  same = data.fingerprint('x/1', 'train', iter('ab'), np.array([0, 1]))
+  assert same == data.fingerprint(*base)
+
+
+def test_the_splits_of_digits_have_their_own_fingerprints():
+  digits, again = data.load('digits'), data.load('digits')
+  assert digits.train.fingerprint == again.train.fingerprint
+  assert digits.train.fingerprint != digits.test.fingerprint
+
+
+def test_nothing_here_imports_jax_or_tensorflow(prepared):
+  program = (
+    'import sys; from srdl_jax import data; data.load("digits")\n'
+    'from srdl_jax.data import cifar, sampling\n'
+    f'cifar.load(cifar.CIFAR100, data.Source({str(prepared)!r}))\n'
+    'print([m for m in ("jax", "tensorflow") if m in sys.modules])'
+  )
+  done = started.run([sys.executable, '-c', program], cwd=ROOT, check=True)
+  assert done.stdout.strip() == '[]'
+
+
+# CIFAR: constants, preparation, order.
+
+
+@pytest.mark.parametrize('name', SPECS)
+def test_archives_and_checksums_are_those_of_tfds(name):
+  recorded = tfds.core.tfds_path('url_checksums') / f'{name}.txt'
+  rows = [line.split('\t') for line in recorded.read_text().splitlines()]
+  spec = SPECS[name]
+  assert [spec.url, spec.sha256, spec.archive] in [[r[0], *r[2:]] for r in rows]
+
+
+def test_the_loaded_arrays_are_those_of_the_archive(tiny, tmp_path):
+  loaded = cifar.load(tiny.spec, tiny.source(tmp_path))
+  assert loaded.num_classes == tiny.spec.num_classes
+  for split in (loaded.train, loaded.test):
+    rows = [_row(e) for e in _stock(tiny.spec.name, tmp_path, split.name)]
+    assert sorted(rows) == list(range(COUNTS[split.name]))
+    assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+    np.testing.assert_array_equal(split.images, tiny.images[split.name][rows])
+    np.testing.assert_array_equal(split.labels, tiny.labels[split.name][rows])
+
+
+def test_row_i_is_example_i_of_tfds(tiny100, prepared):
+  loaded = cifar.load(tiny100.spec, data.Source(str(prepared)))
+  for split in (loaded.train, loaded.test):
+    stock = _stock('cifar100', prepared, split.name)
+    assert len(stock) == len(split.labels)
+    for i, example in enumerate(stock):
+      np.testing.assert_array_equal(split.images[i], example['image'])
+      assert split.labels[i] == example['label']
+    ids = [example['id'].decode() for example in stock]
+    assert split.fingerprint == data.fingerprint(
+      'cifar100/3.0.2', split.name, ids, split.labels
+    )
+
+
+@pytest.mark.parametrize('split', COUNTS)
+def test_the_prepared_order_is_that_of_the_real_data(prepared, split):
+  rows = [_row(e) for e in _stock('cifar100', prepared, split)]
+  assert [row for row in rows if row < 20] == REAL_ORDER[split]
+
+
+def test_class_names_and_coarse_labels_are_kept(prepared):
+  info = tfds.builder('cifar100', data_dir=prepared).info
+  assert info.features['label'].names[:2] == ['label_0', 'label_1']
+  assert info.features['coarse_label'].num_classes == 20
+  stock = _stock('cifar100', prepared, 'train')
+  coarse = _contents('cifar100')['train'][:, 0]
+  assert [e['coarse_label'] for e in stock] == [coarse[_row(e)] for e in stock]
+
+
+def test_shards_do_not_change_rows_or_fingerprint(tiny100, prepared, tmp_path):
+  archive = tiny100.folder / tiny100.spec.archive
+  cifar.builder_class(tiny100.spec, archive)(
+    data_dir=tmp_path
+  ).download_and_prepare(
+    file_format='array_record',
+    download_config=tfds.download.DownloadConfig(num_shards=3),
+  )
+  directory = tmp_path / 'cifar100' / '3.0.2'
+  assert len(list(directory.glob('*-of-00003'))) == 6
+  one = cifar.load(tiny100.spec, data.Source(str(prepared))).train
+  three = cifar.load(tiny100.spec, data.Source(str(tmp_path))).train
+  np.testing.assert_array_equal(one.images, three.images)
+  assert one.fingerprint == three.fingerprint
+
+
+def test_the_default_directory_is_that_of_tfds(prepared, tiny100, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(prepared))
+  assert len(data.load('cifar100', download=False).train.labels) == 40
+  monkeypatch.delenv('TFDS_DATA_DIR')
+  assert tfds_reader.root('') == pathlib.Path.home() / 'tensorflow_datasets'
+
+
+def test_preparing_twice_changes_nothing(tiny100, copied):
+  before = _files(copied)
+  cifar.prepare(tiny100.spec, tiny100.source(copied.parents[1]))
+  assert _files(copied) == before
+
+
+# CIFAR: several processes, kills, downloads.
+
+
+def _start(tiny, data_dir, trouble):
+  arguments = (tiny.spec.name, tiny.spec.sha256, data_dir, tiny.folder, trouble)
+  process = started.start(
+    [sys.executable, '-c', PREPARE, *map(str, arguments)],
+    cwd=ROOT,
+    stdin=started.PIPE,
+    stdout=started.PIPE,
+    stderr=started.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == 'ready\n'
+  return process
+
+
+@pytest.mark.parametrize('trouble', ['none', 'no locks'])
+def test_two_processes_may_prepare_at_once(
+  tiny100, prepared, tmp_path, trouble
+):
+  processes = [_start(tiny100, tmp_path, trouble) for _ in range(2)]
+  for process in processes:
+    process.stdin.write('go\n')
+    process.stdin.flush()
+  ends = [process.communicate(timeout=started.SECONDS) for process in processes]
+  assert [p.returncode for p in processes] == [0, 0], ends
+  ours = cifar.load(tiny100.spec, data.Source(str(tmp_path)))
+  expected = cifar.load(tiny100.spec, data.Source(str(prepared)))
+  assert ours.train.fingerprint == expected.train.fingerprint
+  assert not list(tmp_path.rglob('incomplete.*'))
+
+
+@pytest.mark.parametrize('trouble', ['killed at an image', 'killed at the end'])
+def test_a_killed_preparation_is_not_read_and_is_cleaned_up(
+  tiny100, tmp_path, trouble
+):
+  process = _start(tiny100, tmp_path, trouble)
+  process.communicate('go\n', timeout=started.SECONDS)
+  assert process.returncode == -signal.SIGKILL
+  assert list(tmp_path.rglob('incomplete.*'))
+  assert not (tmp_path / 'cifar100' / '3.0.2').exists()
+  loaded = cifar.load(tiny100.spec, tiny100.source(tmp_path))
+  assert len(loaded.train.labels) == 40
+  assert not list(tmp_path.rglob('incomplete.*'))
+
+
+def test_another_machines_unfinished_work_is_left_alone(tiny100, tmp_path):
+  other = tmp_path / 'cifar100' / 'incomplete.srdl_another-machine_x'
+  other.mkdir(parents=True)
+  cifar.load(tiny100.spec, tiny100.source(tmp_path))
+  assert other.is_dir()
+
+
+@pytest.fixture
+def served(tiny100):
+  """The made-up CIFAR-100 with the address of a server on this machine."""
+
+  class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+      del args
+
+  handler = functools.partial(Handler, directory=tiny100.folder)
+  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+  thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+  thread.start()
+  url = f'http://127.0.0.1:{server.server_address[1]}/{tiny100.spec.archive}'
+  yield dataclasses.replace(tiny100.spec, url=url)
+  server.shutdown()
+  server.server_close()
+  thread.join()
+
+
+def test_the_archive_is_downloaded_where_it_is_missing(served, tmp_path):
+  loaded = cifar.load(served, data.Source(str(tmp_path)))
+  assert len(loaded.test.labels) == 20
+  assert (tmp_path / 'downloads' / served.archive).is_file()
+
+
+def test_missing_data_without_download_says_what_to_put_where(tmp_path):
+  with pytest.raises(DataError) as caught:
+    data.load('cifar10', data_dir=str(tmp_path / 'd'), download=False)
+  message = str(caught.value)
+  for part in (
+    'cifar10/3.0.2',
+    cifar.CIFAR10.url,
+    cifar.CIFAR10.sha256,
+    str(tmp_path / 'd' / 'downloads' / 'manual'),
+  ):
+    assert part in message
+  assert list(tmp_path.iterdir()) == []
+  with pytest.raises(DataError, match=str(tmp_path / 'mine')):
+    data.load(
+      'cifar10',
+      data_dir=str(tmp_path / 'd'),
+      manual_dir=str(tmp_path / 'mine'),
+      download=False,
+    )
+
+
+def test_missing_data_without_network_says_why_and_what_to_do(tmp_path):
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    port = server.getsockname()[1]
+  url = f'http://127.0.0.1:{port}/cifar-100-binary.tar.gz'
+  spec = dataclasses.replace(cifar.CIFAR100, url=url)
+  with pytest.raises(DataError) as caught:
+    cifar.load(spec, data.Source(str(tmp_path)))
+  for part in ('refused', url, spec.sha256, str(tmp_path)):
+    assert part in str(caught.value)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_archive_is_named_and_kept(tiny100, tmp_path):
+  spec = cifar.CIFAR100
+  archive = tiny100.folder / spec.archive
+  with pytest.raises(
+    DataError,
+    match=f'{archive}.*{spec.sha256}.*{tiny100.spec.sha256}',
+  ):
+    cifar.load(spec, tiny100.source(tmp_path))
+  assert archive.is_file()
+  assert not (tmp_path / 'cifar100' / '3.0.2').exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(tiny100, tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(DataError, match=f'cannot prepare {tmp_path}.*data_dir'):
+    cifar.load(tiny100.spec, tiny100.source(tmp_path / 'file'))
+
+
+def test_a_bucket_is_refused():
+  with pytest.raises(DataError, match='s3://bucket/x.*local'):
+    data.load('cifar10', data_dir='s3://bucket/x')
+
+
+# CIFAR: other forms and damage.
+
+
+def _edit_info(directory, **fields):
+  path = directory / 'dataset_info.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def _load_fails(spec, directory, pattern):
+  before = _files(directory)
+  with pytest.raises(DataError, match=pattern):
+    cifar.load(spec, data.Source(str(directory.parents[1]), download=False))
+  assert _files(directory) == before
+
+
+def test_tfrecord_form_is_recognised_and_left_alone(tiny100, copied):
+  for path in list(copied.glob('*.array_record-*')):
+    path.rename(str(path).replace('array_record', 'tfrecord'))
+  _edit_info(copied, fileFormat='tfrecord')
+  _load_fails(
+    tiny100.spec, copied, f'{copied}.*in tfrecord form.*another directory'
+  )
+
+
+def test_array_record_beside_tfrecord_is_read(tiny100, copied):
+  _edit_info(
+    copied, fileFormat='tfrecord', alternativeFileFormats=['array_record']
+  )
+  loaded = cifar.load(tiny100.spec, data.Source(str(copied.parents[1])))
+  assert len(loaded.train.labels) == 40
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'dataset_info.json',
+    'features.json',
+    'cifar100-train.array_record-00000-of-00001',
+    'cifar100-test.array_record-00000-of-00001',
+  ],
+)
+def test_a_missing_file_is_named(tiny100, copied, name):
+  (copied / name).unlink()
+  _load_fails(tiny100.spec, copied, f'{copied} is incomplete.*{name}')
+
+
+@pytest.mark.parametrize('text', ['', '{"name": ', '[]'])
+def test_damaged_metadata_is_named(tiny100, copied, text):
+  (copied / 'dataset_info.json').write_text(text)
+  _load_fails(tiny100.spec, copied, str(copied))
+
+
+def test_a_missing_split_is_named(tiny100, copied):
+  info = json.loads((copied / 'dataset_info.json').read_text())
+  _edit_info(copied, splits=[s for s in info['splits'] if s['name'] != 'test'])
+  _load_fails(tiny100.spec, copied, "no split 'test'")
+
+
+@pytest.mark.parametrize('kept', [0, 1, 100, 20_000, -100, -1])
+def test_a_truncated_file_is_named(tiny100, copied, kept):
+  path = copied / 'cifar100-train.array_record-00000-of-00001'
+  path.write_bytes(path.read_bytes()[:kept])
+  _load_fails(tiny100.spec, copied, f'{path} is damaged')
+
+
+@pytest.mark.parametrize('share', [0.05, 0.3, 0.6])
+def test_a_flipped_byte_is_named(tiny100, copied, share):
+  path = copied / 'cifar100-train.array_record-00000-of-00001'
+  content = bytearray(path.read_bytes())
+  # An array_record's blocks are padded with zeros, which nothing reads.
+  used = np.flatnonzero(np.frombuffer(content, np.uint8))
+  content[used[int(share * len(used))]] ^= 0xFF
+  path.write_bytes(content)
+  _load_fails(tiny100.spec, copied, f'{path} is damaged')
+
+
+def test_more_examples_than_the_file_holds_are_an_error(tiny100, copied):
+  info = json.loads((copied / 'dataset_info.json').read_text())
+  info['splits'][0]['shardLengths'] = ['45']
+  _edit_info(copied, splits=info['splits'])
+  _load_fails(tiny100.spec, copied, f'{copied}.*is damaged between rows')
+
+
+def test_labels_of_another_data_set_are_refused(tiny100, prepared):
+  builder = tfds_reader.open_builder(prepared / 'cifar100' / '3.0.2')
+  with pytest.raises(DataError, match='labels from .* expected 0 to 9'):
+    tfds_reader.read_split(builder, 'train', num_classes=10)
+
+
+# The real CIFAR-100.
+
+
+def test_the_real_test_split_is_complete(real):
+  test = tfds_reader.read_split(real, 'test', 100)
+  assert test.images.shape == (10_000, 32, 32, 3)
+  assert set(collections.Counter(test.labels.tolist()).values()) == {100}
+  stock = _stock('cifar100', REAL, 'test')
+  for i in (0, 1, 1023, 1024, 9999):
+    np.testing.assert_array_equal(test.images[i], stock[i]['image'])
+    assert test.labels[i] == stock[i]['label']
+
+
+def test_the_listed_order_is_the_real_one(real):
+  raw = tfds.decode.DeserializeMethod.RAW_BYTES
+  for split, order in REAL_ORDER.items():
+    stock = real.as_data_source(split=split, deserialize_method=raw)
+    records = stock.__getitems__(list(range(len(stock))))
+    # Parsing all of them would take seconds; the ids lie open in the bytes.
+    found = [re.search(rb't(?:rain|est)_000([01]\d)', r) for r in records]
+    assert [int(match[1]) for match in found if match] == order
+
+
+def test_cifar100_statistics_are_near_those_of_real_training_images(real):
+  stock = real.as_data_source(split='train')
+  images = np.stack([e['image'] for e in stock.__getitems__(list(range(2000)))])
+  pixels = images / 255
+  # Means of 2,000 images scatter by 0.15 / sqrt(2000) = 0.0034.
+  np.testing.assert_allclose(
+    pixels.mean((0, 1, 2)), cifar.CIFAR100.mean, atol=0.015
+  )
+  np.testing.assert_allclose(
+    pixels.std((0, 1, 2)), cifar.CIFAR100.std, atol=0.01
+  )

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes make the run of one, killed and gone on with."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import sys
+
+import jax
+import numpy as np
+import pytest
+import started
+import tiny
+from clock import Clock
+from PIL import Image
+from sklearn import datasets
+
+from srdl_jax import evaluate, srdl
+from srdl_jax.errors import ConfigError
+from srdl_jax.runs import hold, processes, stop_request
+
+ROOT = pathlib.Path(__file__).parents[2]
+AGAIN = 75
+# In float32 training is chaotic; here it is exact but for the order of sums.
+EXACT = {'model.dtype': 'float64', 'log.tensorboard': False}
+RESIDENT = {**EXACT, 'data.holdout': 20}
+
+
+@pytest.fixture(scope='session')
+def streamed(tmp_path_factory):
+  """Fields of a run on 240 digits, as files in folders."""
+  root = tmp_path_factory.mktemp('images')
+  digits = datasets.load_digits()
+  for label in range(10):
+    images = digits.images[digits.target == label][:30]
+    for number, image in enumerate(images):
+      folder = root / ('train' if number < 24 else 'val') / str(label)
+      folder.mkdir(parents=True, exist_ok=True)
+      pixels = np.rint(image * (255 / 16)).astype(np.uint8)
+      large = Image.fromarray(np.kron(pixels, np.ones((3, 3), np.uint8)))
+      large.save(folder / f'{number:02d}.png')
+  return {
+    **EXACT,
+    'data.name': 'folder',
+    'data.path': str(root),
+    'data.image_size': 16,
+    'data.examples_per_class': 0,
+    'augment.padding': 0,
+  }
+
+
+def launch(directory, event='none', *, own=(), **fields):
+  """Runs two processes with two devices each; `own`: of one of them."""
+  words = [f'{name}={json.dumps(value)}' for name, value in fields.items()]
+  program = [sys.executable, str(ROOT / 'tests/several.py')]
+  done = started.run(
+    [
+      sys.executable,
+      str(ROOT / 'launch/local.py'),
+      '--processes=2',
+      '--devices=2',
+      '--grace=120',
+      '--',
+      *program,
+      str(directory),
+      event,
+      'devices=0',
+      *words,
+      *own,
+    ],
+    cwd=ROOT,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+  )
+  return done.returncode, done.stdout + done.stderr
+
+
+def alone(directory, **fields):
+  with jax.enable_x64(True):
+    return srdl.run(
+      tiny.config(**{**fields, 'devices': 4}),
+      str(directory),
+      stop_request.StopRequest(),
+    )
+
+
+def assert_same_run(directory, other, steps):
+  for number, step in enumerate(steps, start=1):
+    one, two = (tiny.end_of(d, number, step) for d in (directory, other))
+    assert jax.tree.structure(one.state) == jax.tree.structure(two.state)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+      one.state,
+      two.state,
+    )
+  for split in ('train', 'test', 'validation'):
+    place = ('stage', 'epoch', 'step')
+    found = [
+      [tuple(line[name] for name in place) for line in tiny.lines(d, split)]
+      for d in (directory, other)
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_lost_process_and_a_restart_change_nothing(streamed, tmp_path):
+  # Process 1 dies in stage two, after the bank was written by both.
+  code, text = launch(tmp_path / 'two', 'kill:18', **streamed)
+  assert code == AGAIN, text
+  assert not (tmp_path / 'two/result.json').exists()
+  code, text = launch(tmp_path / 'two', **streamed, **{'data.workers': 1})
+  assert code == 0, text
+  # One of them speaks.
+  for said in ('Stage 1 is finished', 'Stage 2 goes on'):
+    assert text.count(said) == 1
+  found = alone(tmp_path / 'one', **streamed)
+  assert_same_run(tmp_path / 'two', tmp_path / 'one', (12, 24))
+  two = json.loads((tmp_path / 'two/result.json').read_text())
+  assert two['final']['test'] == pytest.approx(found['final']['test'])
+  assert two['device']['count'] == found['device']['count'] == 4
+  # What many have written, one reads.
+  experiment = evaluate.open_run(tmp_path / 'two', None)
+  with jax.enable_x64(True):
+    members = evaluate.load_members(tmp_path / 'two', 'ensemble', experiment)
+    metrics = evaluate.evaluate(experiment, members, 'test')
+  assert metrics['accuracy'] == two['ensemble']['test']['accuracy']
+
+
+def test_one_process_asked_to_end_ends_all_and_they_go_on(tmp_path):
+  two = tmp_path / 'two'
+  code, text = launch(two, 'term:7', **RESIDENT)
+  assert code == AGAIN, text
+  ended = re.findall(r'\[(\d)\] error: (.*) in stage 1, step (\d+)', text)
+  assert {who for who, _, _ in ended} == {'0', '1'}
+  assert dict((who, why) for who, why, _ in ended) == {
+    '0': 'Another process was asked to end',
+    '1': signal.SIGTERM.name,
+  }
+  (step,) = {int(step) for _, _, step in ended}
+  assert 7 <= step < 10
+  assert (two / f'stage_1/checkpoints/{step}').is_dir()
+  code, text = launch(two, **RESIDENT)
+  assert code == 0 and f'Stage 1 goes on from step {step}' in text, text
+  alone(tmp_path / 'one', **RESIDENT)
+  assert_same_run(two, tmp_path / 'one', (10, 20))
+
+
+def test_a_workdir_that_is_not_shared_is_noticed(tmp_path):
+  code, text = launch(tmp_path / 'shared', own=['1:elsewhere'], **RESIDENT)
+  assert code == 4, text
+  assert text.count('is not the same directory for all processes') == 2
+
+
+def test_other_data_in_one_process_are_noticed(streamed, tmp_path):
+  other = f'1:data.path={json.dumps(streamed["data.path"] + "/train")}'
+  code, text = launch(tmp_path / 'shared', own=[other], **streamed)
+  assert code == 3, text
+  assert text.count('The processes have read different data') == 2
+
+
+def test_other_fields_in_one_process_are_noticed(tmp_path):
+  own = ['1:eval.batch_size=50']
+  code, text = launch(tmp_path / 'shared', own=own, **RESIDENT)
+  assert code == 2, text
+  assert text.count('have different configurations') == 2
+  assert not (tmp_path / 'shared').exists()
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ({'coordinator': 'localhost:1'}, 'belong together'),
+    ({'count': 2, 'index': 0}, 'belong together'),
+    ({'automatic': True, 'count': 2}, 'not both'),
+  ],
+)
+def test_half_a_description_of_the_processes_is_refused(given, message):
+  arguments = {
+    'automatic': False,
+    'coordinator': None,
+    'count': None,
+    'index': None,
+    'heartbeat_seconds': 10,
+  }
+  with pytest.raises(ConfigError, match=message):
+    processes.initialise(**{**arguments, **given})
+
+
+def test_no_other_processes_to_be_found_is_one_line(tmp_path):
+  done = started.run(
+    [
+      sys.executable,
+      '-m',
+      'srdl_jax.main',
+      '--config=configs/digits.py',
+      f'--workdir={tmp_path}/none',
+      '--distributed',
+    ],
+    cwd=ROOT,
+  )
+  assert done.returncode == 2
+  assert re.match('error: The processes .* do not find each other', done.stderr)
+  assert done.stderr.count('\n') == 1 and not (tmp_path / 'none').exists()
+
+
+def test_alone_nothing_is_asked_of_others():
+  arguments = dict.fromkeys(('coordinator', 'count', 'index'))
+  processes.initialise(automatic=False, heartbeat_seconds=10, **arguments)
+  assert not processes.several() and processes.is_first()
+  for flag in (False, True):
+    assert processes.any_says(flag) is processes.first_says(flag) is flag
+  assert processes.all_have('x') and processes.first_ones(b'ab') == b'ab'
+
+
+@pytest.mark.parametrize('count', [1, 999, 1000, 1001, 3456])
+@pytest.mark.parametrize('ways', [1, 2, 3, 7])
+def test_parts_are_whole_units_and_cover_all(monkeypatch, count, ways):
+  monkeypatch.setattr(jax, 'process_count', lambda: ways)
+  parts = []
+  for index in range(ways):
+    monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
+    parts.append(processes.own_range(count, 1000))
+  assert [n for part in parts for n in range(count)[part]] == list(range(count))
+  assert all(part.start % 1000 == 0 or part.start == count for part in parts)
+
+
+def test_a_file_that_is_seen_late_is_there(tmp_path, monkeypatch):
+  clock = Clock()
+  monkeypatch.setattr(hold, 'time', clock)
+  assert not hold._appears(tmp_path / 'token', 0.3)
+  assert clock.now >= 0.3
+  assert not hold._appears(tmp_path / 'no' / 'token', 0.0)
+  clock.sleeping = lambda now: now > 30 and (tmp_path / 'token').touch()
+  assert hold._appears(tmp_path / 'token', 60.0)
+  assert 30 < clock.now < 60

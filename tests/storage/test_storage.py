@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process holds a run directory; its JSON files are never half there."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import sys
+
+import pytest
+import started
+from clock import Clock
+
+from srdl_jax import errors, storage
+from srdl_jax.storage import locks
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_HOLD = """
+import sys, time
+from srdl_jax import storage
+with storage.lock(sys.argv[1]):
+  print('held', flush=True)
+  time.sleep(600)
+"""
+# The child outlives the parent's hold, as a data worker may.
+_FORK = """
+import os, sys, time
+from srdl_jax import storage
+with storage.lock(sys.argv[1]):
+  child = os.fork()
+  if child == 0:
+    time.sleep(600)
+    os._exit(0)
+with storage.lock(sys.argv[1]):
+  print('held again', flush=True)
+os.kill(child, 9)
+os.waitpid(child, 0)
+"""
+_DIE_BEFORE_RENAME = """
+import os, sys
+from srdl_jax import storage
+os.replace = lambda *_: os.kill(os.getpid(), 9)
+storage.write_json(sys.argv[1], {'new': list(range(1000))})
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+  """Another process that holds `tmp_path / 'run'`."""
+  process = started.start(
+    [sys.executable, '-c', _HOLD, tmp_path / 'run'],
+    cwd=_ROOT,
+    stdout=started.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == 'held\n'
+  return process
+
+
+def _refusal(path, **options):
+  with (
+    pytest.raises(errors.WorkdirError) as caught,
+    storage.lock(path, **options),
+  ):
+    pass
+  assert '\n' not in str(caught.value)
+  return str(caught.value)
+
+
+def test_lock_creates_the_workdir_and_names_the_holder(tmp_path):
+  path = tmp_path / 'deep' / 'run'
+  with storage.lock(str(path)) as locked:
+    assert locked == path
+    text = (path / '.lock').read_text()
+  assert text.startswith(f'pid {os.getpid()} on {socket.gethostname()} since 2')
+
+
+def test_second_process_is_told_who_holds_it(tmp_path, holder):
+  told = _refusal(tmp_path / 'run')
+  assert f'in use by pid {holder.pid} on {socket.gethostname()}' in told
+
+
+def test_refused_process_leaves_the_holders_name(tmp_path, holder):
+  before = (tmp_path / 'run' / '.lock').read_text()
+  _refusal(tmp_path / 'run')
+  assert (tmp_path / 'run' / '.lock').read_text() == before
+  assert f'pid {holder.pid} ' in before
+
+
+def test_hold_that_ends_soon_is_waited_for(tmp_path, holder, monkeypatch):
+  clock = Clock()
+  monkeypatch.setattr(locks, 'time', clock)
+  told = _refusal(tmp_path / 'run', patience=0.5)
+  assert f'pid {holder.pid} ' in told
+  assert clock.now >= 0.5
+
+  def end(now):
+    if now > 30:
+      holder.kill()
+      holder.wait()
+
+  clock.sleeping = end
+  with storage.lock(tmp_path / 'run', patience=60):
+    assert holder.returncode == -signal.SIGKILL
+
+
+def test_killed_holder_holds_nothing(tmp_path, holder):
+  holder.send_signal(signal.SIGKILL)
+  holder.wait()
+  with storage.lock(tmp_path / 'run'):
+    told = (tmp_path / 'run' / '.lock').read_text()
+    assert told.startswith(f'pid {os.getpid()} ')
+    assert f'pid {os.getpid()} ' in _refusal(tmp_path / 'run')
+
+
+def test_lock_file_stays_and_can_be_taken_again(tmp_path):
+  with storage.lock(tmp_path):
+    number = (tmp_path / '.lock').stat().st_ino
+  assert (tmp_path / '.lock').read_text() == ''
+  with storage.lock(tmp_path):
+    assert (tmp_path / '.lock').stat().st_ino == number
+
+
+def test_longer_name_of_a_killed_holder_is_gone(tmp_path):
+  (tmp_path / '.lock').write_text('pid 1 on another since yesterday' * 9)
+  with storage.lock(tmp_path):
+    assert 'another' not in (tmp_path / '.lock').read_text()
+
+
+def test_lock_ends_with_an_exception(tmp_path):
+  with pytest.raises(KeyError), storage.lock(tmp_path):
+    raise KeyError
+  with storage.lock(tmp_path):
+    pass
+
+
+def test_forked_child_does_not_keep_the_lock(tmp_path):
+  done = started.run(
+    [sys.executable, '-W', 'error', '-c', _FORK, tmp_path], cwd=_ROOT
+  )
+  assert (done.stdout, done.stderr) == ('held again\n', '')
+
+
+@pytest.mark.parametrize(
+  ('prepare', 'reason'),
+  [
+    (lambda p: p.write_text('mine'), 'is a file'),
+    (lambda p: p.parent.joinpath('f').write_text('mine'), None),
+    (lambda p: (p / '.lock').mkdir(parents=True), 'Is a directory'),
+  ],
+  ids=['file', 'below a file', 'lock is a folder'],
+)
+def test_place_that_cannot_be_a_workdir(tmp_path, prepare, reason):
+  path = tmp_path / 'run'
+  prepare(path)
+  if reason is None:
+    path, reason = tmp_path / 'f' / 'run', 'Not a directory'
+  told = _refusal(path)
+  assert str(path) in told and reason in told
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
+def test_unwritable_place_gives_the_reason():
+  # /proc takes no new names from anyone, root included.
+  assert '/proc/run cannot be written: ' in _refusal('/proc/run')
+
+
+def test_json_round_trip(tmp_path):
+  obj = {'a': [1, 2.5, None, True], 'ü': {'loss': 0.1}}
+  storage.write_json(tmp_path / 'x.json', obj)
+  assert storage.read_json(tmp_path / 'x.json') == obj
+  storage.write_json(tmp_path / 'x.json', {})
+  assert storage.read_json(tmp_path / 'x.json') == {}
+  assert os.listdir(tmp_path) == ['x.json']
+
+
+@pytest.mark.parametrize(
+  ('obj', 'error'),
+  [
+    ({'a': object()}, TypeError),
+    ({'a': float('nan')}, ValueError),
+    ({'a': float('inf')}, ValueError),
+  ],
+)
+def test_what_is_not_json_leaves_the_old_file(tmp_path, obj, error):
+  storage.write_json(tmp_path / 'x.json', 'old')
+  with pytest.raises(error):
+    storage.write_json(tmp_path / 'x.json', obj)
+  assert storage.read_json(tmp_path / 'x.json') == 'old'
+  assert os.listdir(tmp_path) == ['x.json']
+
+
+def test_kill_during_a_write_leaves_the_old_file(tmp_path):
+  storage.write_json(tmp_path / 'x.json', 'old')
+  done = started.run(
+    [sys.executable, '-c', _DIE_BEFORE_RENAME, tmp_path / 'x.json'], cwd=_ROOT
+  )
+  assert done.returncode == -signal.SIGKILL
+  assert storage.read_json(tmp_path / 'x.json') == 'old'
+
+
+def test_unwritable_json_is_one_line(tmp_path):
+  (tmp_path / 'x.json').mkdir()
+  with pytest.raises(errors.WorkdirError, match=r'x\.json cannot be written: '):
+    storage.write_json(tmp_path / 'x.json', 1)
+  assert os.listdir(tmp_path) == ['x.json']
+  with pytest.raises(errors.WorkdirError, match='No such file'):
+    storage.write_json(tmp_path / 'no' / 'x.json', 1)
+
+
+@pytest.mark.parametrize(
+  'content', [b'', b'{"a": 1', b'{"a": 1}}', b'\xff\xfe\x00', b'nothing']
+)
+def test_damaged_json_is_refused(tmp_path, content):
+  (tmp_path / 'x.json').write_bytes(content)
+  with pytest.raises(errors.WorkdirError, match=r'x\.json is damaged'):
+    storage.read_json(tmp_path / 'x.json')
+
+
+def test_every_truncation_of_an_object_is_refused(tmp_path):
+  path = tmp_path / 'x.json'
+  storage.write_json(path, {'a': [1, 2], 'b': 'text'})
+  whole = path.read_bytes()
+  for length in range(len(whole) - 1):
+    path.write_bytes(whole[:length])
+    with pytest.raises(errors.WorkdirError):
+      storage.read_json(path)
+  # Only the line's end is missing: the object is whole.
+  path.write_bytes(whole[:-1])
+  assert storage.read_json(path) == json.loads(whole)
+
+
+def test_missing_json_is_refused(tmp_path):
+  with pytest.raises(errors.WorkdirError, match='cannot be read: No such file'):
+    storage.read_json(tmp_path / 'x.json')
+  with pytest.raises(errors.WorkdirError, match='Is a directory'):
+    storage.read_json(tmp_path)
