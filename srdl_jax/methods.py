@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from srdl_jax import config
+from srdl_jax import config as config_lib
 from srdl_jax.errors import ConfigError
 
 STARTS = ('fresh', 'previous', 'same')
@@ -48,7 +48,7 @@ class Stage:
 
 
 def _set_by(field: str) -> Any:
-  default = config.FIELDS[field].default
+  default = config_lib.FIELDS[field].default
   return dataclasses.field(default=default, metadata={'field': field})
 
 
@@ -114,7 +114,7 @@ class ReadSettings:
     for field in dataclasses.fields(self._settings):
       if field.name not in self.names:
         name = field.metadata['field']
-        known = config.FIELDS[name]
+        known = config_lib.FIELDS[name]
         value = getattr(self._settings, field.name)
         if value not in (field.default, known.default, known.born):
           left.append(f'{name} = {value!r}')

@@ -34,7 +34,8 @@ from srdl_jax import (
 )
 from srdl_jax import config as config_lib
 from srdl_jax.flatness import __main__ as flatness_command
-from srdl_jax.report import run_file
+from srdl_jax.report import __main__ as report_command
+from srdl_jax.report import rows, run_file
 from srdl_jax.reproduce import __main__ as reproduce_command
 from srdl_jax.reproduce import scales, sweep
 from srdl_jax.retrieval import ReRanking, montage, pool_queries
@@ -300,7 +301,7 @@ def cut_curves(file):
 
 
 def written_into_no_folder(place):
-  found = report.results.Found([], [], [])
+  found = rows.Found([], [], [])
   report.write(str(place.folder / 'none' / 'report.html'), found)
 
 
@@ -501,8 +502,8 @@ TABLE.add('command rank', {'no features': called(rank, features=None)})
 TABLE.add(
   'command report',
   {
-    'no directory': called(report),
-    'file of another kind': called(report, 'x', out='x.pdf'),
+    'no directory': called(report_command),
+    'file of another kind': called(report_command, 'x', out='x.pdf'),
   },
 )
 TABLE.add(

@@ -30,7 +30,7 @@ from srdl_jax import build, cost, methods, models, storage
 from srdl_jax import config as config_lib
 from srdl_jax.reproduce import sweep
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import finished, processes
+from srdl_jax.runs import processes
 from srdl_jax.runs.stop_request import StopRequest
 from srdl_jax.storage import bucket
 
@@ -302,7 +302,7 @@ TABLE.add(
   'teacher',
   {
     'no run': KD(teacher__workdir='{tmp}/none'),
-    'URL': lambda p: finished.name_network(
+    'URL': lambda p: build.name_network(
       tiny.config(**{'teacher.workdir': 'gs://bucket/x'})
     ),
     'unfinished': teacher_unfinished,

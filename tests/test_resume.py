@@ -110,6 +110,7 @@ def test_damaged_end_of_stage_one_leaves_the_log_of_stage_two(
   assert by_step == sorted(lines(uninterrupted), key=lambda line: line['step'])
 
 
+@pytest.mark.slow
 def test_run_in_chunks_resumes_on_the_same_grid(tmp_path):
   # Chunks of 3 and 2 steps; a checkpoint stands between them.
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'

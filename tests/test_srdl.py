@@ -435,6 +435,7 @@ def test_permuted_bank_changes_stage_two(finished, tmp_path, monkeypatch):
   assert right[10]['imitation'] != wrong[10]['imitation']
 
 
+@pytest.mark.slow
 def test_chunks_of_steps_agree_with_single_steps(finished, tmp_path):
   directory, _ = finished
   # 5 steps an epoch: a dispatch of 3 and one of 2.

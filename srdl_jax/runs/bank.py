@@ -111,8 +111,8 @@ def read_attributes(folder: storage.Path) -> dict[str, Any]:
   if marker.get('format') in range(_FORMAT + 1, 100):
     raise error(
       folder,
-      f'format {marker["format"]}, of a later version, which must be taken to '
-      f'read it: this one reads format {_FORMAT}',
+      f'format {marker["format"]}, of a later version; this one reads format '
+      f'{_FORMAT}: take that version of the program',
     )
   if marker.get('format') != _FORMAT:
     raise _damage(folder, f'its marker is not of format {_FORMAT}')

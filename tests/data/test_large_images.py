@@ -52,6 +52,7 @@ def prepared(tmp_path_factory):
   return {'data.name': 'imagenet', 'data.data_dir': str(root / 'tfds')}
 
 
+@pytest.mark.slow
 def test_archives_to_an_evaluated_network(prepared, tmp_path, capsys):
   found = run(tmp_path, **prepared, epochs=24)
   # A quarter is chance. What is said at the end is what was found.
@@ -88,6 +89,7 @@ def test_an_online_teacher_sees_the_streamed_crops(prepared, tmp_path):
   assert found['stages'][1]['train_epoch']['imitation'] > 0
 
 
+@pytest.mark.slow
 def test_several_steps_a_dispatch_are_as_many_steps(prepared, tmp_path):
   one = run(tmp_path / 'one', **prepared, epochs=2)
   two = run(tmp_path / 'two', **prepared, epochs=2, steps_per_dispatch=4)

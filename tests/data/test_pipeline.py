@@ -158,6 +158,7 @@ def test_workers_end_with_a_run_that_is_killed():
   started.wait_until(lambda: not pathlib.Path('/proc', str(worker)).exists())
 
 
+@pytest.mark.slow
 def test_workers_leave_nothing_in_shared_memory():
   # One is closed while batches wait, the other fails at the third of a batch.
   program = (

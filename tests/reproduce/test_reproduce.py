@@ -160,6 +160,7 @@ def test_a_finished_sweep_has_nothing_left_to_do(swept, request):
 
 
 @pytest.mark.parametrize('swept', ['table4'], indirect=True)
+@pytest.mark.slow
 def test_a_failed_row_is_listed_and_the_rest_goes_on(swept, tmp_path):
   workdir = tmp_path / 'sweep'
   shutil.copytree(swept[0], workdir)
@@ -177,6 +178,7 @@ def test_a_failed_row_is_listed_and_the_rest_goes_on(swept, tmp_path):
   assert (workdir / 'report.html').exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_rows_cost_and_time(tmp_path):
   workdir = tmp_path / 'none'
   code, out, _ = ask(

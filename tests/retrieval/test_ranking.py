@@ -190,6 +190,7 @@ def test_a_report_names_ranks_and_draws_them(trained, tmp_path):
   assert '<svg' in text
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_in_place_ends_the_same(
   market, tmp_path, monkeypatch
 ):

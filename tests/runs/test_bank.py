@@ -240,7 +240,7 @@ def test_marker_of_another_format_says_so(folder):
   _save(folder)
   text = (folder / 'COMPLETE').read_text()
   (folder / 'COMPLETE').write_text(text.replace('"format": 1', '"format": 2'))
-  assert 'its marker is not of format 1' in _refusal(_load, folder)
+  assert 'format 2, of a later version' in _refusal(_load, folder)
 
 
 def test_chunks_with_right_checksums_in_wrong_places_are_refused(folder):

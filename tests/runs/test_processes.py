@@ -103,6 +103,7 @@ def assert_same_run(directory, other, steps):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_lost_process_and_a_restart_change_nothing(streamed, tmp_path):
   # Process 1 dies in stage two, after the bank was written by both.
   code, text = launch(tmp_path / 'two', 'kill:18', **streamed)
@@ -126,6 +127,7 @@ def test_a_lost_process_and_a_restart_change_nothing(streamed, tmp_path):
   assert metrics['accuracy'] == two['ensemble']['test']['accuracy']
 
 
+@pytest.mark.slow
 def test_one_process_asked_to_end_ends_all_and_they_go_on(tmp_path):
   two = tmp_path / 'two'
   code, text = launch(two, 'term:7', **RESIDENT)

@@ -415,6 +415,7 @@ def test_programs_of_every_number_format(dtype):
   np.testing.assert_allclose(found.sum(-1), np.ones(3), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_program_runs_without_this_package(finished, tmp_path):
   out = tmp_path / 'model.stablehlo'
   call = [sys.executable, '-m', 'srdl_jax.weights', 'export']
