@@ -318,6 +318,7 @@ def no_data(monkeypatch):
     ),
   ],
 )
+@pytest.mark.slow
 def test_command_adds_teachers_and_extraction(
   no_data, arguments, passes, printed
 ):

@@ -123,6 +123,7 @@ def test_run_in_chunks_resumes_on_the_same_grid(tmp_path):
   assert lines(killed) == lines(whole)
 
 
+@pytest.mark.slow
 def test_resume_under_another_environment_says_so(tmp_path):
   directory = tmp_path / 'run'
   assert tiny_run(directory, 'term:4').returncode == 75

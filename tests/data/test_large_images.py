@@ -74,6 +74,7 @@ def test_archives_to_an_evaluated_network(prepared, tmp_path, capsys):
     assert metrics['accuracy'] == found[name]['test']['accuracy']
 
 
+@pytest.mark.slow
 def test_views_of_streamed_images_make_their_own_bank(prepared, tmp_path):
   found = run(tmp_path, **prepared, epochs=2, **{'distillation.views': 2})
   bank = run_directory.soft_targets(tmp_path, 1, 2)

@@ -133,6 +133,7 @@ def test_a_signal_to_all_leaves_the_workers_at_work():
   assert_same([(first['index'], first['image']), *rest], listed(source()))
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_run_that_is_killed():
   program = (
     'import multiprocessing, time\n'

@@ -77,7 +77,7 @@ def test_every_registered_model_has_its_count():
   assert COUNTS.keys() == models.MODELS.keys() - {'tiny'}
 
 
-# Networks that take long to trace; their shapes are in test_weights.
+# Networks that take long to trace.
 LARGE = {'densenet_bc_190_40', 'densenet169', 'densenet201', 'resnet101'}
 
 
@@ -149,6 +149,7 @@ def test_the_identity_shortcut_has_no_parameters():
 
 
 @pytest.mark.parametrize('name', [*resnet.MODELS, *densenet.MODELS])
+@pytest.mark.slow
 def test_a_small_stem_is_3_x_3(name):
   options = {'small_stem': True}
   params = _shapes(name, **options)['params']
@@ -171,6 +172,7 @@ def test_a_small_stem_is_3_x_3(name):
     ('densenet201', 201),
   ],
 )
+@pytest.mark.slow
 def test_a_network_is_as_deep_as_its_name(name, layers):
   paths = flax.traverse_util.flatten_dict(_shapes(name)['params'])
   # A Wide ResNet counts its projections and not its classifier.
@@ -392,6 +394,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize('family', SMALL)
+@pytest.mark.slow
 def test_remat_changes_no_number(family, drawn_variables):
   images = jnp.asarray(
     np.sin(np.arange(2 * 16 * 16 * 3)).reshape(2, 16, 16, 3), jnp.float32

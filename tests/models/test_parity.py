@@ -124,9 +124,14 @@ def assert_close(found, expected, tolerance):
     assert np.all(abs(error) <= tolerance * norm), (key, error, norm)
 
 
-# The fast suite has every family's layers without these two: the first one's
-# last group is most of its time, and the other's blocks are in a third.
-SLOW = {'resnet_basic_small_stem', 'cifar_resnet_bottleneck'}
+# What takes long: the fast suite compares the plainest and the densest family.
+SLOW = {
+  'resnet_basic_small_stem',
+  'cifar_resnet_bottleneck',
+  'resnet_bottleneck',
+  'wide_resnet',
+  'densenet',
+}
 
 
 @pytest.mark.parametrize(

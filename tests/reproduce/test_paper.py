@@ -40,6 +40,7 @@ def config_of(run):
 
 
 @pytest.mark.parametrize('run', RUNS.values(), ids=lambda r: r.config)
+@pytest.mark.slow
 def test_a_row_loads_and_its_network_fits_its_data(run):
   config = config_of(run)
   shape = data.SHAPES[config.data.name]

@@ -66,6 +66,7 @@ def state_dict(name, num_classes=10):
 
 
 @pytest.mark.parametrize('name', STATE_DICTS)
+@pytest.mark.slow
 def test_every_network_has_pytorchs_state_dict(name):
   lines = sorted(f'{key} {shape}' for key, shape in shapes(name).items())
   digest = hashlib.sha256('\n'.join(lines).encode()).hexdigest()
@@ -77,6 +78,7 @@ def test_every_state_dict_is_a_networks():
 
 
 @pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.slow
 def test_in_and_out_again_is_the_same_to_the_bit(tmp_path, name):
   before = state_dict(name)
   safetensors.numpy.save_file(before, tmp_path / 'in.safetensors')
@@ -402,6 +404,7 @@ numpy.save(sys.argv[3], program.call(images))
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.slow
 def test_programs_of_every_number_format(dtype):
   config = tiny.config(**{'model.name': 'resnet8', 'model.dtype': dtype})
   experiment = build.build(config)
