@@ -20,14 +20,12 @@ from srdl_jax.runs.stop_request import StopRequest
 def run(
   config: ConfigDict, directory: str, stop: StopRequest
 ) -> dict[str, Any]:
-  """Trains the configured stages, or what is left of them.
+  """Trains what is left of the stages, and returns what result.json holds.
 
   Args:
     config: what to train.
     directory: the run directory.
     stop: whether to save and end early.
-
-  Returns what result.json holds.
   """
   path = run_directory.resolve(directory)
   name_network(config)

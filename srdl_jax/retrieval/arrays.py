@@ -51,6 +51,16 @@ def read(path: pathlib.Path) -> Arrays:
 
 
 def require(arrays: Arrays, names: Sequence[str], who: str) -> None:
+  """Checks that arrays are there.
+
+  Args:
+    arrays: by name.
+    names: of those that are needed.
+    who: needs them, for the message.
+
+  Raises:
+    DataError: one is missing.
+  """
   missing = [name for name in names if name not in arrays]
   if missing:
     raise DataError(
