@@ -30,8 +30,8 @@ from absl import app, flags
 
 from srdl_jax import models, steps, train_state
 from srdl_jax.models import densenet, resnet
-from srdl_jax.result import peak_memory
 from srdl_jax.runs import environment
+from srdl_jax.runs.environment import peak_memory
 
 MODELS = flags.DEFINE_list('models', [], 'Keys of models.MODELS; none: all.')
 BATCH = flags.DEFINE_integer('batch_size', 32, 'Images in a step.')

@@ -229,9 +229,23 @@ def test_tests_start_processes_and_measure_time_in_one_place():
     assert not used & clocks, path.name
 
 
-def test_tests_name_what_is_there():
+def names_in(module):
+  """Returns the names that a module defines or imports, at any depth."""
+  found = set()
+  for node in ast.walk(ast.parse(FILES[module].read_text())):
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+      found.add(node.name)
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+      found.add(node.id)
+    if isinstance(node, ast.Import | ast.ImportFrom):
+      found |= {alias.asname or alias.name for alias in node.names}
+  return found
+
+
+def test_tests_and_benchmarks_import_what_is_there():
   """Also in programs that they start: elsewhere an older package may lie."""
-  for path in pathlib.Path(__file__).parent.rglob('*.py'):
+  root = PACKAGE.parent
+  for path in [*root.glob('tests/**/*.py'), *root.glob('benchmarks/*.py')]:
     text = path.read_text().replace('\\n', '\n')
     for source, names in re.findall(
       r'from srdl_jax([\w.]*) import (\w+(?:, \w+)*)', text
@@ -239,7 +253,5 @@ def test_tests_name_what_is_there():
       for name in names.split(', '):
         module = target(source.removeprefix('.'), name)
         assert module in FILES, (path.name, source)
-        if module == source.removeprefix('.') and module:
-          assert re.search(rf'\b{name}\b', FILES[module].read_text()), name
-        elif not module:
-          assert name == '__version__', (path.name, name)
+        if module == source.removeprefix('.'):
+          assert name in names_in(module), (path.name, source, name)
