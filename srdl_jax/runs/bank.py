@@ -108,13 +108,14 @@ def read_attributes(folder: storage.Path) -> dict[str, Any]:
     state = 'unfinished (no marker)' if folder.is_dir() else 'missing'
     raise error(folder, f'{state}: extract the soft targets first')
   text, marker = _read_heads(folder)
-  if marker.get('format') in range(_FORMAT + 1, 100):
+  written = marker.get('format')
+  if isinstance(written, int) and written > _FORMAT:
     raise error(
       folder,
-      f'format {marker["format"]}, of a later version; this one reads format '
-      f'{_FORMAT}: take that version of the program',
+      f'format {written}, of a later version; this one reads format {_FORMAT}: '
+      'take that version of the program',
     )
-  if marker.get('format') != _FORMAT:
+  if written != _FORMAT:
     raise _damage(folder, f'its marker is not of format {_FORMAT}')
   if marker.get('metadata') != hashlib.sha256(text).hexdigest():
     raise _damage(folder, 'its metadata are not those that were written')
