@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The known errors: each is one readable line and an exit code."""
 
+from collections.abc import Iterable
+
 EXIT_CODES = {
   0: 'finished',
   1: 'a bug in this program (a traceback is printed)',
@@ -63,3 +65,14 @@ class Interrupted(SrdlError):
   """The run was asked to stop; it saved, and can be run again."""
 
   exit_code = 75
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+  """Returns the text for a name that isn't one of those known.
+
+  Args:
+    kind: what is named, such as 'data set'.
+    name: what was given.
+    known: the names there are, in the order in which they are told.
+  """
+  return f'Unknown {kind} {name!r}; known: {", ".join(known)}.'

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from srdl_jax.errors import ConfigError
+from srdl_jax.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
   from srdl_jax.data.images import PersonImages, StreamedImages
@@ -287,8 +287,7 @@ def shape(name: str) -> Shape:
     ConfigError: there is none of this name; the known ones are listed.
   """
   if name not in SHAPES:
-    known = ', '.join(sorted(SHAPES))
-    raise ConfigError(f'Unknown data set {name!r}; known: {known}.')
+    raise ConfigError(unknown('data set', name, sorted(SHAPES)))
   return SHAPES[name]
 
 
@@ -307,6 +306,5 @@ def load(name: str, **source: str | int) -> Dataset:
     DataError: the data is missing, damaged or in a form that can't be read.
   """
   if name not in DATASETS:
-    known = ', '.join(sorted(DATASETS))
-    raise ConfigError(f'Unknown data set {name!r}; known: {known}.')
+    raise ConfigError(unknown('data set', name, sorted(DATASETS)))
   return DATASETS[name](Source(**source))

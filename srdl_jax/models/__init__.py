@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from srdl_jax.errors import ConfigError
+from srdl_jax.errors import ConfigError, unknown
 from srdl_jax.models import cifar_resnet, densenet, resnet, wide_resnet
 
 __all__ = [
@@ -43,12 +43,12 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
     ConfigError: the name or an option's value is unknown.
   """
   if name not in MODELS:
-    raise ConfigError(f'Unknown model {name!r}; known: {", ".join(MODELS)}.')
+    raise ConfigError(unknown('model', name, MODELS))
   try:
     return MODELS[name](num_classes=num_classes, **options)
   except TypeError as error:
-    unknown = str(error).rpartition(' ')[2]
-    raise ConfigError(f'Model {name!r} has no option {unknown}.') from error
+    option = str(error).rpartition(' ')[2]
+    raise ConfigError(f'Model {name!r} has no option {option}.') from error
 
 
 def features(model: nn.Module, variables: Any, images: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srdl_jax.errors import ConfigError
+from srdl_jax.errors import ConfigError, unknown
 from srdl_jax.models.layers import BasicBlock, Bottleneck, Layers
 
 SHORTCUTS = ('projection', 'identity')
@@ -42,9 +42,7 @@ class CifarResNet(nn.Module):
         f'A CIFAR ResNet has depth 6n + 2 (8, 20, 32, ...), not {self.depth}.'
       )
     if self.shortcut not in SHORTCUTS:
-      raise ConfigError(
-        f'Unknown shortcut {self.shortcut!r}; known: {", ".join(SHORTCUTS)}.'
-      )
+      raise ConfigError(unknown('shortcut', self.shortcut, SHORTCUTS))
     super().__post_init__()
 
   @nn.compact

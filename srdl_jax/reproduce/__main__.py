@@ -21,7 +21,13 @@ import jax.numpy as jnp
 from absl import flags
 
 from srdl_jax import command, cost, flops, models, storage
-from srdl_jax.errors import ConfigError, SrdlError, SweepError, WorkdirError
+from srdl_jax.errors import (
+  ConfigError,
+  SrdlError,
+  SweepError,
+  WorkdirError,
+  unknown,
+)
 from srdl_jax.reproduce import scales, sweep
 from srdl_jax.reproduce.paper import TABLES, Row, Run
 from srdl_jax.runs import directory as run_directory
@@ -46,7 +52,7 @@ def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
   known = [*TABLES, 'all']
   for table in tables:
     if table not in known:
-      raise ConfigError(f'Unknown table {table!r}; known: {", ".join(known)}.')
+      raise ConfigError(unknown('table', table, known))
   asked = {*tables, *(ALL if 'all' in tables else ())}
   names = [name for name in TABLES if name in asked]
   rows = [row for table in names for row in scales.rows(table, scale)]

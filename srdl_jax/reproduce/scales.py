@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from srdl_jax import config as config_lib
-from srdl_jax.errors import ConfigError
+from srdl_jax.errors import ConfigError, unknown
 from srdl_jax.reproduce.paper import NAMES, TABLES, Fields, Row, Run
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -110,9 +110,9 @@ def rows(table: str, scale: str) -> list[Row]:
   Raises:
     ConfigError: the table or the scale is unknown.
   """
-  for name, known in ((table, TABLES), (scale, SCALES)):
+  for kind, name, known in (('table', table, TABLES), ('scale', scale, SCALES)):
     if name not in known:
-      raise ConfigError(f'Unknown {name!r}; known: {", ".join(known)}.')
+      raise ConfigError(unknown(kind, name, known))
   found = (_at(SCALES[scale], row) for row in TABLES[table].rows)
   return [row for row in found if row is not None]
 

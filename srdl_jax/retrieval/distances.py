@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srdl_jax.errors import ConfigError, DataError
+from srdl_jax.errors import ConfigError, DataError, unknown
 from srdl_jax.retrieval.features import as_features, normalise, squared_lengths
 
 METRICS = ('euclidean', 'cosine')
@@ -43,9 +43,7 @@ def prepare(
     DataError: features are no finite [n, D] of one D, or zero (cosine).
   """
   if metric not in METRICS:
-    raise ConfigError(
-      f'Unknown metric {metric!r}; known: {", ".join(METRICS)}.'
-    )
+    raise ConfigError(unknown('metric', metric, METRICS))
   query, gallery = as_features(query, 'query'), as_features(gallery, 'gallery')
   if query.shape[1] != gallery.shape[1]:
     raise DataError(

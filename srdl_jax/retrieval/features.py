@@ -6,7 +6,7 @@ import collections
 import jax.numpy as jnp
 import numpy as np
 
-from srdl_jax.errors import ConfigError, DataError
+from srdl_jax.errors import ConfigError, DataError, unknown
 
 # A squared distance is up to twice the sum of both squared lengths.
 LONGEST = float(np.finfo(np.float32).max) / 8
@@ -117,7 +117,7 @@ def pool_queries(
       pooled ones cancel out; lists differ in length.
   """
   if how not in _POOLS:
-    raise ConfigError(f'Unknown pooling {how!r}; known: {", ".join(_POOLS)}.')
+    raise ConfigError(unknown('pooling', how, _POOLS))
   unit = normalise(as_features(features, 'multi-query'), 'multi-query')
   keys = _keys(ids, cameras, '')
   refuse_other_lengths(features=unit, ids=keys)
