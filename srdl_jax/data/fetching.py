@@ -14,25 +14,20 @@ import pathlib
 import queue
 import shutil
 import socket
-import sys
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from concurrent import futures
 
 from srdl_jax import storage
 from srdl_jax.errors import DataError
-from srdl_jax.storage import bucket, locks
+from srdl_jax.storage import Told, bucket, locks
 
 _BLOCK = 1 << 18
 _RANGE_NOT_SATISFIABLE = 416
-Progress = Callable[[int, int | None], None]
 # A single connection doesn't use what a machine's network has.
 _AT_ONCE = 8
 _DRAFT = '.part'
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 def fetch(
@@ -41,7 +36,6 @@ def fetch(
   *,
   sha256: str,
   timeout: float = 10.0,
-  progress: Progress | None = None,
 ) -> pathlib.Path:
   """Downloads a file unless it is there already.
 
@@ -54,7 +48,6 @@ def fetch(
     destination: path it gets; its folder exists.
     sha256: the file's digest, 64 hexadecimal digits.
     timeout: seconds until the answer has begun, and seconds without a byte.
-    progress: called with the bytes so far and their total, None if unknown.
 
   Returns:
     The destination, a complete file with the right digest.
@@ -68,7 +61,7 @@ def fetch(
     return destination
   part = destination.with_name(destination.name + _DRAFT)
   try:
-    _receive(url, part, timeout, progress or _silent)
+    _receive(url, part, timeout, destination.name)
   except (OSError, http.client.HTTPException, ValueError) as error:
     raise DataError(
       f'could not download {url}: {_reason(error, timeout)}'
@@ -123,10 +116,6 @@ def verify(path: pathlib.Path, sha256: str) -> None:
     )
 
 
-def _silent(received: int, total: int | None) -> None:
-  del received, total
-
-
 def _reason(error: Exception, timeout: float) -> str:
   if isinstance(error, urllib.error.HTTPError):
     return f'HTTP status {error.code} ({error.reason})'
@@ -136,9 +125,7 @@ def _reason(error: Exception, timeout: float) -> str:
   return str(cause) or type(cause).__name__
 
 
-def _receive(
-  url: str, part: pathlib.Path, timeout: float, progress: Progress
-) -> None:
+def _receive(url: str, part: pathlib.Path, timeout: float, name: str) -> None:
   """Appends to `part` until the server has sent everything."""
   have = part.stat().st_size if part.exists() else 0
   try:
@@ -154,14 +141,16 @@ def _receive(
       have = 0
     length = response.headers.get('Content-Length')
     total = None if length is None else have + int(length)
+    told = Told(name, size=total, done=have)
     with part.open('ab' if have else 'wb') as file:
       # read1 hands over what has arrived; read would lose it to a timeout.
       while have != total and (block := response.read1(_BLOCK)):
         file.write(block)
         have += len(block)
-        progress(have, total)
+        told.add(size=len(block))
   if total is not None and have != total:
     raise ConnectionError(f'the connection ended after {have} of {total} bytes')
+  told.close()
 
 
 def _continues_at(response: http.client.HTTPResponse, have: int) -> bool:
@@ -283,10 +272,13 @@ def _complete(source: str, local: pathlib.Path, sizes: dict[str, int]) -> None:
   missing = {
     name: size for name, size in sizes.items() if _size(local / name) != size
   }
+  if not missing:
+    return
   total = sum(missing.values())
   if total > shutil.disk_usage(local).free:
     raise OSError(f'no room for {total / 1e9:.1f} GB')
-  told = _Told(source, len(missing), total)
+  told = Told(source, 'files', len(missing), size=total)
+  told.say(f'copying {len(missing):,} files, {total / 1e9:.2f} GB')
   pool = futures.ThreadPoolExecutor(_AT_ONCE)
   try:
     copies = [
@@ -297,9 +289,10 @@ def _complete(source: str, local: pathlib.Path, sizes: dict[str, int]) -> None:
       copy.result()
   finally:
     pool.shutdown(cancel_futures=True)
+  told.close()
 
 
-def _copy(source: str, path: pathlib.Path, size: int, told: '_Told') -> None:
+def _copy(source: str, path: pathlib.Path, size: int, told: Told) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   # Where locks don't exist, others may copy too.
   copier = f'{socket.gethostname()}.{os.getpid()}'
@@ -311,38 +304,8 @@ def _copy(source: str, path: pathlib.Path, size: int, told: '_Told') -> None:
     os.replace(draft, path)
   finally:
     draft.unlink(missing_ok=True)
-  told.add(size)
+  told.add(size=size)
 
 
 def _size(path: pathlib.Path) -> int | None:
   return path.stat().st_size if path.is_file() else None
-
-
-class _Told:
-  """Says how far the copying is, every few seconds and at its end."""
-
-  def __init__(self, source: str, files: int, total: int):
-    self._source, self._files, self._total = source, files, total
-    self._done = self._bytes = 0
-    self._begun = self._last = time.monotonic()
-    self._lock = threading.Lock()
-    if files:
-      self._say(f'copying {files:,} files, {total / 1e9:.2f} GB')
-
-  def add(self, size: int) -> None:
-    """Counts a file."""
-    with self._lock:
-      self._done += 1
-      self._bytes += size
-      now = time.monotonic()
-      last = self._done == self._files
-      if last or now - self._last >= _SECONDS_BETWEEN_LINES:
-        self._last = now
-        rate = self._bytes / max(now - self._begun, 1e-9)
-        self._say(
-          f'{self._done:,} of {self._files:,} files, {self._bytes / 1e9:.2f} '
-          f'of {self._total / 1e9:.2f} GB, {rate / 1e6:.0f} MB/s'
-        )
-
-  def _say(self, text: str) -> None:
-    print(f'{self._source}: {text}', file=sys.stderr, flush=True)

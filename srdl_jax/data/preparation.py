@@ -130,21 +130,6 @@ def find(file: str, source: data.Source) -> pathlib.Path | None:
   return next((path for path in paths if path.is_file()), None)
 
 
-def log_tenths(
-  name: str, unit: str = 'bytes'
-) -> Callable[[int, int | None], None]:
-  """Returns a function of (done, total or None) that logs each tenth once."""
-  logged = {0}
-
-  def progress(done: int, total: int | None) -> None:
-    tenths = 10 * done // total if total else 0
-    if tenths not in logged:
-      logged.add(tenths)
-      _log.info('%s: %d %% of %d %s', name, 10 * tenths, total, unit)
-
-  return progress
-
-
 def _missing(archive: Archive, source: data.Source, reason: str) -> str:
   return (
     f'{archive.dataset}/{archive.version} is not in '
@@ -168,12 +153,8 @@ def _download(archive: Archive, source: data.Source) -> pathlib.Path:
   folder = folders(source)[1]
   folder.mkdir(parents=True, exist_ok=True)
   try:
-    return fetching.fetch(
-      archive.url,
-      folder / archive.file,
-      sha256=archive.sha256,
-      progress=log_tenths(archive.file),
-    )
+    path = folder / archive.file
+    return fetching.fetch(archive.url, path, sha256=archive.sha256)
   except DataError as error:
     raise DataError(_missing(archive, source, str(error))) from error
 

@@ -13,13 +13,14 @@ import itertools
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
+from srdl_jax import storage
 from srdl_jax.storage import files
 
 # JPEG files don't get smaller by it.
@@ -228,14 +229,12 @@ class Shards:
     """The last image's file name, '' if there is none."""
     return str(self.finished[-1].names[-1]) if self.finished else ''
 
-  def append(
-    self, examples: Iterable[Example], progress: Callable[[int], None]
-  ) -> None:
+  def append(self, examples: Iterable[Example], told: storage.Told) -> None:
     """Writes and finishes one more shard.
 
     Args:
       examples: what is in it, at least one.
-      progress: called with the bytes of each image.
+      told: of each image.
 
     Raises:
       OSError: there is no room, or nothing can be written there.
@@ -247,7 +246,7 @@ class Shards:
         names.append(example.name)
         labels.append(example.label)
         sizes.append(len(example.content))
-        progress(sizes[-1])
+        told.add(size=sizes[-1])
         yield example
 
     number = len(self.finished)

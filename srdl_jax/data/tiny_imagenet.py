@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 
 import tensorflow_datasets as tfds
 
-from srdl_jax import data
+from srdl_jax import data, storage
 from srdl_jax.data import preparation, tfds_reader
 from srdl_jax.errors import DataError
 
@@ -162,12 +162,12 @@ def builder_class(
       return {s: self._generate_examples(s, labels[s]) for s in _SPLITS}
 
     def _generate_examples(self, split, labels):
-      progress = preparation.log_tenths(f'{NAME}, {split}', 'images')
-      images = _images(path, labels)
-      for done, (member, content) in enumerate(images, start=1):
+      told = storage.Told(f'{NAME}, {split}', 'images', len(labels))
+      for member, content in _images(path, labels):
         name = member.rpartition('/')[2]
         yield member, {'id': name, 'image': content, 'label': labels[member]}
-        progress(done, len(labels))
+        told.add()
+      told.close()
 
   return Builder
 

@@ -26,7 +26,7 @@ import pathlib
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -40,9 +40,6 @@ from srdl_jax.experiment import Experiment, Network
 from srdl_jax.flatness import SPLITS, landscape
 from srdl_jax.runs import checkpoint, environment
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs.progress import Pace
-
-SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,19 +188,6 @@ def measure(solutions: Sequence[Solution], **how: Any) -> list[dict[str, Any]]:
   return runs
 
 
-def _teller(total: int) -> Callable[[], None]:
-  pace = Pace()
-
-  def tell():
-    pace.count(1)
-    if pace.due(SECONDS_BETWEEN_LINES):
-      minutes = pace.seconds_left(total - pace.steps) / 60
-      told = f'{pace.steps} of {total} directions, {minutes:.1f} min left'
-      print(told, file=sys.stderr)
-
-  return tell
-
-
 def table(runs: Sequence[dict[str, Any]]) -> str:
   """Returns the means over directions at the start, the middle and the end."""
   ends = ('at theta', 'middle', 'end')
@@ -245,14 +229,17 @@ def main(argv: Sequence[str]) -> None:
     'literal': np.linspace(0.0, args.max_distance, args.points).tolist(),
     'filter_normalised': np.linspace(0.0, 1.0, args.points).tolist(),
   }
+  directions = len(solutions) * len(distances) * args.directions
+  told = storage.Told('flatness', 'directions', directions)
   runs = measure(
     solutions,
     splits=splits,
     distances=distances,
     directions=args.directions,
     seed=args.seed,
-    tell=_teller(len(solutions) * len(distances) * args.directions),
+    tell=told.add,
   )
+  told.close()
   content = {
     'directions': args.directions,
     'seed': args.seed,

@@ -10,9 +10,11 @@ from srdl_jax.storage.bucket import (
 )
 from srdl_jax.storage.files import exists, read_json, replace, write_json
 from srdl_jax.storage.locks import is_held, lock
+from srdl_jax.storage.telling import Told
 
 __all__ = [
   'Path',
+  'Told',
   'absolute',
   'bucket',
   'exists',
@@ -25,7 +27,6 @@ __all__ = [
   'path_of',
   'read_json',
   'replace',
-  'telling',
   'uploads',
   'write_json',
 ]

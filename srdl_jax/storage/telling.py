@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells every few seconds how far a long pass over files is."""
+"""Tells every few seconds how far something long is."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TextIO
 
 
-class ByteProgress:
-  """Counts images and bytes, and says a line about them now and then."""
+class Told:
+  """Counts what is done, and says a line about it now and then.
+
+  Several threads may count.
+  """
 
   def __init__(
     self,
     name: str,
-    total: int,
+    unit: str = '',
+    total: int | None = None,
     *,
+    size: int | None = None,
     done: int = 0,
     stream: TextIO | None = None,
     every: float = 5.0,
@@ -24,39 +30,58 @@ class ByteProgress:
 
     Args:
       name: of what is done, at the start of each line.
-      total: bytes of all, about.
-      done: bytes that an earlier run has done.
+      unit: what is counted, in the plural; '' if bytes alone are.
+      total: how many there will be, if that is known.
+      size: bytes that all of them have, about, if that is known.
+      done: bytes among these that an earlier process has done.
       stream: where a human reads, sys.stderr unless given.
       every: seconds between lines.
       clock: returns seconds.
     """
-    self._name, self._total, self._done = name, total, done
+    self._name, self._unit, self._total = name, unit, total
+    self._size, self._done = size, done
     self._stream, self._every, self._clock = stream, every, clock
-    self._began = self._told = clock()
-    self._images = self._bytes = 0
+    self._began = self._said = clock()
+    self._count = self._bytes = 0
+    self._lock = threading.Lock()
 
-  def add(self, size: int) -> None:
-    """Counts an image of `size` bytes."""
-    self._images += 1
-    self._bytes += size
-    if self._clock() - self._told >= self._every:
-      self._told = self._clock()
-      self._say(f'{self._left()} left')
+  def add(self, count: int = 1, size: int = 0) -> None:
+    """Counts so many more, of so many bytes together."""
+    with self._lock:
+      self._count += count
+      self._bytes += size
+      if self._clock() - self._said >= self._every:
+        self._said = self._clock()
+        self.say(self._so_far(self._left()))
 
   def close(self) -> None:
     """Says a last line."""
-    self._say('done')
+    self.say(self._so_far('done'))
 
-  def _say(self, text: str) -> None:
-    rate = self._bytes / max(self._clock() - self._began, 1e-9)
-    print(
-      f'{self._name}: {self._images:,} images, {rate / 1e6:.1f} MB/s, {text}',
-      file=self._stream or sys.stderr,
-      flush=True,
-    )
+  def say(self, text: str) -> None:
+    """Says a line at once."""
+    stream = self._stream or sys.stderr
+    print(f'{self._name}: {text}', file=stream, flush=True)
+
+  def _so_far(self, end: str) -> str:
+    told = []
+    if self._unit:
+      of = '' if self._total is None else f' of {self._total:,}'
+      told.append(f'{self._count:,}{of} {self._unit}')
+    if self._bytes:
+      of = '' if self._size is None else f' of {self._size / 1e9:.2f}'
+      rate = self._bytes / max(self._clock() - self._began, 1e-9)
+      told.append(f'{(self._done + self._bytes) / 1e9:.2f}{of} GB')
+      told.append(f'{rate / 1e6:.1f} MB/s')
+    return ', '.join([*told, *([end] if end else [])])
 
   def _left(self) -> str:
-    rest = max(self._total - self._done - self._bytes, 0)
-    seconds = rest * (self._clock() - self._began) / max(self._bytes, 1)
-    minutes, seconds = divmod(round(seconds), 60)
-    return f'{minutes} min {seconds:02} s'
+    """Returns how long the rest will take, '' if that isn't known."""
+    now, all_of_it = self._count, self._total
+    if self._size is not None:
+      now, all_of_it = self._bytes, self._size - self._done
+    if all_of_it is None:
+      return ''
+    seconds = (self._clock() - self._began) / max(now, 1) * (all_of_it - now)
+    minutes, seconds = divmod(max(round(seconds), 0), 60)
+    return f'{minutes} min {seconds:02} s left'

@@ -28,7 +28,6 @@ from srdl_jax.data.imagenet import index as imagenet_index
 from srdl_jax.data.imagenet import preparation as imagenet_preparation
 from srdl_jax.data.imagenet.archives import Counts
 from srdl_jax.errors import DataError
-from srdl_jax.storage.telling import ByteProgress
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SPLITS = ('train', 'validation')
@@ -661,7 +660,7 @@ def test_an_index_is_made_again(prepared, copied_tfds, capsys, how):
   assert dataset.train.fingerprint == expected.train.fingerprint
   assert dataset.test.labels.tolist() == expected.test.labels.tolist()
   assert path.read_bytes() == before
-  assert 'index of train: 240 images' in capsys.readouterr().err
+  assert 'index of train: 240 of 240 images' in capsys.readouterr().err
 
 
 def test_an_index_that_cannot_be_kept_is_used(copied_tfds, prepared, caplog):
@@ -711,7 +710,7 @@ def test_a_directory_that_tfds_prepared_reads_the_same(made, tmp_path, capsys):
   builder.download_and_prepare(file_format='array_record')
   capsys.readouterr()
   dataset = load(tmp_path)
-  assert 'index of validation: 40 images' in capsys.readouterr().err
+  assert 'index of validation: 40 of 40 images' in capsys.readouterr().err
   read = examples(tmp_path, 'train')
   assert capsys.readouterr().err == ''
   # Its order is another: a hash of the names.
@@ -722,23 +721,3 @@ def test_a_directory_that_tfds_prepared_reads_the_same(made, tmp_path, capsys):
   assert dataset.train.fingerprint == data.fingerprint(
     'imagenet2012/5.1.0', 'train', names, dataset.train.labels
   )
-
-
-# --- Progress
-
-
-def test_progress_tells_rate_and_time_left():
-  now, stream = [0.0], io.StringIO()
-  progress = ByteProgress(
-    'train', 100_000_000, done=20_000_000, stream=stream, clock=lambda: now[0]
-  )
-  for _ in range(8):
-    now[0] += 2.0
-    progress.add(5_000_000)
-  progress.close()
-  # 15 MB in 6 s leave 65 MB, 30 MB in 12 s leave 50 MB.
-  assert stream.getvalue().splitlines() == [
-    'train: 3 images, 2.5 MB/s, 0 min 26 s left',
-    'train: 6 images, 2.5 MB/s, 0 min 20 s left',
-    'train: 8 images, 2.5 MB/s, done',
-  ]

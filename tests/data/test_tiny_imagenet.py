@@ -307,15 +307,15 @@ def served(made):
 
 
 def test_the_archive_is_downloaded_where_it_is_missing(
-  served, tmp_path, caplog
+  served, tmp_path, capsys
 ):
-  with caplog.at_level(logging.INFO, 'srdl_jax'):
-    found = tiny_imagenet.load(data.Source(str(tmp_path)), served)
+  found = tiny_imagenet.load(data.Source(str(tmp_path)), served)
   assert len(found.test.labels) == 6
   assert (tmp_path / 'downloads' / FILE).is_file()
-  assert f'{FILE}: 100 % of' in caplog.text
-  assert 'tiny_imagenet, train: 50 % of 12 images' in caplog.text
-  assert 'tiny_imagenet, validation: 100 % of 6 images' in caplog.text
+  told = capsys.readouterr().err
+  assert f'{FILE}: 0.00 of 0.00 GB' in told
+  assert 'tiny_imagenet, train: 12 of 12 images, done' in told
+  assert 'tiny_imagenet, validation: 6 of 6 images, done' in told
 
 
 def test_missing_data_without_download_says_what_to_put_where(tmp_path):

@@ -276,7 +276,7 @@ def test_command(finished, tmp_path, monkeypatch):
     env={**os.environ, 'PYTHONWARNINGS': 'error'},
   )
   assert done.returncode == 0, done.stderr
-  line = 'These are different networks: .*|.* of 12 directions, .* min left'
+  line = 'These are different networks: .*|flatness: .* of 12 directions, .*'
   assert re.fullmatch(f'(({line})\n)+', done.stderr), done.stderr
   found = json.loads(out.read_text())
   assert found['distances'] == [0, 2, 4] and found['alphas'] == [0, 0.5, 1]

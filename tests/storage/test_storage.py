@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process holds a run directory; its JSON files are never half there."""
 
+import io
 import json
 import os
 import pathlib
@@ -236,3 +237,52 @@ def test_missing_json_is_refused(tmp_path):
     storage.read_json(tmp_path / 'x.json')
   with pytest.raises(errors.WorkdirError, match='Is a directory'):
     storage.read_json(tmp_path)
+
+
+# --- Progress
+
+
+def lines_of(told, stream, now, **each):
+  """Returns what is said of eight counts, two seconds apart."""
+  for _ in range(8):
+    now[0] += 2.0
+    told.add(**each)
+  told.close()
+  return stream.getvalue().splitlines()
+
+
+@pytest.fixture
+def seen():
+  now, stream = [0.0], io.StringIO()
+  return now, stream, {'stream': stream, 'clock': lambda: now[0]}
+
+
+def test_counts_are_told_with_rate_and_time_left(seen):
+  now, stream, how = seen
+  told = storage.Told('train', 'images', size=10**8, done=2 * 10**7, **how)
+  # 15 MB in 6 s leave 65 MB, 30 MB in 12 s leave 50 MB.
+  assert lines_of(told, stream, now, size=5_000_000) == [
+    'train: 3 images, 0.04 of 0.10 GB, 2.5 MB/s, 0 min 26 s left',
+    'train: 6 images, 0.05 of 0.10 GB, 2.5 MB/s, 0 min 20 s left',
+    'train: 8 images, 0.06 of 0.10 GB, 2.5 MB/s, done',
+  ]
+
+
+def test_counts_without_bytes_are_told_by_their_number(seen):
+  now, stream, how = seen
+  told = storage.Told('losses', 'directions', 100, **how)
+  assert lines_of(told, stream, now) == [
+    'losses: 3 of 100 directions, 3 min 14 s left',
+    'losses: 6 of 100 directions, 3 min 08 s left',
+    'losses: 8 of 100 directions, done',
+  ]
+
+
+def test_bytes_of_an_unknown_number_are_told(seen):
+  now, stream, how = seen
+  told = storage.Told('f.zip', **how)
+  assert lines_of(told, stream, now, size=10**8) == [
+    'f.zip: 0.30 GB, 50.0 MB/s',
+    'f.zip: 0.60 GB, 50.0 MB/s',
+    'f.zip: 0.80 GB, 50.0 MB/s, done',
+  ]

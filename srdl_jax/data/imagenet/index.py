@@ -18,8 +18,7 @@ import numpy as np
 from srdl_jax import data
 from srdl_jax.data.records import Records
 from srdl_jax.errors import DataError
-from srdl_jax.storage import files
-from srdl_jax.storage.telling import ByteProgress
+from srdl_jax.storage import Told, files
 
 FILE = 'srdl_index.npz'
 # What numpy raises when the file is damaged or another one.
@@ -118,7 +117,8 @@ def build(
   """
   records = Records(paths, lengths)
   shards = shards_of(paths, lengths)
-  progress = ByteProgress(f'index of {split}', int(shards[:, 1].sum()))
+  size = int(shards[:, 1].sum())
+  told = Told(f'index of {split}', 'images', len(records), size=size)
   labels = np.empty(len(records), np.int32)
   names = []
   for row in range(len(records)):
@@ -128,8 +128,8 @@ def build(
       raise DataError(f'cannot read row {row} of {split}: {error}') from error
     labels[row] = example.label
     names.append(example.name)
-    progress.add(len(example.content))
-  progress.close()
+    told.add(size=len(example.content))
+  told.close()
   return make(full_name, split, names, labels, shards)
 
 

@@ -25,8 +25,7 @@ from srdl_jax.data.imagenet import index as imagenet_index
 from srdl_jax.data.imagenet.archives import Archives, Counts
 from srdl_jax.data.records import Shards
 from srdl_jax.errors import DataError
-from srdl_jax.storage import files, locks
-from srdl_jax.storage.telling import ByteProgress
+from srdl_jax.storage import Told, files, locks
 
 SHARD_EXAMPLES = 5000
 # As TFDS's sequential writer has it: a name doesn't tell how many shards there
@@ -144,12 +143,12 @@ def _write_split(
 ) -> None:
   """Writes the shards that aren't finished yet."""
   size = archives.path(split).stat().st_size
-  progress = ByteProgress(split, size, done=shards.image_bytes)
+  told = Told(split, 'images', size=size, done=shards.image_bytes)
   images = archives.images(split, shards.last_name)
   while first := next(images, None):
     rest = itertools.islice(images, shard_examples - 1)
-    shards.append(itertools.chain([first], rest), progress.add)
-  progress.close()
+    shards.append(itertools.chain([first], rest), told)
+  told.close()
 
 
 def _write_index(folder: pathlib.Path, shards: Mapping[str, Shards]) -> None:
