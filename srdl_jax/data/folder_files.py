@@ -41,7 +41,7 @@ Paths = dict[str, list[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """Image files by row, as `images.Records`.
+  """Image files by row, as `images.EncodedImages`.
 
   Attributes:
     folder: the folder that they are in.

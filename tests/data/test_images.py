@@ -109,6 +109,8 @@ def test_it_looks_like_an_array(images):
     slice(None),
     slice(-2, None),
     slice(6, 1, -2),
+    3,
+    [[1, 2], [0, 7]],
   ],
 )
 def test_rows_are_those_of_an_array(images, contents, rows):
@@ -126,13 +128,13 @@ def test_rows_may_be_of_a_small_type(contents):
 
 @pytest.mark.parametrize('rows', [[8], [0, -9], [10**9]])
 def test_rows_out_of_range_are_an_index_error(images, rows):
-  with pytest.raises(IndexError, match='of 8 images'):
+  with pytest.raises(IndexError, match='size 8'):
     images[rows]
 
 
-@pytest.mark.parametrize('rows', [3, [[1, 2]], [0.0], [True, False], None])
+@pytest.mark.parametrize('rows', [[0.0], [True, False], 'a'])
 def test_rows_of_other_kinds_are_refused(images, rows):
-  with pytest.raises(IndexError, match=r'integers \[B\] or by a slice'):
+  with pytest.raises(IndexError):
     images[rows]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from srdl_jax import data
-from srdl_jax.data.images import PersonImages, Records
+from srdl_jax.data.images import EncodedImages, PersonImages
 from srdl_jax.errors import ConfigError
 
 __all__ = [
@@ -66,7 +66,7 @@ class Part:
 
   names: Sequence[str]
   digests: Sequence[str]
-  records: Records
+  records: EncodedImages
   identities: np.ndarray = dataclasses.field(init=False)
   cameras: np.ndarray = dataclasses.field(init=False)
 
