@@ -1,17 +1,310 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A finished run whose last network teaches others: teacher.workdir."""
+"""What finished runs found: the one reader of result.json, without jax.
+
+    run = finished.read(directory)
+    run.final['accuracy'], run.stages[0].epochs, run.cost.training_1e16
+
+What result.json says is named in this file and where it is written. Runs of
+earlier versions lack some of it: that is None or empty. Metrics have the names
+that the file gives them; accuracies are fractions.
+"""
 
 import dataclasses
 import functools
+import numbers
 import operator
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from srdl_jax import config as config_lib
 from srdl_jax import storage
-from srdl_jax.errors import WorkdirError
+from srdl_jax.errors import ConfigError, WorkdirError
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import record as stage_record
-from srdl_jax.runs.checkpoint import Checkpoints, Moment
+
+if TYPE_CHECKING:
+  from srdl_jax.runs.checkpoint import Moment
+
+Metrics = Mapping[str, float | int]
+RANK_1 = 'rank_1_accuracy'
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedStage:
+  """A stage, and the network that it ended in.
+
+  Attributes:
+    model: name of the network.
+    epochs: that it trained.
+    steps: that it trained.
+    teacher: number of the stage that taught it, from 1; 0 for an imported
+      network, None for labels alone.
+    test: metrics on the test split.
+    train_epoch: means over the steps of the last epoch.
+    soft_target_entropy: mean of what it taught, in nats; None if nothing was
+      stored.
+    agreement: share of training images on which it predicts its teacher's
+      class, None without one.
+  """
+
+  model: str
+  epochs: int
+  steps: int
+  teacher: int | None
+  test: Metrics
+  train_epoch: Metrics
+  soft_target_entropy: float | None
+  agreement: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedTeacher:
+  """The network of another run, which taught; it equals a copy elsewhere.
+
+  Attributes:
+    model: its name.
+    checkpoint: digest of its parameters.
+    fields: of its run, see `FinishedRun`; None where the student doesn't say.
+    workdir: of its run, '' where the student doesn't say.
+    train_epoch: see `FinishedStage`.
+    soft_target_entropy: see `FinishedStage`.
+  """
+
+  model: str
+  checkpoint: str
+  fields: Mapping[str, Any] | None = dataclasses.field(hash=False)
+  workdir: str = dataclasses.field(compare=False)
+  train_epoch: Metrics = dataclasses.field(compare=False)
+  soft_target_entropy: float | None = dataclasses.field(compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunCost:
+  """What a run cost, its imported teacher included.
+
+  Attributes:
+    stages: fields of `cost.Work` of each stage, an imported teacher's first.
+    training_1e16: TrCost, in 1e16 multiply-adds.
+    training_flops: None where they aren't known.
+    train_seconds: by the clock, of training.
+    evaluate_seconds: by the clock, of evaluation while it trained.
+    extract_seconds: by the clock, of predicting soft targets.
+    teacher_device_seconds: of an imported teacher, times its devices.
+    extraction_share: of all seconds, in [0, 1].
+    extraction_epochs: of each stage that taught, in epochs of its training.
+  """
+
+  stages: tuple[Mapping[str, Any], ...]
+  training_1e16: float
+  training_flops: int | None
+  train_seconds: float
+  evaluate_seconds: float
+  extract_seconds: float
+  teacher_device_seconds: float
+  extraction_share: float
+  extraction_epochs: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+  """What a run was, and what it found.
+
+  Attributes:
+    workdir: as it was given.
+    seed: of the run.
+    fields: of its configuration, those that change numbers but the seed.
+    data: fingerprint of the training split, and of what the test ranks.
+    weights: digest of the weights that it started from, or None.
+    teacher: that it imported, or None.
+    stages: in their order, without an imported teacher's.
+    final: test metrics of the last epoch.
+    best: metrics of the best epoch, on `best_split`.
+    best_split: that the best epoch was chosen on.
+    ensemble: test metrics of the stages' ends together, None for one stage.
+    schedule: [(epoch, rate)], from which epoch of the run on the learning rate
+      has which value.
+    cost: of the run.
+    device_kind: that it ran on.
+    device_count: that it ran on.
+    jax: its version, '' where it isn't known.
+    commit: of the program, None where it isn't known.
+  """
+
+  workdir: str
+  seed: int
+  fields: Mapping[str, Any]
+  data: str
+  weights: str | None
+  teacher: ImportedTeacher | None
+  stages: tuple[FinishedStage, ...]
+  final: Metrics
+  best: Metrics
+  best_split: str
+  ensemble: Metrics | None
+  schedule: tuple[tuple[float, float], ...]
+  cost: RunCost
+  device_kind: str
+  device_count: int
+  jax: str
+  commit: str | None
+
+  @property
+  def metric(self) -> str:
+    """Name of the accuracy that stands for all in a line."""
+    return headline(self.final)
+
+  @property
+  def device_seconds(self) -> float:
+    """Of training and extraction, those of an imported teacher included."""
+    own = self.cost.train_seconds + self.cost.extract_seconds
+    return own * self.device_count + self.cost.teacher_device_seconds
+
+
+def headline(metrics: Mapping[str, Any]) -> str:
+  """Returns the name of the accuracy that stands for all metrics."""
+  return RANK_1 if RANK_1 in metrics else 'accuracy'
+
+
+def read(directory: storage.Path) -> FinishedRun:
+  """Reads a finished run.
+
+  Raises:
+    WorkdirError: it isn't finished, is damaged, another program's, or of a
+      later version.
+  """
+  path = directory / run_directory.RESULT
+  if not path.exists():
+    run_directory.load_record(directory)
+    raise WorkdirError(f'{directory}: no finished run (no {path.name} yet).')
+  if (directory / run_directory.CONFIG).exists():
+    run_directory.refuse_newer(directory)
+  try:
+    return parse(storage.read_json(path), str(directory))
+  except ConfigError as error:
+    raise WorkdirError(f'{path}: {error}') from error
+  except (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+  ) as error:
+    raise foreign(directory) from error
+
+
+def read_teacher(directory: storage.Path) -> FinishedRun:
+  """Reads a finished run that is to teach others.
+
+  Raises:
+    WorkdirError: see `read`; also if it is too old to tell what it cost.
+  """
+  if not (directory / run_directory.RESULT).exists():
+    raise WorkdirError(
+      f'teacher.workdir = {str(directory)!r} holds a run that is not finished: '
+      'run its command again first.'
+    )
+  run = read(directory)
+  if not run.cost.stages:
+    raise foreign(directory)
+  return run
+
+
+def foreign(directory: str | storage.Path) -> WorkdirError:
+  """Returns the error that a run's result is not ours."""
+  path = f'{directory}/{run_directory.RESULT}'
+  return WorkdirError(f'{path} is not the result of a run of this program.')
+
+
+def parse(found: Mapping[str, Any], workdir: str = '') -> FinishedRun:
+  """Returns the run of what result.json holds, which must be ours."""
+  fields = _fields(found['config'])
+  seed = fields.pop('seed')
+  stages = tuple(_stage(s, fields['model.name']) for s in found['stages'])
+  best = dict(found['best'])
+  several = len(stages) > 1
+  return FinishedRun(
+    workdir=workdir,
+    seed=seed,
+    fields=fields,
+    data=f'{found["data"]["fingerprint"]}{found["data"].get("ranked") or ""}',
+    weights=found.get('weights'),
+    teacher=_imported(found['teacher']) if found.get('teacher') else None,
+    stages=stages,
+    final=_metrics(found['final']['test']),
+    best_split=str(best.pop('split')),
+    best=_metrics(best),
+    ensemble=_metrics(found['ensemble']['test']) if several else None,
+    schedule=tuple(
+      (step / found['steps_per_epoch'], float(rate))
+      for step, rate in found.get('schedule') or ()
+    ),
+    cost=_cost(found['cost']),
+    device_kind=str(found['device']['kind']),
+    device_count=int(found['device']['count']),
+    jax=str((found.get('versions') or {}).get('jax') or ''),
+    commit=found['commit'],
+  )
+
+
+def _fields(flat: Mapping[str, Any]) -> dict[str, Any]:
+  # An older record lacks the fields that came later: their defaults.
+  return config_lib.identity(config_lib.flatten(config_lib.from_flat(flat)))
+
+
+def _stage(found: Mapping[str, Any], model: str) -> FinishedStage:
+  agreement = found.get('agreement') or {}
+  return FinishedStage(
+    model=str(found.get('model') or model),
+    epochs=int(found['epochs']),
+    steps=int(found['steps']),
+    teacher=found.get('teacher'),
+    test=_metrics(found['test']),
+    train_epoch=_metrics(found['train_epoch']),
+    soft_target_entropy=_entropy(found),
+    agreement=_metrics(agreement).get('agreement'),
+  )
+
+
+def _entropy(found: Mapping[str, Any]) -> float | None:
+  return _metrics(found.get('soft_targets') or {}).get('entropy')
+
+
+def _imported(found: Mapping[str, Any]) -> ImportedTeacher:
+  fields = None
+  if 'config' in found:
+    fields = _fields(found['config'])
+    del fields['seed']
+  return ImportedTeacher(
+    model=str(found['model']),
+    checkpoint=str(found['checkpoint']),
+    fields=fields,
+    workdir=str(found.get('workdir') or ''),
+    train_epoch=_metrics(found.get('train_epoch') or {}),
+    soft_target_entropy=_entropy(found),
+  )
+
+
+def _cost(found: Mapping[str, Any]) -> RunCost:
+  seconds = found['seconds']
+  return RunCost(
+    stages=tuple(found.get('stages') or ()),
+    training_1e16=float(found['training_1e16']),
+    training_flops=found.get('training_flops'),
+    train_seconds=float(seconds['train']),
+    evaluate_seconds=float(seconds['evaluate']),
+    extract_seconds=float(seconds['extract']),
+    teacher_device_seconds=float(seconds.get('teacher', 0.0)),
+    extraction_share=float(found.get('extraction_share') or 0.0),
+    extraction_epochs=tuple(found.get('extraction_epochs') or ()),
+  )
+
+
+def _metrics(found: Mapping[str, Any]) -> Metrics:
+  """Returns metrics as they are, once all are known to be numbers."""
+  for name, value in found.items():
+    if not isinstance(value, numbers.Real):
+      raise TypeError(f'{name} is {value!r}')
+  return dict(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +321,9 @@ class Teacher:
   """
 
   directory: pathlib.Path
-  record: run_directory.Record
+  record: 'run_directory.Record'
   number: int
-  end: Moment
+  end: 'Moment'
   checkpoint: str
   result: dict[str, Any]
 
@@ -47,6 +340,10 @@ def load(directory: str) -> Teacher:
     WorkdirError: it isn't finished, or not a run.
     CheckpointError: its last checkpoint is damaged or missing.
   """
+  # They import jax.
+  from srdl_jax.runs import record as stage_record
+  from srdl_jax.runs.checkpoint import Checkpoints
+
   path = run_directory.local(directory, 'teacher.workdir')
   record = run_directory.load_record(path)
   result = read_result(path)
