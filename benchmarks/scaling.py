@@ -69,7 +69,7 @@ MOST_DIFFERENCE = 1e-9
 CALLS = 20  # In a row, of what takes less than a step.
 
 
-def random_dataset(source: data.Source) -> data.Dataset:
+def random_dataset(source: data.Location) -> data.Dataset:
   """Returns as many random 32 x 32 images as a round takes."""
   del source
   generator = np.random.default_rng(0)
@@ -86,7 +86,7 @@ def random_dataset(source: data.Source) -> data.Dataset:
 
 def build_experiment() -> Experiment:
   """Returns the experiment, on all devices of all processes."""
-  data.DATASETS['random'] = random_dataset
+  data.DATASETS['random'] = data.Entry(random_dataset)
   settings = config.defaults()
   settings.data.name = 'random'
   settings.model.name = MODEL.value

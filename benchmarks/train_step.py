@@ -36,7 +36,7 @@ CLASSES = 100
 Round = Callable[[], float]
 
 
-def random_dataset(source: data.Source) -> data.Dataset:
+def random_dataset(source: data.Location) -> data.Dataset:
   """Returns as many random 32 x 32 images as a round takes."""
   del source
   generator = np.random.default_rng(0)
@@ -140,7 +140,7 @@ class TurnTaking(RunLog):
 def main(argv: Sequence[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
-  data.DATASETS['random'] = random_dataset
+  data.DATASETS['random'] = data.Entry(random_dataset)
   settings = config.defaults()
   settings.data.name = 'random'
   settings.model.name = MODEL.value

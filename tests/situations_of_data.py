@@ -136,7 +136,7 @@ def imagenet_of(place: Place) -> pathlib.Path:
 
 
 def prepare_imagenet(folder, target, counts=COUNTS, shard_examples=50):
-  source = data.Source(str(target), str(folder), download=False)
+  source = data.Location(str(target), str(folder), download=False)
   with contextlib.redirect_stderr(io.StringIO()):
     imagenet_preparation.prepare(source, counts, shard_examples)
 
@@ -385,7 +385,7 @@ def zip_spec(folder: pathlib.Path) -> tiny_imagenet.TinyImageNet:
 
 
 def prepare_zip(folder: pathlib.Path, target: pathlib.Path) -> None:
-  source = data.Source(str(target), str(folder), download=False)
+  source = data.Location(str(target), str(folder), download=False)
   tiny_imagenet.prepare(source, zip_spec(folder))
 
 
@@ -412,7 +412,7 @@ def small_images(
     shutil.copytree(zip_of(place) / 'tfds', place.folder / 'tfds')
     damage(place.folder / 'tfds' / 'tiny_imagenet' / '1.0.0')
     spec = dataclasses.replace(zip_spec(zip_of(place)), **changes)
-    tiny_imagenet.load(data.Source(str(place.folder / 'tfds')), spec)
+    tiny_imagenet.load(data.Location(str(place.folder / 'tfds')), spec)
 
   return provoke
 
@@ -616,7 +616,7 @@ def official(damage: Callable[[pathlib.Path], Any]) -> Provoke:
   def provoke(place):
     copy = place.market()
     damage(copy)
-    source = data.Source(str(place.folder / 'tfds'), str(copy))
+    source = data.Location(str(place.folder / 'tfds'), str(copy))
     market1501.load(source, place.shared.market.counts)
 
   return provoke
@@ -624,14 +624,14 @@ def official(damage: Callable[[pathlib.Path], Any]) -> Provoke:
 
 def prepared_below_a_file(place):
   (place.folder / 'file').write_text('mine')
-  source = data.Source(
+  source = data.Location(
     str(place.folder / 'file'), str(place.shared.market.folder)
   )
   market1501.load(source, place.shared.market.counts)
 
 
 def damaged_after_preparing(place):
-  source = data.Source(
+  source = data.Location(
     str(place.folder / 'tfds'), str(place.shared.market.folder)
   )
   counts = place.shared.market.counts

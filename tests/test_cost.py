@@ -503,14 +503,13 @@ def test_smaller_upright_images_stay_upright():
 
 def test_every_data_set_has_its_shape():
   # What lies in a folder is known once it has been looked at.
-  unknown = data.DATASETS.keys() - data.SHAPES.keys()
+  unknown = {name for name in data.DATASETS if not data.DATASETS[name].shape}
   assert unknown == {'folder', 'reid_folder'}
-  assert data.SHAPES.keys() <= data.DATASETS.keys()
 
 
 def test_shape_of_the_digits():
   digits = data.load('digits')
-  assert data.SHAPES['digits'] == data.Shape(
+  assert data.shape('digits') == data.Shape(
     digits.train.images.shape[1:], digits.num_classes, len(digits.train.labels)
   )
 
@@ -539,7 +538,7 @@ def test_shape_of_cifar_is_as_the_authors_of_tfds_say(
   text = re.sub(r'"\s*"', '', inspect.getsource(module))
   examples = int(re.search(description, text)[1]) * classes
   shape = data.Shape(CIFAR, spec.num_classes, examples)
-  assert data.SHAPES[spec.name] == shape
+  assert data.shape(spec.name) == shape
 
 
 # docs/cost.md.

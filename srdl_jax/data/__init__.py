@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import pkgutil
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = [
   'DATASETS',
-  'SHAPES',
   'Dataset',
+  'Entry',
+  'Location',
   'Retrieval',
   'Shape',
   'Sightings',
-  'Source',
   'Split',
   'fingerprint',
   'load',
@@ -38,7 +39,7 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Location:
   """Where a data set may be read, and how it may be fetched.
 
   Attributes:
@@ -209,74 +210,52 @@ def fingerprint(
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-# The loaders are imported when called: scikit-learn and TFDS take a second
-# each, which data workers and other data sets' users should not pay.
-def _digits(source: Source) -> Dataset:
-  from srdl_jax.data import digits
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """A data set by its name.
 
-  return digits.load(source)
+  Attributes:
+    load: from where it may be read to the data set.
+    shape: None where that isn't known before it is read.
+  """
 
-
-def _cifar10(source: Source) -> Dataset:
-  from srdl_jax.data import cifar
-
-  return cifar.load(cifar.CIFAR10, source)
-
-
-def _cifar100(source: Source) -> Dataset:
-  from srdl_jax.data import cifar
-
-  return cifar.load(cifar.CIFAR100, source)
+  load: Callable[[Location], Dataset]
+  shape: Shape | None = None
 
 
-def _tiny_imagenet(source: Source) -> Dataset:
-  from srdl_jax.data import tiny_imagenet
+def _loader(name: str) -> Callable[[Location], Dataset]:
+  """Returns a loader by its module and name, 'module:function'.
 
-  return tiny_imagenet.load(source)
+  It is imported when called: scikit-learn and TFDS take a second each, which
+  data workers and other data sets' users should not pay.
+  """
 
+  def load(location: Location) -> Dataset:
+    return pkgutil.resolve_name(f'{__name__}.{name}')(location)
 
-def _imagenet(source: Source) -> Dataset:
-  from srdl_jax.data import imagenet
-
-  return imagenet.load(source)
-
-
-def _folder(source: Source) -> Dataset:
-  from srdl_jax.data import folder
-
-  return folder.load(source)
+  return load
 
 
-def _market1501(source: Source) -> Dataset:
-  from srdl_jax.data.persons import market1501
-
-  return market1501.load(source)
-
-
-def _reid_folder(source: Source) -> Dataset:
-  from srdl_jax.data.persons import folder
-
-  return folder.load(source)
-
-
-DATASETS: dict[str, Callable[[Source], Dataset]] = {
-  'digits': _digits,
-  'cifar10': _cifar10,
-  'cifar100': _cifar100,
-  'tiny_imagenet': _tiny_imagenet,
-  'imagenet': _imagenet,
-  'folder': _folder,
-  'market1501': _market1501,
-  'reid_folder': _reid_folder,
-}
-# Costs are told without the data.
-SHAPES: dict[str, Shape] = {
-  'digits': Shape((8, 8, 1), 10, 1437),
-  'cifar10': Shape((32, 32, 3), 10, 50_000),
-  'cifar100': Shape((32, 32, 3), 100, 50_000),
-  'tiny_imagenet': Shape((64, 64, 3), 200, 100_000),
-  'imagenet': Shape((224, 224, 3), 1000, 1_281_167),
-  'market1501': Shape((256, 128, 3), 751, 12_936),
+# Costs are told by the shapes, without the data.
+DATASETS: dict[str, Entry] = {
+  'digits': Entry(_loader('digits:load'), Shape((8, 8, 1), 10, 1437)),
+  'cifar10': Entry(
+    _loader('cifar:load_cifar10'), Shape((32, 32, 3), 10, 50_000)
+  ),
+  'cifar100': Entry(
+    _loader('cifar:load_cifar100'), Shape((32, 32, 3), 100, 50_000)
+  ),
+  'tiny_imagenet': Entry(
+    _loader('tiny_imagenet:load'), Shape((64, 64, 3), 200, 100_000)
+  ),
+  'imagenet': Entry(
+    _loader('imagenet:load'), Shape((224, 224, 3), 1000, 1_281_167)
+  ),
+  'folder': Entry(_loader('folder:load')),
+  'market1501': Entry(
+    _loader('persons.market1501:load'), Shape((256, 128, 3), 751, 12_936)
+  ),
+  'reid_folder': Entry(_loader('persons.folder:load')),
 }
 
 
@@ -286,9 +265,12 @@ def shape(name: str) -> Shape:
   Raises:
     ConfigError: there is none of this name; the known ones are listed.
   """
-  if name not in SHAPES:
-    raise ConfigError(unknown('data set', name, sorted(SHAPES)))
-  return SHAPES[name]
+  shapes = {
+    name: entry.shape for name, entry in DATASETS.items() if entry.shape
+  }
+  if name not in shapes:
+    raise ConfigError(unknown('data set', name, sorted(shapes)))
+  return shapes[name]
 
 
 def load(name: str, **source: str | int) -> Dataset:
@@ -296,7 +278,7 @@ def load(name: str, **source: str | int) -> Dataset:
 
   Args:
     name: a key of `DATASETS`.
-    **source: what isn't at its default of `Source`.
+    **source: what isn't at its default of `Location`.
 
   Returns:
     The data set: decoded in memory, or streamed.
@@ -307,4 +289,4 @@ def load(name: str, **source: str | int) -> Dataset:
   """
   if name not in DATASETS:
     raise ConfigError(unknown('data set', name, sorted(DATASETS)))
-  return DATASETS[name](Source(**source))
+  return DATASETS[name].load(Location(**source))

@@ -85,7 +85,7 @@ CIFAR100 = Cifar(
 )
 
 
-def load(spec: Cifar, source: data.Source) -> data.Dataset:
+def load(spec: Cifar, source: data.Location) -> data.Dataset:
   """Loads CIFAR into memory, after preparing it where it is missing.
 
   Args:
@@ -113,7 +113,11 @@ def load(spec: Cifar, source: data.Source) -> data.Dataset:
   )
 
 
-def prepare(spec: Cifar, source: data.Source) -> None:
+load_cifar10 = functools.partial(load, CIFAR10)
+load_cifar100 = functools.partial(load, CIFAR100)
+
+
+def prepare(spec: Cifar, source: data.Location) -> None:
   """Makes the TFDS directory from the archive, all of it or nothing.
 
   Of several processes that call this at once, one prepares and others wait.

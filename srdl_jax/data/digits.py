@@ -15,7 +15,7 @@ MEAN = (0.3054,)
 STD = (0.3753,)
 
 
-def load(source: data.Source) -> data.Dataset:
+def load(source: data.Location) -> data.Dataset:
   """Loads the digits: the first 1,437 train, the last 360 test.
 
   Args:

@@ -38,7 +38,7 @@ _SHOWN = 10
 _log = logging.getLogger(__name__)
 
 
-def load(source: data.Source) -> data.Dataset:
+def load(source: data.Location) -> data.Dataset:
   """Finds the images of a folder, and looks whether they can be read.
 
   Args:

@@ -49,14 +49,14 @@ class Archive:
     """The archive's file name."""
     return self.url.rpartition('/')[2]
 
-  def directory(self, source: data.Source) -> pathlib.Path:
+  def directory(self, source: data.Location) -> pathlib.Path:
     """Where the prepared data set is, or will be."""
     return tfds_reader.directory(source.data_dir, self.dataset, self.version)
 
 
 def prepare(
   archive: Archive,
-  source: data.Source,
+  source: data.Location,
   builder_class: Callable[[pathlib.Path], type[Builder]],
 ) -> None:
   """Makes the TFDS directory from the archive, all of it or nothing.
@@ -116,7 +116,7 @@ def make_once(
     ) from error
 
 
-def folders(source: data.Source) -> tuple[pathlib.Path, pathlib.Path]:
+def folders(source: data.Location) -> tuple[pathlib.Path, pathlib.Path]:
   """Where archives are put by hand, and where they are downloaded to."""
   downloads = tfds_reader.root(source.data_dir) / 'downloads'
   if source.manual_dir:
@@ -124,13 +124,13 @@ def folders(source: data.Source) -> tuple[pathlib.Path, pathlib.Path]:
   return downloads / 'manual', downloads
 
 
-def find(file: str, source: data.Source) -> pathlib.Path | None:
+def find(file: str, source: data.Location) -> pathlib.Path | None:
   """Returns the path of an archive that is there, not verified, or None."""
   paths = [folder / file for folder in folders(source)]
   return next((path for path in paths if path.is_file()), None)
 
 
-def _missing(archive: Archive, source: data.Source, reason: str) -> str:
+def _missing(archive: Archive, source: data.Location, reason: str) -> str:
   return (
     f'{archive.dataset}/{archive.version} is not in '
     f'{tfds_reader.root(source.data_dir)}, and {reason}. Put {archive.file} '
@@ -139,7 +139,7 @@ def _missing(archive: Archive, source: data.Source, reason: str) -> str:
   )
 
 
-def _check_server(archive: Archive, source: data.Source) -> None:
+def _check_server(archive: Archive, source: data.Location) -> None:
   """Fails, before anything is written, where a download could not begin."""
   if not source.download:
     raise DataError(_missing(archive, source, 'downloading is off'))
@@ -149,7 +149,7 @@ def _check_server(archive: Archive, source: data.Source) -> None:
     raise DataError(_missing(archive, source, str(error))) from error
 
 
-def _download(archive: Archive, source: data.Source) -> pathlib.Path:
+def _download(archive: Archive, source: data.Location) -> pathlib.Path:
   folder = folders(source)[1]
   folder.mkdir(parents=True, exist_ok=True)
   try:

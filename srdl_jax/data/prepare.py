@@ -13,19 +13,19 @@ says which are needed. A preparation that was ended goes on with the same
 command.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 
 from srdl_jax import command, data
 from srdl_jax.errors import ConfigError
 
-Counts = dict[str, int]
+IMAGENET = 'imagenet2012'
+NAMES = (IMAGENET, 'tiny_imagenet', 'market1501', 'cifar10', 'cifar100')
 
 
-# The loaders are imported when called, as in `data`.
-def _imagenet(source: data.Source) -> Counts:
+def _imagenet(source: data.Location) -> dict[str, int]:
+  # TFDS takes a second to import, which a wrong name need not wait for.
   from srdl_jax.data import imagenet
   from srdl_jax.data.imagenet import archives as imagenet_archives
   from srdl_jax.data.imagenet import preparation as imagenet_preparation
@@ -40,43 +40,7 @@ def _imagenet(source: data.Source) -> Counts:
   return {name: splits[name].num_examples for name in imagenet.SPLITS}
 
 
-def _tiny_imagenet(source: data.Source) -> Counts:
-  from srdl_jax.data import tiny_imagenet
-
-  return _counted(tiny_imagenet.load(source))
-
-
-def _market1501(source: data.Source) -> Counts:
-  from srdl_jax.data.persons import market1501
-
-  other = flags.FLAGS.allow_other_counts
-  return _counted(
-    market1501.load(dataclasses.replace(source, allow_differences=other))
-  )
-
-
-def _cifar10(source: data.Source) -> Counts:
-  from srdl_jax.data import cifar
-
-  return _counted(cifar.load(cifar.CIFAR10, source))
-
-
-def _cifar100(source: data.Source) -> Counts:
-  from srdl_jax.data import cifar
-
-  return _counted(cifar.load(cifar.CIFAR100, source))
-
-
-PREPARATIONS: dict[str, Callable[[data.Source], Counts]] = {
-  'imagenet2012': _imagenet,
-  'tiny_imagenet': _tiny_imagenet,
-  'market1501': _market1501,
-  'cifar10': _cifar10,
-  'cifar100': _cifar100,
-}
-
-
-def _counted(dataset: data.Dataset) -> Counts:
+def _counts(dataset: data.Dataset) -> dict[str, int]:
   tests = (dataset.test,)
   if isinstance(dataset.test, data.Retrieval):
     tests = dataset.test.parts
@@ -85,20 +49,25 @@ def _counted(dataset: data.Dataset) -> Counts:
 
 def main(argv: Sequence[str]) -> None:
   """Prepares a data set where it is missing, and says how much there is."""
-  if len(argv) != 2 or argv[1] not in PREPARATIONS:
-    known = ', '.join(sorted(PREPARATIONS))
+  if len(argv) != 2 or argv[1] not in NAMES:
     given = ' '.join(argv[1:]) or 'none'
-    raise ConfigError(f'Name one data set of {known}; got {given}.')
-  args = flags.FLAGS
-  source = data.Source(
+    raise ConfigError(
+      f'Name one data set of {", ".join(sorted(NAMES))}; got {given}.'
+    )
+  name, args = argv[1], flags.FLAGS
+  source = data.Location(
     args.data_dir,
     args.manual_dir,
     args.download,
     skip_unreadable=args.skip_unreadable,
+    allow_differences=args.allow_other_counts,
   )
-  counts = PREPARATIONS[argv[1]](source)
-  told = ', '.join(f'{count:,} {name}' for name, count in counts.items())
-  print(f'{argv[1]} is prepared: {told} images')
+  if name == IMAGENET:
+    counts = _imagenet(source)
+  else:
+    counts = _counts(data.DATASETS[name].load(source))
+  told = ', '.join(f'{count:,} {split}' for split, count in counts.items())
+  print(f'{name} is prepared: {told} images')
 
 
 if __name__ == '__main__':

@@ -61,7 +61,7 @@ OFFICIAL = TinyImageNet(
 )
 
 
-def load(source: data.Source, spec: TinyImageNet = OFFICIAL) -> data.Dataset:
+def load(source: data.Location, spec: TinyImageNet = OFFICIAL) -> data.Dataset:
   """Loads Tiny ImageNet into memory, after preparing it where it is missing.
 
   Args:
@@ -93,7 +93,7 @@ def load(source: data.Source, spec: TinyImageNet = OFFICIAL) -> data.Dataset:
   )
 
 
-def prepare(source: data.Source, spec: TinyImageNet = OFFICIAL) -> None:
+def prepare(source: data.Location, spec: TinyImageNet = OFFICIAL) -> None:
   """Makes the TFDS directory from the archive, all of it or nothing.
 
   Of several processes that call this at once, one prepares and others wait.

@@ -62,7 +62,7 @@ spec = getattr(cifar, name.upper())
 spec = dataclasses.replace(spec, sha256=sha256)
 print('ready', flush=True)
 sys.stdin.readline()
-cifar.prepare(spec, data.Source(data_dir, manual_dir, download=False))
+cifar.prepare(spec, data.Location(data_dir, manual_dir, download=False))
 """
 
 
@@ -76,7 +76,7 @@ class Tiny:
   labels: dict[str, np.ndarray]
 
   def source(self, data_dir):
-    return data.Source(str(data_dir), str(self.folder), download=False)
+    return data.Location(str(data_dir), str(self.folder), download=False)
 
 
 @functools.cache
@@ -230,7 +230,7 @@ def test_nothing_here_imports_jax_or_tensorflow(prepared):
   program = (
     'import sys; from srdl_jax import data; data.load("digits")\n'
     'from srdl_jax.data import cifar, sampling\n'
-    f'cifar.load(cifar.CIFAR100, data.Source({str(prepared)!r}))\n'
+    f'cifar.load(cifar.CIFAR100, data.Location({str(prepared)!r}))\n'
     'print([m for m in ("jax", "tensorflow") if m in sys.modules])'
   )
   done = started.run([sys.executable, '-c', program], cwd=ROOT, check=True)
@@ -260,7 +260,7 @@ def test_the_loaded_arrays_are_those_of_the_archive(tiny, tmp_path):
 
 
 def test_row_i_is_example_i_of_tfds(tiny100, prepared):
-  loaded = cifar.load(tiny100.spec, data.Source(str(prepared)))
+  loaded = cifar.load(tiny100.spec, data.Location(str(prepared)))
   for split in (loaded.train, loaded.test):
     stock = _stock('cifar100', prepared, split.name)
     assert len(stock) == len(split.labels)
@@ -298,8 +298,8 @@ def test_shards_do_not_change_rows_or_fingerprint(tiny100, prepared, tmp_path):
   )
   directory = tmp_path / 'cifar100' / '3.0.2'
   assert len(list(directory.glob('*-of-00003'))) == 6
-  one = cifar.load(tiny100.spec, data.Source(str(prepared))).train
-  three = cifar.load(tiny100.spec, data.Source(str(tmp_path))).train
+  one = cifar.load(tiny100.spec, data.Location(str(prepared))).train
+  three = cifar.load(tiny100.spec, data.Location(str(tmp_path))).train
   np.testing.assert_array_equal(one.images, three.images)
   assert one.fingerprint == three.fingerprint
 
@@ -344,8 +344,8 @@ def test_two_processes_may_prepare_at_once(
     process.stdin.flush()
   ends = [process.communicate(timeout=started.SECONDS) for process in processes]
   assert [p.returncode for p in processes] == [0, 0], ends
-  ours = cifar.load(tiny100.spec, data.Source(str(tmp_path)))
-  expected = cifar.load(tiny100.spec, data.Source(str(prepared)))
+  ours = cifar.load(tiny100.spec, data.Location(str(tmp_path)))
+  expected = cifar.load(tiny100.spec, data.Location(str(prepared)))
   assert ours.train.fingerprint == expected.train.fingerprint
   assert not list(tmp_path.rglob('incomplete.*'))
 
@@ -391,7 +391,7 @@ def served(tiny100):
 
 
 def test_the_archive_is_downloaded_where_it_is_missing(served, tmp_path):
-  loaded = cifar.load(served, data.Source(str(tmp_path)))
+  loaded = cifar.load(served, data.Location(str(tmp_path)))
   assert len(loaded.test.labels) == 20
   assert (tmp_path / 'downloads' / served.archive).is_file()
 
@@ -423,7 +423,7 @@ def test_missing_data_without_network_says_why_and_what_to_do(tmp_path):
   url = f'http://127.0.0.1:{port}/cifar-100-binary.tar.gz'
   spec = dataclasses.replace(cifar.CIFAR100, url=url)
   with pytest.raises(DataError) as caught:
-    cifar.load(spec, data.Source(str(tmp_path)))
+    cifar.load(spec, data.Location(str(tmp_path)))
   for part in ('refused', url, spec.sha256, str(tmp_path)):
     assert part in str(caught.value)
   assert list(tmp_path.iterdir()) == []
@@ -463,7 +463,7 @@ def _edit_info(directory, **fields):
 def _load_fails(spec, directory, pattern):
   before = _files(directory)
   with pytest.raises(DataError, match=pattern):
-    cifar.load(spec, data.Source(str(directory.parents[1]), download=False))
+    cifar.load(spec, data.Location(str(directory.parents[1]), download=False))
   assert _files(directory) == before
 
 
@@ -480,7 +480,7 @@ def test_array_record_beside_tfrecord_is_read(tiny100, copied):
   _edit_info(
     copied, fileFormat='tfrecord', alternativeFileFormats=['array_record']
   )
-  loaded = cifar.load(tiny100.spec, data.Source(str(copied.parents[1])))
+  loaded = cifar.load(tiny100.spec, data.Location(str(copied.parents[1])))
   assert len(loaded.train.labels) == 40
 
 

@@ -23,7 +23,7 @@ CONFIG = pathlib.Path(__file__).resolve().parents[2] / 'configs' / 'folder.py'
 
 
 def source(path, **fields):
-  return data.Source(path=str(path), **fields)
+  return data.Location(path=str(path), **fields)
 
 
 def encoded(image, kind='JPEG', **options):

@@ -92,12 +92,12 @@ def copied_tfds(prepared, tmp_path):
 
 
 def prepare(manual_dir, data_dir, counts=COUNTS, shard_examples=SHARD):
-  source = data.Source(str(data_dir), str(manual_dir), download=False)
+  source = data.Location(str(data_dir), str(manual_dir), download=False)
   return imagenet_preparation.prepare(source, counts, shard_examples)
 
 
 def load(data_dir, size=32):
-  return imagenet.load(data.Source(str(data_dir), image_size=size))
+  return imagenet.load(data.Location(str(data_dir), image_size=size))
 
 
 def start(made, data_dir, trouble='none', number=0, shard_examples=SHARD):

@@ -49,7 +49,7 @@ def made(tmp_path_factory):
 def prepared(made, tmp_path_factory):
   """A TFDS directory prepared from it; never to be changed."""
   data_dir = tmp_path_factory.mktemp('tfds')
-  source = data.Source(str(data_dir), str(made.folder))
+  source = data.Location(str(data_dir), str(made.folder))
   market1501.prepare(source, made.counts)
   return data_dir
 
@@ -57,7 +57,7 @@ def prepared(made, tmp_path_factory):
 @pytest.fixture(scope='session')
 def loaded(made, prepared):
   """The data set, read where there is no folder."""
-  return market1501.load(data.Source(str(prepared)), made.counts)
+  return market1501.load(data.Location(str(prepared)), made.counts)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def copy(made, tmp_path):
 
 def from_folder(root, **fields):
   return persons_folder.load(
-    data.Source(path=str(root), image_size=32, **fields)
+    data.Location(path=str(root), image_size=32, **fields)
   )
 
 
@@ -238,7 +238,7 @@ def test_images_for_testing_look_like_an_array(loaded):
 
 @pytest.mark.parametrize('height', [2, 64, 384])
 def test_image_size_is_the_height(made, prepared, loaded, height):
-  source = data.Source(str(prepared), image_size=height)
+  source = data.Location(str(prepared), image_size=height)
   other = market1501.load(source, made.counts)
   assert other.train.images.shape[1:] == (height, height // 2, 3)
   assert other.test.query.images.shape[1:] == (height, height // 2, 3)
@@ -246,7 +246,7 @@ def test_image_size_is_the_height(made, prepared, loaded, height):
 
 
 def test_an_odd_height_is_refused(made, prepared):
-  source = data.Source(str(prepared), image_size=33)
+  source = data.Location(str(prepared), image_size=33)
   with pytest.raises(ConfigError, match='image_size = 33'):
     market1501.load(source, made.counts)
 
@@ -279,7 +279,7 @@ def test_retrievals_differ_without_multi_query(loaded):
 
 
 def test_prepared_and_unprepared_are_the_same(loaded, made):
-  direct = persons_folder.load(data.Source(path=str(made.folder)))
+  direct = persons_folder.load(data.Location(path=str(made.folder)))
   np.testing.assert_array_equal(direct.train.images, loaded.train.images)
   np.testing.assert_array_equal(direct.train.labels, loaded.train.labels)
   pairs = zip(direct.test.parts, loaded.test.parts, strict=True)
@@ -305,17 +305,17 @@ def test_tfds_reads_what_is_prepared(prepared, made):
 
 def test_the_folder_is_found_above_and_below(made, tmp_path):
   for number, manual in enumerate((made.folder, made.folder.parent)):
-    source = data.Source(str(tmp_path / str(number)), str(manual))
+    source = data.Location(str(tmp_path / str(number)), str(manual))
     assert len(market1501.load(source, made.counts).train.labels) == 16
   # Where archives are put by hand by default.
   default = tmp_path / 'tfds' / 'downloads' / 'manual' / made_market.FOLDER
   shutil.copytree(made.folder, default)
-  source = data.Source(str(tmp_path / 'tfds'))
+  source = data.Location(str(tmp_path / 'tfds'))
   assert len(market1501.load(source, made.counts).train.labels) == 16
 
 
 def test_a_missing_folder_is_told_with_the_remedy(tmp_path):
-  source = data.Source(str(tmp_path / 'd'), str(tmp_path / 'm'))
+  source = data.Location(str(tmp_path / 'd'), str(tmp_path / 'm'))
   with pytest.raises(DataError) as caught:
     market1501.load(source)
   for part in ('market1501/1.0.0', 'Market-1501-v15.09.15', 'manual_dir',
@@ -330,7 +330,7 @@ def test_nothing_is_left_of_a_preparation_that_fails(
   def full(*args):
     raise OSError(28, os.strerror(28))
 
-  source = data.Source(str(tmp_path), str(made.folder))
+  source = data.Location(str(tmp_path), str(made.folder))
   with monkeypatch.context() as patch:
     patch.setattr(os, 'rename', full)
     pattern = f'cannot prepare {tmp_path}.*No space left on device.*data_dir'
@@ -356,7 +356,7 @@ def test_another_machine_may_be_first(made, prepared, tmp_path, monkeypatch):
     rename(source, destination)
 
   monkeypatch.setattr(os, 'rename', late)
-  source = data.Source(str(tmp_path), str(made.folder))
+  source = data.Location(str(tmp_path), str(made.folder))
   assert len(market1501.load(source, made.counts).train.labels) == 16
   assert not list(tmp_path.rglob('incomplete*'))
 
@@ -373,7 +373,7 @@ def test_a_file_that_vanishes_while_preparing_is_named(
     return parts
 
   monkeypatch.setattr(persons_folder, 'read', vanishing)
-  source = data.Source(str(tmp_path / 'tfds'), str(copy))
+  source = data.Location(str(tmp_path / 'tfds'), str(copy))
   with pytest.raises(DataError, match=f'cannot read .*{name}: No such file'):
     market1501.prepare(source, made.counts)
   assert not list((tmp_path / 'tfds').rglob('incomplete*'))
@@ -381,7 +381,7 @@ def test_a_file_that_vanishes_while_preparing_is_named(
 
 
 def test_one_prepares_and_the_other_waits(made, tmp_path):
-  source = data.Source(str(tmp_path), str(made.folder))
+  source = data.Location(str(tmp_path), str(made.folder))
   folder = tmp_path / 'market1501'
   folder.mkdir()
   thread = threading.Thread(
@@ -407,7 +407,7 @@ def _patched(path, old, new):
 def test_damage_of_what_is_prepared_is_named(made, prepared, tmp_path):
   data_dir = pathlib.Path(shutil.copytree(prepared, tmp_path / 'tfds'))
   folder = data_dir / 'market1501' / '1.0.0'
-  source = data.Source(str(data_dir))
+  source = data.Location(str(data_dir))
   (gallery,) = folder.glob('*gallery*')
   good = gallery.read_bytes()
   name = made.names[GALLERY][4].encode()
@@ -426,7 +426,7 @@ def test_damage_of_what_is_prepared_is_named(made, prepared, tmp_path):
 
 
 def test_records_of_other_names_are_refused(made, tmp_path, monkeypatch):
-  source = data.Source(str(tmp_path), str(made.folder))
+  source = data.Location(str(tmp_path), str(made.folder))
   with monkeypatch.context() as patch:
     patch.setattr(
       market1501, 'Example', lambda name, *rest: _EXAMPLE('a.jpg', *rest)
@@ -661,7 +661,7 @@ def test_a_query_that_vanishes_later_is_named(copy, made):
 
 
 def _official(root, data_dir, made, **fields):
-  source = data.Source(str(data_dir), str(root), **fields)
+  source = data.Location(str(data_dir), str(root), **fields)
   return market1501.load(source, made.counts)
 
 
@@ -711,7 +711,7 @@ def test_other_counts_can_be_allowed_each_time(copy, made, tmp_path, caplog):
 
 
 def test_thousands_are_told_readably(made, tmp_path):
-  source = data.Source(str(tmp_path), str(made.folder))
+  source = data.Location(str(tmp_path), str(made.folder))
   pattern = '16 training images instead of 12,936; .*; 2 junk images instead'
   with pytest.raises(DataError, match=pattern):
     market1501.load(source)

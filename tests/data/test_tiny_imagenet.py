@@ -61,7 +61,7 @@ if trouble.startswith('room for '):
   room = int(trouble.removeprefix('room for '))
   resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 try:
-  tiny_imagenet.prepare(data.Source(data_dir, manual_dir, False), spec)
+  tiny_imagenet.prepare(data.Location(data_dir, manual_dir, False), spec)
 except DataError as error:
   print(error)
 print([m for m in ('jax', 'tensorflow') if m in sys.modules])
@@ -129,7 +129,7 @@ class Made:
   folder: pathlib.Path
 
   def source(self, data_dir):
-    return data.Source(str(data_dir), str(self.folder), download=False)
+    return data.Location(str(data_dir), str(self.folder), download=False)
 
 
 @pytest.fixture(scope='session')
@@ -149,7 +149,7 @@ def prepared(made, tmp_path_factory):
 @pytest.fixture(scope='session')
 def loaded(made, prepared):
   """The data set, read where there is no archive."""
-  source = data.Source(str(prepared), download=False)
+  source = data.Location(str(prepared), download=False)
   return tiny_imagenet.load(source, made.spec)
 
 
@@ -163,7 +163,7 @@ def _stock(data_dir, split, **options):
 def _fails(spec, folder, data_dir, pattern):
   """Nothing is prepared, nothing is left over, the archive stays."""
   before = (folder / FILE).read_bytes()
-  source = data.Source(str(data_dir), str(folder), download=False)
+  source = data.Location(str(data_dir), str(folder), download=False)
   with pytest.raises(DataError, match=pattern) as caught:
     tiny_imagenet.load(source, spec)
   assert '\n' not in str(caught.value)
@@ -281,7 +281,7 @@ def test_a_missing_shard_of_either_split_is_named(made, tmp_path, split):
   (shard,) = tmp_path.rglob(f'tiny_imagenet-{split}.*')
   shard.unlink()
   with pytest.raises(DataError, match=f'is incomplete: {shard.name}'):
-    tiny_imagenet.load(data.Source(str(tmp_path)), made.spec)
+    tiny_imagenet.load(data.Location(str(tmp_path)), made.spec)
 
 
 # Where the archive comes from.
@@ -309,7 +309,7 @@ def served(made):
 def test_the_archive_is_downloaded_where_it_is_missing(
   served, tmp_path, capsys
 ):
-  found = tiny_imagenet.load(data.Source(str(tmp_path)), served)
+  found = tiny_imagenet.load(data.Location(str(tmp_path)), served)
   assert len(found.test.labels) == 6
   assert (tmp_path / 'downloads' / FILE).is_file()
   told = capsys.readouterr().err
@@ -319,7 +319,7 @@ def test_the_archive_is_downloaded_where_it_is_missing(
 
 
 def test_missing_data_without_download_says_what_to_put_where(tmp_path):
-  source = data.Source(str(tmp_path / 'd'), str(tmp_path / 'm'), False)
+  source = data.Location(str(tmp_path / 'd'), str(tmp_path / 'm'), False)
   with pytest.raises(DataError) as caught:
     tiny_imagenet.load(source)
   spec = tiny_imagenet.OFFICIAL
@@ -581,7 +581,7 @@ def test_one_of_two_processes_prepares_and_the_other_waits(
   assert [p.returncode for p in processes] == [0, 0], ends
   # Neither jax nor TensorFlow was imported.
   assert [out for out, _ in ends] == ['[]\n', '[]\n']
-  ours = tiny_imagenet.load(data.Source(str(tmp_path)), made.spec)
+  ours = tiny_imagenet.load(data.Location(str(tmp_path)), made.spec)
   assert ours.train.fingerprint == loaded.train.fingerprint
   assert not list(tmp_path.rglob('incomplete.*'))
 

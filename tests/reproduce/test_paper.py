@@ -43,7 +43,7 @@ def config_of(run):
 @pytest.mark.slow
 def test_a_row_loads_and_its_network_fits_its_data(run):
   config = config_of(run)
-  shape = data.SHAPES[config.data.name]
+  shape = data.shape(config.data.name)
   classes = config.data.classes or shape.num_classes
   for stage in build.create_plan(config):
     assert output_of(stage.model, classes, shape.image_shape) == (1, classes)
@@ -61,7 +61,7 @@ def output_of(name, classes, image_shape):
 @pytest.mark.parametrize('run', RUNS.values(), ids=lambda r: r.config)
 def test_the_schedule_of_a_row_to_its_last_step(run):
   config = config_of(run)
-  shape = data.SHAPES[config.data.name]
+  shape = data.shape(config.data.name)
   examples = config.data.examples_per_class * (
     config.data.classes or shape.num_classes
   )

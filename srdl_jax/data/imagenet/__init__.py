@@ -43,7 +43,7 @@ _SIZE, _RESIZE = 224, 256
 _log = logging.getLogger(__name__)
 
 
-def load(source: data.Source) -> data.Dataset:
+def load(source: data.Location) -> data.Dataset:
   """Opens ImageNet; images are read and decoded when they are asked for.
 
   Args:
@@ -94,7 +94,7 @@ def load(source: data.Source) -> data.Dataset:
   )
 
 
-def directory_of(source: data.Source) -> pathlib.Path:
+def directory_of(source: data.Location) -> pathlib.Path:
   """Where the prepared data set is, or will be."""
   return tfds_reader.directory(source.data_dir, NAME, VERSION)
 

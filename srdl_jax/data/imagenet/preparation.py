@@ -35,7 +35,7 @@ _STAGING = f'incomplete.srdl_{imagenet.VERSION}'
 
 
 def prepare(
-  source: data.Source,
+  source: data.Location,
   counts: Counts | None = imagenet_archives.OFFICIAL,
   shard_examples: int = SHARD_EXAMPLES,
 ) -> pathlib.Path:

@@ -23,7 +23,7 @@ _SHOWN = 5
 _log = logging.getLogger(__name__)
 
 
-def load(source: data.Source) -> data.Dataset:
+def load(source: data.Location) -> data.Dataset:
   """Loads the persons of a folder; only training images are decoded yet.
 
   Args:

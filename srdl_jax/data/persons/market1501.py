@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 def load(
-  source: data.Source, counts: Mapping[str, int] = OFFICIAL
+  source: data.Location, counts: Mapping[str, int] = OFFICIAL
 ) -> data.Dataset:
   """Loads Market-1501, after preparing it where it is missing.
 
@@ -72,7 +72,9 @@ def load(
   return persons.dataset(NAME, parts, source.image_size)
 
 
-def prepare(source: data.Source, counts: Mapping[str, int] = OFFICIAL) -> None:
+def prepare(
+  source: data.Location, counts: Mapping[str, int] = OFFICIAL
+) -> None:
   """Makes the TFDS directory from the folder, all of it or nothing.
 
   Of several processes that call this at once, one prepares and others wait.
@@ -98,11 +100,11 @@ def prepare(source: data.Source, counts: Mapping[str, int] = OFFICIAL) -> None:
   preparation.make_once(directory, write)
 
 
-def _directory(source: data.Source) -> pathlib.Path:
+def _directory(source: data.Location) -> pathlib.Path:
   return tfds_reader.directory(source.data_dir, NAME, persons.VERSION)
 
 
-def _folder(source: data.Source) -> pathlib.Path:
+def _folder(source: data.Location) -> pathlib.Path:
   """Finds the official folder: `manual_dir` is it, or holds it."""
   manual = preparation.folders(source)[0].absolute()
   if (manual / FOLDER).is_dir():
