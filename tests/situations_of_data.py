@@ -379,14 +379,19 @@ def zip_of(place: Place) -> pathlib.Path:
 
 def zip_spec(folder: pathlib.Path) -> tiny_imagenet.TinyImageNet:
   content = (folder / f'{TOP}.zip').read_bytes()
-  return tiny_imagenet.TinyImageNet(
-    f'http://localhost/{TOP}.zip', hashlib.sha256(content).hexdigest(), 2, 1, 1
+  return dataclasses.replace(
+    tiny_imagenet.OFFICIAL,
+    url=f'http://localhost/{TOP}.zip',
+    sha256=hashlib.sha256(content).hexdigest(),
+    num_classes=2,
+    train_per_class=1,
+    validation_per_class=1,
   )
 
 
 def prepare_zip(folder: pathlib.Path, target: pathlib.Path) -> None:
   source = data.Location(str(target), str(folder), download=False)
-  tiny_imagenet.prepare(source, zip_spec(folder))
+  zip_spec(folder).prepare(source)
 
 
 def wrong_zip(**changes: bytes | None) -> Provoke:
@@ -412,7 +417,7 @@ def small_images(
     shutil.copytree(zip_of(place) / 'tfds', place.folder / 'tfds')
     damage(place.folder / 'tfds' / 'tiny_imagenet' / '1.0.0')
     spec = dataclasses.replace(zip_spec(zip_of(place)), **changes)
-    tiny_imagenet.load(data.Location(str(place.folder / 'tfds')), spec)
+    spec.load(data.Location(str(place.folder / 'tfds')))
 
   return provoke
 

@@ -240,13 +240,13 @@ def _loader(name: str) -> Callable[[Location], Dataset]:
 DATASETS: dict[str, Entry] = {
   'digits': Entry(_loader('digits:load'), Shape((8, 8, 1), 10, 1437)),
   'cifar10': Entry(
-    _loader('cifar:load_cifar10'), Shape((32, 32, 3), 10, 50_000)
+    _loader('cifar:CIFAR10.load'), Shape((32, 32, 3), 10, 50_000)
   ),
   'cifar100': Entry(
-    _loader('cifar:load_cifar100'), Shape((32, 32, 3), 100, 50_000)
+    _loader('cifar:CIFAR100.load'), Shape((32, 32, 3), 100, 50_000)
   ),
   'tiny_imagenet': Entry(
-    _loader('tiny_imagenet:load'), Shape((64, 64, 3), 200, 100_000)
+    _loader('tiny_imagenet:OFFICIAL.load'), Shape((64, 64, 3), 200, 100_000)
   ),
   'imagenet': Entry(
     _loader('imagenet:load'), Shape((224, 224, 3), 1000, 1_281_167)

@@ -6,6 +6,7 @@ is checked. Of several processes one prepares, in a staging folder that is
 renamed when everything is there, and the others wait.
 """
 
+import abc
 import contextlib
 import dataclasses
 import io
@@ -15,7 +16,8 @@ import pathlib
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -25,24 +27,37 @@ from srdl_jax.errors import DataError
 from srdl_jax.storage import locks
 
 _log = logging.getLogger(__name__)
-Builder = tfds.core.GeneratorBasedBuilder
+# TFDS orders them by a hash of their keys.
+Examples = Iterator[tuple[str | int, dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Archive:
+class Archive(abc.ABC):
   """An official archive, and the data set that is prepared from it.
 
   Attributes:
-    dataset: the data set's name in TFDS.
+    name: the data set's, here and in TFDS.
     version: version of the data set, such as '1.0.0'.
+    description: of the data set.
+    homepage: of its authors.
     url: where the archive is.
     sha256: the archive's digest, 64 hexadecimal digits.
+    num_classes: number of classes, K.
+    mean: per channel, of training pixels scaled to [0, 1].
+    std: per channel, of training pixels scaled to [0, 1].
+    splits: names of the splits to train and to test on.
   """
 
-  dataset: str
+  name: str
   version: str
+  description: str
+  homepage: str
   url: str
   sha256: str
+  num_classes: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  splits: tuple[str, str]
 
   @property
   def file(self) -> str:
@@ -51,38 +66,154 @@ class Archive:
 
   def directory(self, source: data.Location) -> pathlib.Path:
     """Where the prepared data set is, or will be."""
-    return tfds_reader.directory(source.data_dir, self.dataset, self.version)
+    return tfds_reader.directory(source.data_dir, self.name, self.version)
+
+  @abc.abstractmethod
+  def features(
+    self, path: pathlib.Path
+  ) -> dict[str, tfds.features.FeatureConnector]:
+    """Returns TFDS's features by name: 'id', 'image', 'label' and others.
+
+    Args:
+      path: the archive, already verified.
+    """
+
+  @abc.abstractmethod
+  def examples(self, path: pathlib.Path) -> dict[str, Examples]:
+    """Returns the examples of each split: keys, and features by name.
+
+    Args:
+      path: the archive, already verified.
+    """
+
+  def load(self, source: data.Location) -> data.Dataset:
+    """Loads the data set into memory, after preparing it where it is missing.
+
+    Args:
+      source: where it is, or may be fetched from.
+
+    Returns:
+      The data set, images uint8 [N, H, W, C]; rows and ids are TFDS's.
+
+    Raises:
+      DataError: it is missing, damaged or in another form than ArrayRecord.
+    """
+    directory = self.directory(source)
+    if not directory.exists():
+      self.prepare(source)
+    builder = tfds_reader.open_builder(directory, self.splits)
+    train, test = (
+      tfds_reader.read_split(builder, split, self.num_classes)
+      for split in self.splits
+    )
+    return data.Dataset(
+      name=self.name,
+      version=self.version,
+      num_classes=self.num_classes,
+      mean=self.mean,
+      std=self.std,
+      train=train,
+      test=test,
+    )
+
+  def prepare(self, source: data.Location) -> None:
+    """Makes the TFDS directory from the archive, all of it or nothing.
+
+    Of several processes that call this at once, one prepares and others wait.
+
+    Args:
+      source: where the archive is, or may be fetched to.
+
+    Raises:
+      DataError: there is no archive, it is damaged or not as it should be, or
+        nothing can be written.
+    """
+    if find(self.file, source) is None:
+      _check_server(self, source)
+
+    def write(staging: pathlib.Path) -> None:
+      path = find(self.file, source) or _download(self, source)
+      fetching.verify(path, self.sha256)
+      _log.info('preparing %s, once; it takes minutes', directory)
+      _run(builder_of(self, path, staging))
+
+    directory = self.directory(source)
+    make_once(directory, write)
 
 
-def prepare(
-  archive: Archive,
-  source: data.Location,
-  builder_class: Callable[[pathlib.Path], type[Builder]],
-) -> None:
-  """Makes the TFDS directory from the archive, all of it or nothing.
-
-  Of several processes that call this at once, one prepares and others wait.
+def builder_of(
+  archive: Archive, path: pathlib.Path, data_dir: pathlib.Path
+) -> tfds.core.GeneratorBasedBuilder:
+  """Returns what writes an archive as TFDS would, without TensorFlow.
 
   Args:
-    archive: what is prepared, and from what.
-    source: where the archive is, or may be fetched to.
-    builder_class: makes a builder's class, to be called with `data_dir`, from
-      the path of the verified archive.
+    archive: what is written.
+    path: where it is; it is verified.
+    data_dir: TFDS directory that is written to.
 
   Raises:
-    DataError: there is no archive, it is damaged, or nothing can be written.
+    DataError: the archive isn't as it should be; also raised by its run.
   """
-  if find(archive.file, source) is None:
-    _check_server(archive, source)
+  named_features = archive.features(path)
 
-  def write(staging: pathlib.Path) -> None:
-    path = find(archive.file, source) or _download(archive, source)
-    fetching.verify(path, archive.sha256)
-    _log.info('preparing %s, once; it takes minutes', directory)
-    _run(builder_class(path)(data_dir=staging))
+  # TFDS keeps every builder class for good, so this one holds no examples.
+  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    name = archive.name
+    VERSION = tfds.core.Version(archive.version)
 
-  directory = archive.directory(source)
-  make_once(directory, write)
+    def _info(self) -> tfds.core.DatasetInfo:
+      return tfds.core.DatasetInfo(
+        builder=self,
+        description=archive.description,
+        features=tfds.features.FeaturesDict(named_features),
+        supervised_keys=('image', 'label'),
+        homepage=archive.homepage,
+      )
+
+    def _split_generators(self, dl_manager):
+      found = archive.examples(path)
+      return {s: self._generate_examples(found[s]) for s in archive.splits}
+
+    def _generate_examples(self, examples: Examples) -> Examples:
+      yield from examples
+
+  return Builder(data_dir=data_dir)
+
+
+def write_metadata(
+  template: tfds.core.ShardedFileTemplate,
+  splits: Sequence[tfds.core.SplitInfo],
+  label: tfds.features.FeatureConnector,
+  **about: str,
+) -> None:
+  """Writes what TFDS wants to read beside files of `records`.
+
+  Args:
+    template: of the files' names, with their folder, named after the version.
+    splits: what has been written.
+    label: TFDS's feature.
+    **about: the data set: `description`, `homepage`.
+
+  Raises:
+    OSError: there is no room, or nothing can be written there.
+  """
+  tfds.folder_dataset.write_metadata(
+    data_dir=template.data_dir,
+    features=tfds.features.FeaturesDict(
+      {
+        'image': tfds.features.Image(encoding_format='jpeg'),
+        'label': label,
+        'file_name': tfds.features.Text(),
+      }
+    ),
+    split_infos=splits,
+    version=template.data_dir.name,
+    filename_template=template,
+    # It would read through TensorFlow.
+    check_data=False,
+    supervised_keys=('image', 'label'),
+    **about,
+  )
 
 
 def make_once(
@@ -132,7 +263,7 @@ def find(file: str, source: data.Location) -> pathlib.Path | None:
 
 def _missing(archive: Archive, source: data.Location, reason: str) -> str:
   return (
-    f'{archive.dataset}/{archive.version} is not in '
+    f'{archive.name}/{archive.version} is not in '
     f'{tfds_reader.root(source.data_dir)}, and {reason}. Put {archive.file} '
     f'from {archive.url} (sha256 {archive.sha256}) into '
     f'{folders(source)[0]}, or set data_dir to where it is prepared'
@@ -184,7 +315,7 @@ def _write(
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _run(builder: Builder) -> None:
+def _run(builder: tfds.core.GeneratorBasedBuilder) -> None:
   try:
     # TFDS prints the name of the temporary folder as that of the result.
     with contextlib.redirect_stdout(io.StringIO()):

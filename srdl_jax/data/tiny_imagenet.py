@@ -9,167 +9,86 @@ archive's test images have no labels; the validation split takes their place.
 import collections
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import tensorflow_datasets as tfds
 
-from srdl_jax import data, storage
+from srdl_jax import storage
 from srdl_jax.data import preparation, tfds_reader
 from srdl_jax.errors import DataError
 
-NAME = 'tiny_imagenet'
-VERSION = '1.0.0'
-# Of the training images' pixels, scaled to [0, 1].
-MEAN = (0.4802, 0.4481, 0.3975)
-STD = (0.2764, 0.2689, 0.2816)
 _SHAPE = (64, 64, 3)
 _FOLDER = 'tiny-imagenet-200'
 _CLASSES = f'{_FOLDER}/wnids.txt'
 _ANNOTATIONS = f'{_FOLDER}/val/val_annotations.txt'
-_SPLITS = ('train', 'validation')
 
 
 @dataclasses.dataclass(frozen=True)
-class TinyImageNet:
-  """The archive, and how much it must hold.
+class TinyImageNet(preparation.Archive):
+  """The archive, whose JPEG files are stored as they are.
+
+  An example's id is its file's name.
 
   Attributes:
-    url: where the archive is.
-    sha256: its digest, 64 hexadecimal digits.
-    num_classes: number of classes, K.
-    train_per_class: number of training images of each class.
-    validation_per_class: number of validation images of each class.
+    train_per_class: number of training images that each class must have.
+    validation_per_class: number of validation images that each must have.
   """
 
-  url: str
-  sha256: str
-  num_classes: int
   train_per_class: int
   validation_per_class: int
 
+  def features(
+    self, path: pathlib.Path
+  ) -> dict[str, tfds.features.FeatureConnector]:
+    with _opened(path) as archive:
+      classes = _classes(archive, self)
+    return {
+      'id': tfds.features.Text(),
+      'image': tfds.features.Image(shape=_SHAPE, encoding_format='jpeg'),
+      'label': tfds.features.ClassLabel(names=classes),
+    }
+
+  def examples(self, path: pathlib.Path) -> dict[str, preparation.Examples]:
+    # All lists are looked at before the first image is written.
+    with _opened(path) as archive:
+      classes = _classes(archive, self)
+      labels = (
+        _train_labels(archive, self, classes),
+        _validation_labels(archive, self, classes),
+      )
+    return {
+      split: self._examples_of(path, split, found)
+      for split, found in zip(self.splits, labels, strict=True)
+    }
+
+  def _examples_of(
+    self, path: pathlib.Path, split: str, labels: Mapping[str, str]
+  ) -> preparation.Examples:
+    told = storage.Told(f'{self.name}, {split}', 'images', len(labels))
+    for member, content in _images(path, labels):
+      name = member.rpartition('/')[2]
+      yield member, {'id': name, 'image': content, 'label': labels[member]}
+      told.add()
+    told.close()
+
 
 OFFICIAL = TinyImageNet(
+  name='tiny_imagenet',
+  version='1.0.0',
+  description=__doc__,
+  homepage='http://cs231n.stanford.edu',
   url='http://cs231n.stanford.edu/tiny-imagenet-200.zip',
   sha256='6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821',
   num_classes=200,
+  mean=(0.4802, 0.4481, 0.3975),
+  std=(0.2764, 0.2689, 0.2816),
+  splits=('train', 'validation'),
   train_per_class=500,
   validation_per_class=50,
 )
-
-
-def load(source: data.Location, spec: TinyImageNet = OFFICIAL) -> data.Dataset:
-  """Loads Tiny ImageNet into memory, after preparing it where it is missing.
-
-  Args:
-    source: where it is, or may be fetched from.
-    spec: the archive that it is prepared from.
-
-  Returns:
-    The data set, images uint8 [N, 64, 64, 3]; `test` is the split
-    'validation'. An example's id is its file's name.
-
-  Raises:
-    DataError: it is missing, damaged or in another form than ArrayRecord.
-  """
-  directory = _archive(spec).directory(source)
-  if not directory.exists():
-    prepare(source, spec)
-  builder = tfds_reader.open_builder(directory, _SPLITS)
-  train, validation = (
-    tfds_reader.read_split(builder, name, spec.num_classes) for name in _SPLITS
-  )
-  return data.Dataset(
-    name=NAME,
-    version=VERSION,
-    num_classes=spec.num_classes,
-    mean=MEAN,
-    std=STD,
-    train=train,
-    test=validation,
-  )
-
-
-def prepare(source: data.Location, spec: TinyImageNet = OFFICIAL) -> None:
-  """Makes the TFDS directory from the archive, all of it or nothing.
-
-  Of several processes that call this at once, one prepares and others wait.
-
-  Args:
-    source: where the archive is, or may be fetched to.
-    spec: the archive.
-
-  Raises:
-    DataError: there is no archive, it is damaged or not laid out as the
-      official one, or nothing can be written.
-  """
-  make = functools.partial(builder_class, spec)
-  preparation.prepare(_archive(spec), source, make)
-
-
-def _archive(spec: TinyImageNet) -> preparation.Archive:
-  return preparation.Archive(NAME, VERSION, spec.url, spec.sha256)
-
-
-def builder_class(
-  spec: TinyImageNet, path: pathlib.Path
-) -> type[tfds.core.GeneratorBasedBuilder]:
-  """Makes a builder that stores the archive's JPEG files as they are.
-
-  Args:
-    spec: what the archive must hold.
-    path: the archive, already verified.
-
-  Returns:
-    A class to be called with `data_dir`; its run raises DataError where the
-    rest of the archive isn't as it should be.
-
-  Raises:
-    DataError: the list of classes isn't as it should be.
-  """
-  with _opened(path) as archive:
-    classes = _classes(archive, spec)
-
-  # TFDS keeps every builder class for good, so this one holds no labels.
-  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Yields encoded images, which TFDS writes without TensorFlow."""
-
-    name = NAME
-    VERSION = tfds.core.Version(VERSION)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-      features = {
-        'id': tfds.features.Text(),
-        'image': tfds.features.Image(shape=_SHAPE, encoding_format='jpeg'),
-        'label': tfds.features.ClassLabel(names=classes),
-      }
-      return tfds.core.DatasetInfo(
-        builder=self,
-        description=__doc__,
-        features=tfds.features.FeaturesDict(features),
-        supervised_keys=('image', 'label'),
-        homepage='http://cs231n.stanford.edu',
-      )
-
-    def _split_generators(self, dl_manager):
-      with _opened(path) as archive:
-        train = _train_labels(archive, spec, classes)
-        validation = _validation_labels(archive, spec, classes)
-      labels = dict(zip(_SPLITS, (train, validation), strict=True))
-      return {s: self._generate_examples(s, labels[s]) for s in _SPLITS}
-
-    def _generate_examples(self, split, labels):
-      told = storage.Told(f'{NAME}, {split}', 'images', len(labels))
-      for member, content in _images(path, labels):
-        name = member.rpartition('/')[2]
-        yield member, {'id': name, 'image': content, 'label': labels[member]}
-        told.add()
-      told.close()
-
-  return Builder
 
 
 def _wrong(archive: zipfile.ZipFile, reason: str) -> DataError:

@@ -25,7 +25,7 @@ import tensorflow_datasets as tfds
 from sklearn import datasets as sklearn_datasets
 
 from srdl_jax import data
-from srdl_jax.data import cifar, tfds_reader
+from srdl_jax.data import cifar, preparation, tfds_reader
 from srdl_jax.errors import ConfigError, DataError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ spec = getattr(cifar, name.upper())
 spec = dataclasses.replace(spec, sha256=sha256)
 print('ready', flush=True)
 sys.stdin.readline()
-cifar.prepare(spec, data.Location(data_dir, manual_dir, download=False))
+spec.prepare(data.Location(data_dir, manual_dir, download=False))
 """
 
 
@@ -104,7 +104,7 @@ def _make(name, folder):
     names = ''.join(f'{label}_{i}\n' for i in range(count))
     # The real CIFAR-10 has an empty line at the end.
     members[file] = (names + '\n').encode()
-  path = folder / spec.archive
+  path = folder / spec.file
   with tarfile.open(path, 'w:gz') as tar:
     for member, content in members.items():
       header = tarfile.TarInfo(f'{spec.folder}/{member}')
@@ -134,7 +134,7 @@ def tiny100(tmp_path_factory):
 def prepared(tiny100, tmp_path_factory):
   """A TFDS directory with the made-up CIFAR-100; never to be changed."""
   data_dir = tmp_path_factory.mktemp('tfds')
-  cifar.prepare(tiny100.spec, tiny100.source(data_dir))
+  tiny100.spec.prepare(tiny100.source(data_dir))
   return data_dir
 
 
@@ -230,7 +230,7 @@ def test_nothing_here_imports_jax_or_tensorflow(prepared):
   program = (
     'import sys; from srdl_jax import data; data.load("digits")\n'
     'from srdl_jax.data import cifar, sampling\n'
-    f'cifar.load(cifar.CIFAR100, data.Location({str(prepared)!r}))\n'
+    f'cifar.CIFAR100.load(data.Location({str(prepared)!r}))\n'
     'print([m for m in ("jax", "tensorflow") if m in sys.modules])'
   )
   done = started.run([sys.executable, '-c', program], cwd=ROOT, check=True)
@@ -245,11 +245,11 @@ def test_archives_and_checksums_are_those_of_tfds(name):
   recorded = tfds.core.tfds_path('url_checksums') / f'{name}.txt'
   rows = [line.split('\t') for line in recorded.read_text().splitlines()]
   spec = SPECS[name]
-  assert [spec.url, spec.sha256, spec.archive] in [[r[0], *r[2:]] for r in rows]
+  assert [spec.url, spec.sha256, spec.file] in [[r[0], *r[2:]] for r in rows]
 
 
 def test_the_loaded_arrays_are_those_of_the_archive(tiny, tmp_path):
-  loaded = cifar.load(tiny.spec, tiny.source(tmp_path))
+  loaded = tiny.spec.load(tiny.source(tmp_path))
   assert loaded.num_classes == tiny.spec.num_classes
   for split in (loaded.train, loaded.test):
     rows = [_row(e) for e in _stock(tiny.spec.name, tmp_path, split.name)]
@@ -260,7 +260,7 @@ def test_the_loaded_arrays_are_those_of_the_archive(tiny, tmp_path):
 
 
 def test_row_i_is_example_i_of_tfds(tiny100, prepared):
-  loaded = cifar.load(tiny100.spec, data.Location(str(prepared)))
+  loaded = tiny100.spec.load(data.Location(str(prepared)))
   for split in (loaded.train, loaded.test):
     stock = _stock('cifar100', prepared, split.name)
     assert len(stock) == len(split.labels)
@@ -289,17 +289,15 @@ def test_class_names_and_coarse_labels_are_kept(prepared):
 
 
 def test_shards_do_not_change_rows_or_fingerprint(tiny100, prepared, tmp_path):
-  archive = tiny100.folder / tiny100.spec.archive
-  cifar.builder_class(tiny100.spec, archive)(
-    data_dir=tmp_path
-  ).download_and_prepare(
+  archive = tiny100.folder / tiny100.spec.file
+  preparation.builder_of(tiny100.spec, archive, tmp_path).download_and_prepare(
     file_format='array_record',
     download_config=tfds.download.DownloadConfig(num_shards=3),
   )
   directory = tmp_path / 'cifar100' / '3.0.2'
   assert len(list(directory.glob('*-of-00003'))) == 6
-  one = cifar.load(tiny100.spec, data.Location(str(prepared))).train
-  three = cifar.load(tiny100.spec, data.Location(str(tmp_path))).train
+  one = tiny100.spec.load(data.Location(str(prepared))).train
+  three = tiny100.spec.load(data.Location(str(tmp_path))).train
   np.testing.assert_array_equal(one.images, three.images)
   assert one.fingerprint == three.fingerprint
 
@@ -313,7 +311,7 @@ def test_the_default_directory_is_that_of_tfds(prepared, tiny100, monkeypatch):
 
 def test_preparing_twice_changes_nothing(tiny100, copied):
   before = _files(copied)
-  cifar.prepare(tiny100.spec, tiny100.source(copied.parents[1]))
+  tiny100.spec.prepare(tiny100.source(copied.parents[1]))
   assert _files(copied) == before
 
 
@@ -344,8 +342,8 @@ def test_two_processes_may_prepare_at_once(
     process.stdin.flush()
   ends = [process.communicate(timeout=started.SECONDS) for process in processes]
   assert [p.returncode for p in processes] == [0, 0], ends
-  ours = cifar.load(tiny100.spec, data.Location(str(tmp_path)))
-  expected = cifar.load(tiny100.spec, data.Location(str(prepared)))
+  ours = tiny100.spec.load(data.Location(str(tmp_path)))
+  expected = tiny100.spec.load(data.Location(str(prepared)))
   assert ours.train.fingerprint == expected.train.fingerprint
   assert not list(tmp_path.rglob('incomplete.*'))
 
@@ -359,7 +357,7 @@ def test_a_killed_preparation_is_not_read_and_is_cleaned_up(
   assert process.returncode == -signal.SIGKILL
   assert list(tmp_path.rglob('incomplete.*'))
   assert not (tmp_path / 'cifar100' / '3.0.2').exists()
-  loaded = cifar.load(tiny100.spec, tiny100.source(tmp_path))
+  loaded = tiny100.spec.load(tiny100.source(tmp_path))
   assert len(loaded.train.labels) == 40
   assert not list(tmp_path.rglob('incomplete.*'))
 
@@ -367,7 +365,7 @@ def test_a_killed_preparation_is_not_read_and_is_cleaned_up(
 def test_another_machines_unfinished_work_is_left_alone(tiny100, tmp_path):
   other = tmp_path / 'cifar100' / 'incomplete.srdl_another-machine_x'
   other.mkdir(parents=True)
-  cifar.load(tiny100.spec, tiny100.source(tmp_path))
+  tiny100.spec.load(tiny100.source(tmp_path))
   assert other.is_dir()
 
 
@@ -383,7 +381,7 @@ def served(tiny100):
   server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
   thread = threading.Thread(target=server.serve_forever, args=(0.01,))
   thread.start()
-  url = f'http://127.0.0.1:{server.server_address[1]}/{tiny100.spec.archive}'
+  url = f'http://127.0.0.1:{server.server_address[1]}/{tiny100.spec.file}'
   yield dataclasses.replace(tiny100.spec, url=url)
   server.shutdown()
   server.server_close()
@@ -391,9 +389,9 @@ def served(tiny100):
 
 
 def test_the_archive_is_downloaded_where_it_is_missing(served, tmp_path):
-  loaded = cifar.load(served, data.Location(str(tmp_path)))
+  loaded = served.load(data.Location(str(tmp_path)))
   assert len(loaded.test.labels) == 20
-  assert (tmp_path / 'downloads' / served.archive).is_file()
+  assert (tmp_path / 'downloads' / served.file).is_file()
 
 
 def test_missing_data_without_download_says_what_to_put_where(tmp_path):
@@ -423,7 +421,7 @@ def test_missing_data_without_network_says_why_and_what_to_do(tmp_path):
   url = f'http://127.0.0.1:{port}/cifar-100-binary.tar.gz'
   spec = dataclasses.replace(cifar.CIFAR100, url=url)
   with pytest.raises(DataError) as caught:
-    cifar.load(spec, data.Location(str(tmp_path)))
+    spec.load(data.Location(str(tmp_path)))
   for part in ('refused', url, spec.sha256, str(tmp_path)):
     assert part in str(caught.value)
   assert list(tmp_path.iterdir()) == []
@@ -431,12 +429,12 @@ def test_missing_data_without_network_says_why_and_what_to_do(tmp_path):
 
 def test_a_wrong_archive_is_named_and_kept(tiny100, tmp_path):
   spec = cifar.CIFAR100
-  archive = tiny100.folder / spec.archive
+  archive = tiny100.folder / spec.file
   with pytest.raises(
     DataError,
     match=f'{archive}.*{spec.sha256}.*{tiny100.spec.sha256}',
   ):
-    cifar.load(spec, tiny100.source(tmp_path))
+    spec.load(tiny100.source(tmp_path))
   assert archive.is_file()
   assert not (tmp_path / 'cifar100' / '3.0.2').exists()
 
@@ -444,7 +442,7 @@ def test_a_wrong_archive_is_named_and_kept(tiny100, tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tiny100, tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(DataError, match=f'cannot prepare {tmp_path}.*data_dir'):
-    cifar.load(tiny100.spec, tiny100.source(tmp_path / 'file'))
+    tiny100.spec.load(tiny100.source(tmp_path / 'file'))
 
 
 def test_a_bucket_is_refused():
@@ -463,7 +461,7 @@ def _edit_info(directory, **fields):
 def _load_fails(spec, directory, pattern):
   before = _files(directory)
   with pytest.raises(DataError, match=pattern):
-    cifar.load(spec, data.Location(str(directory.parents[1]), download=False))
+    spec.load(data.Location(str(directory.parents[1]), download=False))
   assert _files(directory) == before
 
 
@@ -480,7 +478,7 @@ def test_array_record_beside_tfrecord_is_read(tiny100, copied):
   _edit_info(
     copied, fileFormat='tfrecord', alternativeFileFormats=['array_record']
   )
-  loaded = cifar.load(tiny100.spec, data.Location(str(copied.parents[1])))
+  loaded = tiny100.spec.load(data.Location(str(copied.parents[1])))
   assert len(loaded.train.labels) == 40
 
 

@@ -41,7 +41,7 @@ VALIDATION_IMAGE = f'{TOP}/val/images/val_4.JPEG'
 
 # Prepares the made archive where something may be wrong.
 PREPARE = """
-import os, resource, signal, sys, zipfile
+import dataclasses, os, resource, signal, sys, zipfile
 from srdl_jax import data
 from srdl_jax.data import tiny_imagenet
 from srdl_jax.errors import DataError
@@ -53,7 +53,14 @@ def die_at_validation(self, name):
   return read(self, name)
 if trouble == 'killed':
   zipfile.ZipFile.read = die_at_validation
-spec = tiny_imagenet.TinyImageNet(url, sha256, 3, 4, 2)
+spec = dataclasses.replace(
+  tiny_imagenet.OFFICIAL,
+  url=url,
+  sha256=sha256,
+  num_classes=3,
+  train_per_class=4,
+  validation_per_class=2,
+)
 print('ready', flush=True)
 sys.stdin.readline()
 if trouble.startswith('room for '):
@@ -61,7 +68,7 @@ if trouble.startswith('room for '):
   room = int(trouble.removeprefix('room for '))
   resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 try:
-  tiny_imagenet.prepare(data.Location(data_dir, manual_dir, False), spec)
+  spec.prepare(data.Location(data_dir, manual_dir, False))
 except DataError as error:
   print(error)
 print([m for m in ('jax', 'tensorflow') if m in sys.modules])
@@ -142,7 +149,7 @@ def made(tmp_path_factory):
 def prepared(made, tmp_path_factory):
   """A TFDS directory prepared from it; never to be changed."""
   data_dir = tmp_path_factory.mktemp('tfds')
-  tiny_imagenet.prepare(made.source(data_dir), made.spec)
+  made.spec.prepare(made.source(data_dir))
   return data_dir
 
 
@@ -150,7 +157,7 @@ def prepared(made, tmp_path_factory):
 def loaded(made, prepared):
   """The data set, read where there is no archive."""
   source = data.Location(str(prepared), download=False)
-  return tiny_imagenet.load(source, made.spec)
+  return made.spec.load(source)
 
 
 def _stock(data_dir, split, **options):
@@ -165,7 +172,7 @@ def _fails(spec, folder, data_dir, pattern):
   before = (folder / FILE).read_bytes()
   source = data.Location(str(data_dir), str(folder), download=False)
   with pytest.raises(DataError, match=pattern) as caught:
-    tiny_imagenet.load(source, spec)
+    spec.load(source)
   assert '\n' not in str(caught.value)
   left = [p for p in data_dir.rglob('*') if p.is_file()]
   assert [p.name for p in left] in ([], ['.srdl_jax.lock'])
@@ -260,7 +267,7 @@ def test_classes_are_numbered_by_name_and_rows_by_hash(loaded, tmp_path):
   members[f'{TOP}/wnids.txt'] = listed
   spec = _pack(members, tmp_path / 'zip')
   source = Made(spec, tmp_path / 'zip').source(tmp_path / 'tfds')
-  other = tiny_imagenet.load(source, spec)
+  other = spec.load(source)
   assert other.train.fingerprint == loaded.train.fingerprint
   assert other.test.fingerprint == loaded.test.fingerprint
   np.testing.assert_array_equal(other.train.images, loaded.train.images)
@@ -271,17 +278,17 @@ def test_classes_are_numbered_by_name_and_rows_by_hash(loaded, tmp_path):
 def test_preparing_twice_changes_nothing(made, prepared):
   directory = prepared / 'tiny_imagenet' / '1.0.0'
   before = {p: p.stat().st_mtime_ns for p in directory.iterdir()}
-  tiny_imagenet.prepare(made.source(prepared), made.spec)
+  made.spec.prepare(made.source(prepared))
   assert {p: p.stat().st_mtime_ns for p in directory.iterdir()} == before
 
 
 @pytest.mark.parametrize('split', COUNTS)
 def test_a_missing_shard_of_either_split_is_named(made, tmp_path, split):
-  tiny_imagenet.prepare(made.source(tmp_path), made.spec)
+  made.spec.prepare(made.source(tmp_path))
   (shard,) = tmp_path.rglob(f'tiny_imagenet-{split}.*')
   shard.unlink()
   with pytest.raises(DataError, match=f'is incomplete: {shard.name}'):
-    tiny_imagenet.load(data.Location(str(tmp_path)), made.spec)
+    made.spec.load(data.Location(str(tmp_path)))
 
 
 # Where the archive comes from.
@@ -309,7 +316,7 @@ def served(made):
 def test_the_archive_is_downloaded_where_it_is_missing(
   served, tmp_path, capsys
 ):
-  found = tiny_imagenet.load(data.Location(str(tmp_path)), served)
+  found = served.load(data.Location(str(tmp_path)))
   assert len(found.test.labels) == 6
   assert (tmp_path / 'downloads' / FILE).is_file()
   told = capsys.readouterr().err
@@ -321,7 +328,7 @@ def test_the_archive_is_downloaded_where_it_is_missing(
 def test_missing_data_without_download_says_what_to_put_where(tmp_path):
   source = data.Location(str(tmp_path / 'd'), str(tmp_path / 'm'), False)
   with pytest.raises(DataError) as caught:
-    tiny_imagenet.load(source)
+    tiny_imagenet.OFFICIAL.load(source)
   spec = tiny_imagenet.OFFICIAL
   for part in ('tiny_imagenet/1.0.0', spec.url, spec.sha256, source.manual_dir):
     assert part in str(caught.value)
@@ -501,7 +508,7 @@ def test_png_files_under_the_name_of_jpegs_are_read(tmp_path):
   members = _contents() | {TRAIN_IMAGE: _jpeg(0, form='PNG')}
   spec = _pack(members, tmp_path / 'zip')
   source = Made(spec, tmp_path / 'zip').source(tmp_path / 'tfds')
-  assert len(tiny_imagenet.load(source, spec).train.labels) == 12
+  assert len(spec.load(source).train.labels) == 12
 
 
 def test_a_broken_or_huge_png_raises_a_value_error():
@@ -581,7 +588,7 @@ def test_one_of_two_processes_prepares_and_the_other_waits(
   assert [p.returncode for p in processes] == [0, 0], ends
   # Neither jax nor TensorFlow was imported.
   assert [out for out, _ in ends] == ['[]\n', '[]\n']
-  ours = tiny_imagenet.load(data.Location(str(tmp_path)), made.spec)
+  ours = made.spec.load(data.Location(str(tmp_path)))
   assert ours.train.fingerprint == loaded.train.fingerprint
   assert not list(tmp_path.rglob('incomplete.*'))
 
@@ -591,9 +598,7 @@ def test_who_waits_says_so(made, tmp_path, caplog):
   folder.mkdir()
   caplog.set_level(logging.INFO, 'srdl_jax')
   thread = threading.Thread(
-    target=tiny_imagenet.prepare,
-    args=(made.source(tmp_path), made.spec),
-    daemon=True,
+    target=made.spec.prepare, args=(made.source(tmp_path),), daemon=True
   )
   with locks.locked(folder) as alone:
     assert alone
@@ -612,6 +617,6 @@ def test_a_killed_preparation_is_not_read_and_is_cleaned_up(made, tmp_path):
   assert process.returncode == -signal.SIGKILL
   assert list(tmp_path.rglob('incomplete.*'))
   assert not (tmp_path / 'tiny_imagenet' / '1.0.0').exists()
-  found = tiny_imagenet.load(made.source(tmp_path), made.spec)
+  found = made.spec.load(made.source(tmp_path))
   assert len(found.train.labels) == 12
   assert not list(tmp_path.rglob('incomplete.*'))

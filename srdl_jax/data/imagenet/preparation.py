@@ -182,21 +182,10 @@ def _write_metadata(
     )
     for split, written in shards.items()
   ]
-  tfds.folder_dataset.write_metadata(
-    data_dir=folder,
-    features=tfds.features.FeaturesDict(
-      {
-        'image': tfds.features.Image(encoding_format='jpeg'),
-        'label': tfds.features.ClassLabel(names=classes),
-        'file_name': tfds.features.Text(),
-      }
-    ),
-    split_infos=splits,
-    version=imagenet.VERSION,
-    filename_template=template,
-    # It would read through TensorFlow.
-    check_data=False,
+  preparation.write_metadata(
+    template,
+    splits,
+    tfds.features.ClassLabel(names=classes),
     description='ILSVRC 2012, prepared from the official archives.',
     homepage='https://image-net.org/',
-    supervised_keys=('image', 'label'),
   )

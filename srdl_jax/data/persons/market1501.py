@@ -136,22 +136,11 @@ def _write(parts: Mapping[str, Part], folder: pathlib.Path) -> None:
     (path,) = info.filepaths
     records_lib.write(pathlib.Path(path), _examples(part))
     splits.append(info.replace(num_bytes=pathlib.Path(path).stat().st_size))
-  tfds.folder_dataset.write_metadata(
-    data_dir=folder,
-    features=tfds.features.FeaturesDict(
-      {
-        'image': tfds.features.Image(encoding_format='jpeg'),
-        'label': tfds.features.Scalar(np.int64),
-        'file_name': tfds.features.Text(),
-      }
-    ),
-    split_infos=splits,
-    version=persons.VERSION,
-    filename_template=template,
-    # It would read through TensorFlow.
-    check_data=False,
+  preparation.write_metadata(
+    template,
+    splits,
+    tfds.features.Scalar(np.int64),
     description='Market-1501, prepared from the official folder.',
-    supervised_keys=('image', 'label'),
   )
   for path in folder.iterdir():
     files.sync(path)
