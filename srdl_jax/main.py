@@ -11,28 +11,24 @@ from absl import flags
 
 from srdl_jax import command, srdl
 from srdl_jax.errors import ConfigError
-from srdl_jax.runs import processes, stop_request
+from srdl_jax.runs import finished, processes, stop_request
 
 
 def summary(found: dict[str, Any]) -> str:
-  """Returns what to say about a finished run."""
-  config, ranked = found['config'], 'map' in found['final']['test']
-  metric = 'rank_1_accuracy' if ranked else 'accuracy'
-  parts = [
-    f'stage {stage["stage"]} {stage["test"][metric]:.2%}'
-    for stage in found['stages'][:-1]
-  ]
-  parts.append(f'final {found["final"]["test"][metric]:.2%}')
-  if found['ensemble']:
-    parts.append(f'ensemble {found["ensemble"]["test"][metric]:.2%}')
+  """Returns what to say about a finished run, of what its result.json holds."""
+  run = finished.parse(found)
+  metric, fields = run.metric, run.fields
+  named = {f'stage {n}': s.test for n, s in enumerate(run.stages[:-1], start=1)}
+  named |= {'final': run.final, 'ensemble': run.ensemble}
+  parts = [f'{name} {test[metric]:.2%}' for name, test in named.items() if test]
+  what = 'accuracy' if metric == 'accuracy' else 'rank-1'
   lines = [
-    f'{config["data.name"]}, {config["model.name"]}, {config["method"]}, '
-    f'seed {config["seed"]}: test {"rank-1" if ranked else "accuracy"} '
-    f'{", ".join(parts)} '
-    f'(last epoch, {found["final"]["test"]["examples"]} images)'
+    f'{fields["data.name"]}, {fields["model.name"]}, {fields["method"]}, '
+    f'seed {run.seed}: test {what} {", ".join(parts)} '
+    f'(last epoch, {run.final["examples"]} images)'
   ]
-  if found['cost']['extraction_epochs']:
-    share = found['cost']['extraction_share']
+  if run.cost.extraction_epochs:
+    share = run.cost.extraction_share
     lines.append(f'extraction of the soft targets: {share:.2%} of the time')
   return '\n'.join(lines)
 

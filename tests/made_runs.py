@@ -88,6 +88,7 @@ def _stage(number: int, accuracy: float) -> dict[str, Any]:
     'teacher': None,
     'model': '',
     'epochs': EPOCHS,
+    'steps': EPOCHS * STEPS_PER_EPOCH,
     'test': _test(accuracy),
     'train_epoch': {'accuracy': 0.9, 'cross_entropy': 0.1637 / number},
   }

@@ -39,6 +39,7 @@ from srdl_jax.report import rows, run_file
 from srdl_jax.reproduce import __main__ as reproduce_command
 from srdl_jax.reproduce import scales, sweep
 from srdl_jax.retrieval import ReRanking, montage, pool_queries
+from srdl_jax.runs import finished
 from srdl_jax.runs.stop_request import StopRequest
 from srdl_jax.weights import __main__ as weights_command
 
@@ -268,7 +269,7 @@ def wrong_result(**changes: Any) -> Provoke:
   def provoke(place):
     made_runs.write(place.folder / 'run', made_runs.result())
     rewrite(place.folder / 'run' / 'result.json', **changes)
-    run_file.read_run(place.folder / 'run')
+    finished.read(place.folder / 'run')
 
   return provoke
 
@@ -279,15 +280,15 @@ def wrong_curves(
   def provoke(place):
     made_runs.write(place.folder / 'run', made_runs.result())
     change(place.folder / 'run' / 'metrics.jsonl')
-    found = run_file.read_run(place.folder / 'run')
-    run_file.curves(found, ('test', 'train_epoch'))
+    found = finished.read(place.folder / 'run')
+    run_file.curves(found)
 
   return provoke
 
 
 def unfinished_run(place):
   directory = place.run(finished=False)
-  run_file.read_run(directory)
+  finished.read(directory)
 
 
 def another_flatness(place):
@@ -308,7 +309,7 @@ def written_into_no_folder(place):
 TABLE.add(
   'report',
   {
-    'no run': lambda p: run_file.read_run(p.folder),
+    'no run': lambda p: finished.read(p.folder),
     'unfinished run': unfinished_run,
     'result of another program': wrong_result(final=None),
     'result that is not finite': wrong_result(cost={}),

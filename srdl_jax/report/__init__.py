@@ -12,7 +12,7 @@ from srdl_jax.report import comparison, document, paper_tables, run_tables
 from srdl_jax.report import html as html_report
 from srdl_jax.report.document import Figure, Items, Part, Section
 from srdl_jax.report.paper_tables import Placed
-from srdl_jax.report.rows import Found, Row, read
+from srdl_jax.report.rows import Found, ReportRow, read
 from srdl_jax.reproduce import scales
 from srdl_jax.runs import directory as run_directory
 
@@ -69,7 +69,6 @@ def sections(found: Found, figures: ModuleType | None) -> list[Section]:
     found: what is reported.
     figures: the module `figures`, or None for tables alone.
   """
-  left_out = list(found.left_out)
   names: dict[int, str] = {}
   middle: list[Section] = []
   not_run: list[str] = []
@@ -82,11 +81,11 @@ def sections(found: Found, figures: ModuleType | None) -> list[Section]:
     for row, name in named:
       names.setdefault(row.number, name)
     if named:
-      middle += _scale(scale, placed, figures, left_out)
+      middle += _scale(scale, placed, figures)
       not_run.append(_not_run(scale, placed))
   others = [row for row in found.rows if row.number not in names]
   if others:
-    middle += _others(others, found.rows, figures, left_out)
+    middle += _others(others, found.rows, figures)
     names |= {row.number: comparison.name(row) for row in others}
   if found.flatness:
     middle.append(_flatness(found, figures))
@@ -98,13 +97,15 @@ def sections(found: Found, figures: ModuleType | None) -> list[Section]:
     not_run.append("None of the runs is of a table of the paper's.")
   reading = (*_READING, *filter(None, not_run))
   first = [Section('reading', 'How to read this', reading)]
-  if left_out:
-    lines = Items(tuple(dict.fromkeys(left_out)))
+  if found.left_out:
+    lines = Items(tuple(dict.fromkeys(found.left_out)))
     first.append(Section('left-out', 'Left out', (lines,)))
   return first + middle
 
 
-def _names(placed: Mapping[str, Sequence[Placed]]) -> Iterator[tuple[Row, str]]:
+def _names(
+  placed: Mapping[str, Sequence[Placed]],
+) -> Iterator[tuple[ReportRow, str]]:
   for table, rows in placed.items():
     title = _short(table)
     for one in rows:
@@ -126,7 +127,6 @@ def _scale(
   scale: str,
   placed: Mapping[str, Sequence[Placed]],
   figures: ModuleType | None,
-  left_out: list[str],
 ) -> Iterator[Section]:
   """Yields a section for each table of a scale that has rows."""
   title, about = f'{scale.capitalize()} scale', scales.stand_ins(scale)
@@ -157,7 +157,7 @@ def _scale(
       f'{scale}-teachers', 'Teacher check', (paper_tables.teachers(pairs),), 3
     )
   if figures:
-    yield from _drawn(scale, placed, figures, left_out)
+    yield from _drawn(scale, placed, figures)
 
 
 def _is_run(placed: Sequence[Placed]) -> bool:
@@ -185,7 +185,6 @@ def _drawn(
   scale: str,
   placed: Mapping[str, Sequence[Placed]],
   figures: ModuleType,
-  left_out: list[str],
 ) -> Iterator[Section]:
   schedules = figures.schedules(placed.get('fig3', ()), f'{scale}_fig3')
   if schedules:
@@ -194,16 +193,15 @@ def _drawn(
   compared = {t: rows for t, rows in placed.items() if t not in _NO_CURVES}
   drawn: list[Figure] = []
   for name, title, rows in figures.comparisons(compared):
-    drawn += figures.learning_curves(rows, f'{scale}_{name}', title, left_out)
+    drawn += figures.learning_curves(rows, f'{scale}_{name}', title)
   if drawn:
     yield Section(f'{scale}-curves', 'Learning curves', (_CURVES, *drawn), 3)
 
 
 def _others(
-  rows: Sequence[Row],
-  known: Sequence[Row],
+  rows: Sequence[ReportRow],
+  known: Sequence[ReportRow],
   figures: ModuleType | None,
-  left_out: list[str],
 ) -> Iterator[Section]:
   table = run_tables.others(rows, known)
   about = 'Runs that are none of the rows above.'
@@ -212,7 +210,7 @@ def _others(
   if figures:
     for index, compared in enumerate(run_tables.comparisons(rows, known), 1):
       drawn += figures.learning_curves(
-        compared, f'others_{index}', 'Other runs', left_out
+        compared, f'others_{index}', 'Other runs'
       )
   if drawn:
     yield Section('others-curves', 'Learning curves', (_CURVES, *drawn), 3)

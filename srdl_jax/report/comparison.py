@@ -2,13 +2,15 @@
 """Rows as cells: means over seeds, gains by seed, costs, names."""
 
 import pathlib
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from srdl_jax import config as config_lib
 from srdl_jax.report import seeds
 from srdl_jax.report.document import Cell
-from srdl_jax.report.rows import Row
+from srdl_jax.report.rows import ReportRow
+from srdl_jax.runs.finished import ImportedTeacher
 from srdl_jax.runs.progress import duration
 
 # What a method's row needn't share with the vanilla row that it is compared
@@ -30,9 +32,12 @@ _DIGESTS = ('data', 'weights')
 _OF_THE_BUDGET = ('epochs', 'batch_size', 'data.examples_per_class')
 # One pass of extraction is below a percent of any run worth reporting.
 _SAME_COST = 0.01
-# Stages are compiled within their training.
-DEVICE_TIME = 'device time, with compilation'
-COSTS = ('TrCost (1e16)', 'training FLOPs (1e16)', DEVICE_TIME)
+COSTS = (
+  'TrCost (1e16)',
+  'training FLOPs (1e16)',
+  # Stages are compiled within their training.
+  'device time, with compilation',
+)
 # What is measured where images are ranked, and what it is called.
 RANKED = {
   'rank1': 'rank-1',
@@ -59,21 +64,23 @@ def mean(
   return f'{found.mean:.{digits}f}{spread} ({found.n})'
 
 
-def last(row: Row, metric: str) -> Cell:
-  """Returns an accuracy of the last epoch, marked where it's an ensemble's."""
-  text = mean(row.values(metric))
-  marks = (ENSEMBLE,) if text and metric == 'ensemble' else ()
-  return Cell(text, strong=True, marks=marks)
+def last_and_best(row: ReportRow, metric: str) -> tuple[Cell, Cell]:
+  """Returns a metric of the last epoch, and of the best one.
 
-
-def best(row: Row, metric: str) -> str:
-  """Returns a metric at the best epoch, and what that was chosen on."""
-  text = mean(row.values(f'best_{metric}'))
+  The first is marked where it's an ensemble's, which has no best epoch; the
+  second tells what it was chosen on, if not the test images.
+  """
+  last = mean(row.values(metric))
+  marks = (ENSEMBLE,) if last and metric == 'ensemble' else ()
+  best = mean(row.values(f'best_{metric}'))
   chosen_on = {run.best_split for run in row.runs.values()} - {'test'}
-  return ', '.join([text, *sorted(chosen_on)]) if text else ''
+  told = ', '.join([best, *sorted(chosen_on)]) if best else ''
+  return Cell(last, strong=True, marks=marks), Cell(told)
 
 
-def gain(row: Row, metric: str, baseline: Row, baseline_metric: str) -> Cell:
+def gain(
+  row: ReportRow, metric: str, baseline: ReportRow, baseline_metric: str
+) -> Cell:
   """Returns the gain by seed in points, with its 95 % interval.
 
   Args:
@@ -81,13 +88,17 @@ def gain(row: Row, metric: str, baseline: Row, baseline_metric: str) -> Cell:
     metric: of it, an accuracy.
     baseline: that it is compared with; of other data there is no gain.
     baseline_metric: of that.
+
+  Returns:
+    It, marked '×1.5 cost' or the like where the two differ in TrCost.
   """
   if row.first.data != baseline.first.data:
     return Cell(marks=('other data: not compared',))
   ours, theirs = row.values(metric), baseline.values(baseline_metric)
   if not ours or not theirs:
     return Cell()
-  marks = cost_marks(row, baseline)
+  ratio = row.first.cost.training_1e16 / baseline.first.cost.training_1e16
+  marks = () if abs(ratio - 1) < _SAME_COST else (f'×{ratio:.3g} cost',)
   found = seeds.paired(ours, theirs)
   if found is None:
     return Cell('no shared seed', marks=marks)
@@ -98,12 +109,11 @@ def gain(row: Row, metric: str, baseline: Row, baseline_metric: str) -> Cell:
   return Cell(f'{text} ({found.n})', marks=marks)
 
 
-def unshared(row: Row, baseline: Row) -> str:
+def unshared(row: ReportRow, baseline: ReportRow) -> str:
   """Returns a note where a gain is over fewer seeds than either mean, or ''."""
   shared = sorted(row.runs.keys() & baseline.runs.keys())
-  if not shared or row.runs.keys() == baseline.runs.keys():
-    return ''
-  if row.first.data != baseline.first.data:
+  same_seeds = row.runs.keys() == baseline.runs.keys()
+  if not shared or same_seeds or row.first.data != baseline.first.data:
     return ''
   return (
     f'R{row.number} and R{baseline.number} have not the same seeds: the gain '
@@ -112,31 +122,22 @@ def unshared(row: Row, baseline: Row) -> str:
   )
 
 
-def cost_marks(row: Row, baseline: Row) -> tuple[str, ...]:
-  """Returns '×1.5 cost' where two rows differ in TrCost, else nothing."""
-  ratio = row.first.values['cost'] / baseline.first.values['cost']
-  return () if abs(ratio - 1) < _SAME_COST else (f'×{ratio:.3g} cost',)
-
-
-def costs(row: Row) -> tuple[Cell, ...]:
+def costs(row: ReportRow) -> tuple[Cell, ...]:
   """Returns the cells of COSTS, each of one run."""
-  flops = row.values('training_flops')
-  devices = {run.origin.device for run in row.runs.values()}
+  flops = row.values('training_flops').values()
+  seconds = row.values('device_seconds').values()
+  devices = {(r.device_count, r.device_kind) for r in row.runs.values()}
   return (
-    Cell(f'{row.first.values["cost"]:.3g}'),
-    Cell(f'{_average(flops) / 1e16:.3g}' if flops else ''),
+    Cell(f'{row.first.cost.training_1e16:.3g}'),
+    Cell(f'{statistics.fmean(flops) / 1e16:.3g}' if flops else ''),
     Cell(
-      duration(_average(row.values('device_seconds'))),
+      duration(statistics.fmean(seconds)),
       marks=('other hardware',) if len(devices) > 1 else (),
     ),
   )
 
 
-def _average(by_seed: Mapping[int, float]) -> float:
-  return seeds.summarise(list(by_seed.values())).mean
-
-
-def names(rows: Sequence[Row]) -> list[str]:
+def names(rows: Sequence[ReportRow]) -> list[str]:
   """Names each row by network, method, and the fields in which they differ."""
   settings = [row.settings for row in rows]
   shown = [
@@ -175,33 +176,34 @@ def _is_usual(name: str, value: Any) -> bool:
   return alike in (field.default, field.born)
 
 
-def name(row: Row) -> str:
+def name(row: ReportRow) -> str:
   """Names a row by network, method, and the runs that taught it."""
   return ', '.join([*(row.fields[n] for n in _NAMED), *_taught(row)])
 
 
-def _taught(row: Row) -> Iterator[str]:
+def _taught(row: ReportRow) -> Iterator[str]:
   """Yields which finished runs taught, where the results say so."""
   teachers = {run.teacher for run in row.runs.values() if run.teacher}
-  places = filter(None, (teacher.workdir for teacher in teachers))
-  names = sorted({pathlib.Path(place).name for place in places})
+  names = {pathlib.Path(t.workdir).name for t in teachers if t.workdir}
   if names:
     runs = 'run' if len(names) == 1 else 'runs'
-    said = sorted({t.said for t in teachers})
-    yield (
-      f'taught by the finished {runs} {", ".join(names)} ({"; ".join(said)})'
-    )
+    said = '; '.join(sorted({teacher_name(t) for t in teachers}))
+    yield f'taught by the finished {runs} {", ".join(sorted(names))} ({said})'
 
 
-def baseline(row: Row, rows: Sequence[Row]) -> Row | None:
+def teacher_name(teacher: ImportedTeacher) -> str:
+  """Names its network, and method and epochs where they are known."""
+  known = teacher.fields
+  more = f', {known["method"]}, {known["epochs"]} epochs' if known else ''
+  return f'{teacher.model}{more}'
+
+
+def baseline(row: ReportRow, rows: Sequence[ReportRow]) -> ReportRow | None:
   """Returns the vanilla row that differs in nothing but the method."""
-  for other in _vanilla(row, rows):
-    if not differences(row, other):
-      return other
-  return None
+  return next((o for o in _vanilla(row, rows) if not _apart(row, o)), None)
 
 
-def budget_apart(row: Row, rows: Sequence[Row]) -> str:
+def budget_apart(row: ReportRow, rows: Sequence[ReportRow]) -> str:
   """Returns what a row would need to be compared with vanilla, or ''.
 
   Where there is vanilla training of the same settings but of another budget,
@@ -210,15 +212,16 @@ def budget_apart(row: Row, rows: Sequence[Row]) -> str:
   if row.fields['method'] == 'vanilla' or baseline(row, rows):
     return ''
   for other in _vanilla(row, rows):
-    apart = differences(row, other)
+    apart = _apart(row, other)
     if set(apart) <= set(_OF_THE_BUDGET):
       return ', '.join(
-        f'{name} {apart[name][0]} against {apart[name][1]}' for name in apart
+        f'{name} {ours} against {theirs}'
+        for name, (ours, theirs) in apart.items()
       )
   return ''
 
 
-def _vanilla(row: Row, rows: Sequence[Row]) -> list[Row]:
+def _vanilla(row: ReportRow, rows: Sequence[ReportRow]) -> list[ReportRow]:
   return [
     other
     for other in rows
@@ -226,7 +229,7 @@ def _vanilla(row: Row, rows: Sequence[Row]) -> list[Row]:
   ]
 
 
-def differences(row: Row, other: Row) -> dict[str, tuple[Any, Any]]:
+def _apart(row: ReportRow, other: ReportRow) -> dict[str, tuple[Any, Any]]:
   """Returns the settings that differ, but for those of the method."""
   ours, theirs = row.settings, other.settings
   return {

@@ -36,14 +36,16 @@ class Curve:
     name: of the row.
     ends: epochs of the whole run at which its stages end.
     others: of each stage, whether its network isn't the last stage's.
-    accuracies: by split, of each run, of each stage, by epoch.
+    evaluated: accuracies beside the training, of each run, stage and epoch.
+    training: accuracies of its batches, of each run, stage and epoch.
     schedule: [(epoch, rate)], from which epoch on the rate is what.
   """
 
   name: str
   ends: tuple[int, ...]
   others: tuple[bool, ...]
-  accuracies: Mapping[str, Sequence[Sequence[Points]]]
+  evaluated: Sequence[Sequence[Points]]
+  training: Sequence[Sequence[Points]]
   schedule: Sequence[tuple[float, float]]
 
 
@@ -58,7 +60,7 @@ def learning_curves(
 
   Args:
     curves: a colour each.
-    evaluated: the split beside 'train_epoch', 'test' or 'validation'.
+    evaluated: name of the split beside the training.
     measured: what the curve of that split shows.
   """
   rates = any(curve.schedule for curve in curves)
@@ -68,9 +70,9 @@ def learning_curves(
     len(heights), sharex=True, height_ratios=heights, squeeze=False
   )[:, 0]
   colours = style.colours([curve.name for curve in curves])
-  for split, ax in zip((evaluated, 'train_epoch'), axes, strict=False):
-    for curve, colour in zip(curves, colours, strict=True):
-      _accuracies(ax, curve, split, colour)
+  for curve, colour in zip(curves, colours, strict=True):
+    _accuracies(axes[0], curve, curve.evaluated, colour)
+    _accuracies(axes[1], curve, curve.training, colour)
   axes[0].set_ylabel(f'{evaluated} {measured} (%)')
   axes[1].set_ylabel('training accuracy (%)')
   if rates:
@@ -85,8 +87,9 @@ def learning_curves(
   return figure
 
 
-def _accuracies(ax: Axes, curve: Curve, split: str, colour: str) -> None:
-  runs = curve.accuracies[split]
+def _accuracies(
+  ax: Axes, curve: Curve, runs: Sequence[Sequence[Points]], colour: str
+) -> None:
   for stage, other in enumerate(curve.others):
     lines = [dict(run[stage]) for run in runs if run[stage]]
     if not lines:

@@ -6,21 +6,20 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from srdl_jax.errors import SrdlError
 from srdl_jax.flatness import Flatness, groups
 from srdl_jax.report import drawings, seeds
 from srdl_jax.report.document import Figure
 from srdl_jax.report.drawings import Curve
 from srdl_jax.report.paper_tables import Placed, baseline, once
-from srdl_jax.report.rows import Row
-from srdl_jax.report.run_file import TRAIN, Points, curves
+from srdl_jax.report.rows import ReportRow
+from srdl_jax.report.run_file import TRAIN
 
 # More than that in one figure, beside the first, can't be told apart.
 _LINES = 5
 
 
 def learning_curves(
-  named: Mapping[str, Row], name: str, title: str, left_out: list[str]
+  named: Mapping[str, ReportRow], name: str, title: str
 ) -> list[Figure]:
   """Draws how some rows went.
 
@@ -28,7 +27,6 @@ def learning_curves(
     named: rows by name; a comparison begins with what it is over.
     name: of the figure.
     title: what is compared.
-    left_out: gets a line for each run whose curve can't be read.
 
   Returns:
     Figures, each with the first row in it; none where there is no curve.
@@ -41,13 +39,12 @@ def learning_curves(
       dict([base, *over[first : first + _LINES]]),
       f'{name}_{first // _LINES + 1}' if first else name,
       title,
-      left_out,
     )
   ]
 
 
 def _learning_curves(
-  named: Mapping[str, Row], name: str, title: str, left_out: list[str]
+  named: Mapping[str, ReportRow], name: str, title: str
 ) -> list[Figure]:
   runs = [run for row in named.values() for run in row.runs.values()]
   splits = {run.best_split for run in runs}
@@ -57,12 +54,10 @@ def _learning_curves(
   drawn, told = [], []
   shared = _shared(list(named))
   for full_name, row in named.items():
-    accuracies = _accuracies(row, evaluated, left_out)
-    if accuracies[TRAIN]:
+    if row.curves:
       short = full_name.removeprefix(shared)
-      drawn.append(_curve(short, row, accuracies))
-      n = len(accuracies[TRAIN])
-      told.append(f'{short} (R{row.number}, n = {n})')
+      drawn.append(_curve(short, row))
+      told.append(f'{short} (R{row.number}, n = {len(row.curves)})')
   if not drawn:
     return []
   about = f'{title}, {shared}'.removesuffix(', ')
@@ -76,32 +71,15 @@ def _learning_curves(
   ]
 
 
-def _accuracies(
-  row: Row, evaluated: str, left_out: list[str]
-) -> dict[str, list[list[Points]]]:
-  accuracies: dict[str, list[list[Points]]] = {evaluated: [], TRAIN: []}
-  for run in row.runs.values():
-    try:
-      found = curves(run, (run.best_split, TRAIN))
-    except SrdlError as error:
-      left_out.append(str(error))
-      continue
-    if any(found[TRAIN]):
-      accuracies[TRAIN].append(found[TRAIN])
-      accuracies[evaluated].append(found[run.best_split])
-  return accuracies
-
-
-def _curve(
-  name: str, row: Row, accuracies: dict[str, list[list[Points]]]
-) -> Curve:
-  stages = row.first.stages
+def _curve(name: str, row: ReportRow) -> Curve:
+  stages, runs = row.first.stages, row.runs
   return Curve(
     name,
     ends=tuple(itertools.accumulate(stage.epochs for stage in stages)),
     others=tuple(stage.model != stages[-1].model for stage in stages),
-    accuracies=accuracies,
-    schedule=next((r.schedule for r in row.runs.values() if r.schedule), ()),
+    evaluated=[its[runs[n].best_split] for n, its in row.curves.items()],
+    training=[its[TRAIN] for its in row.curves.values()],
+    schedule=next((r.schedule for r in runs.values() if r.schedule), ()),
   )
 
 
@@ -115,7 +93,7 @@ def _shared(names: Sequence[str]) -> str:
 
 def comparisons(
   placed: Mapping[str, Sequence[Placed]],
-) -> Iterator[tuple[str, str, dict[str, Row]]]:
+) -> Iterator[tuple[str, str, dict[str, ReportRow]]]:
   """Yields what is to be compared in a figure: name, group, rows by name.
 
   A baseline and what has a gain over it are one comparison; those that another
@@ -124,7 +102,7 @@ def comparisons(
   Args:
     placed: rows by table.
   """
-  found: list[tuple[str, str, dict[str, Row]]] = []
+  found: list[tuple[str, str, dict[str, ReportRow]]] = []
   # The same runs have the same name in each figure, though not in each table.
   everything = (one for rows in placed.values() for one in rows)
   names = {one.ours.number: one.row.name for one in once(everything)}
@@ -160,7 +138,7 @@ def schedules(placed: Sequence[Placed], name: str) -> list[Figure]:
   if not rows:
     return []
   shared = _shared(list(rows))
-  drawn = [_curve(n.removeprefix(shared), row, {}) for n, row in rows.items()]
+  drawn = [_curve(n.removeprefix(shared), row) for n, row in rows.items()]
   told = ', '.join(f'{name} (R{row.number})' for name, row in rows.items())
   return [
     Figure(

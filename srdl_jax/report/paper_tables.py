@@ -9,7 +9,7 @@ from typing import Any
 from srdl_jax import reproduce
 from srdl_jax.report import comparison
 from srdl_jax.report.document import Cell, Heading, Line, Table
-from srdl_jax.report.rows import Row
+from srdl_jax.report.rows import ReportRow
 from srdl_jax.reproduce import scales
 
 # What the rows of a table measure, where it isn't the accuracy.
@@ -48,9 +48,9 @@ class Placed:
   """
 
   row: reproduce.Row
-  ours: Row | None
-  beside: tuple[Row, ...]
-  teacher: Row | None
+  ours: ReportRow | None
+  beside: tuple[ReportRow, ...]
+  teacher: ReportRow | None
 
 
 @functools.cache
@@ -59,7 +59,7 @@ def _expected(run: reproduce.Run) -> tuple[dict[str, Any], bool]:
   return scales.identity(run), scales.starts_from_weights(run)
 
 
-def place(table: str, scale: str, rows: Sequence[Row]) -> list[Placed]:
+def place(table: str, scale: str, rows: Sequence[ReportRow]) -> list[Placed]:
   """Returns a table's rows with the runs that belong to them.
 
   Args:
@@ -77,7 +77,7 @@ def place(table: str, scale: str, rows: Sequence[Row]) -> list[Placed]:
   return placed
 
 
-def _matching(run: reproduce.Run, rows: Sequence[Row]) -> list[Row]:
+def _matching(run: reproduce.Run, rows: Sequence[ReportRow]) -> list[ReportRow]:
   matching = [
     row
     for row in rows
@@ -87,7 +87,7 @@ def _matching(run: reproduce.Run, rows: Sequence[Row]) -> list[Row]:
   return sorted(matching, key=lambda row: -len(row.runs))
 
 
-def _is_taught_as(run: reproduce.Run, row: Row) -> bool:
+def _is_taught_as(run: reproduce.Run, row: ReportRow) -> bool:
   """Whether all seeds of a row learnt from the teacher that a run names."""
   teachers = [one.teacher for one in row.runs.values()]
   if run.teacher is None or None in teachers:
@@ -155,23 +155,16 @@ def _lines(placed: Placed, others: Sequence[Placed]) -> Iterator[Line]:
     name = row.name
     if len(row.metrics) > 1 or metric not in ('accuracy', 'ensemble'):
       name += f', {_METRICS[metric]}'
-    cells = [Cell(name), *_ours(ours, metric), _paper(number, row.seeds)]
+    cells = [Cell(name), Cell(strong=True), Cell()]
+    if ours:
+      cells[1:] = comparison.last_and_best(ours, metric)
+    cells.append(Cell('' if number is None else f'{number:.2f} ({row.seeds})'))
     cells += _gains(placed, base, metric, number)
     first = index == 0
     cells += comparison.costs(ours) if ours and first else [Cell()] * 3
     cells.append(Cell(f'{row.cost:g}' if row.cost and first else ''))
     cells.append(reference(ours) if first else Cell())
     yield tuple(cells)
-
-
-def _ours(row: Row | None, metric: str) -> list[Cell]:
-  if row is None:
-    return [Cell(strong=True), Cell()]
-  return [comparison.last(row, metric), Cell(comparison.best(row, metric))]
-
-
-def _paper(number: float | None, n: int) -> Cell:
-  return Cell('' if number is None else f'{number:.2f} ({n})')
 
 
 def _gains(
@@ -193,7 +186,7 @@ def _gains(
   return [ours, Cell(f'{number - theirs:+.2f}')]
 
 
-def reference(row: Row | None) -> Cell:
+def reference(row: ReportRow | None) -> Cell:
   """Returns the cell that leads to a row's runs."""
   return Cell(f'R{row.number}', link=f'r{row.number}') if row else Cell()
 
@@ -286,7 +279,7 @@ def teachers(placed: Sequence[Placed]) -> Table:
   return Table(header, tuple(_grouped(placed, lines)), (note,))
 
 
-def _network(name: str, row: Row, metric: str) -> Line:
+def _network(name: str, row: ReportRow, metric: str) -> Line:
   cross_entropy = comparison.mean(row.values(metric), scale=1.0, digits=4)
   own = metric == 'train_cross_entropy'
   accuracy = comparison.mean(row.values('accuracy')) if own else ''

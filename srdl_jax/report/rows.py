@@ -10,26 +10,30 @@ from typing import Any
 
 from srdl_jax import flatness, methods
 from srdl_jax.errors import SrdlError, WorkdirError
-from srdl_jax.report.run_file import TRAIN, Run, curves, read_run
+from srdl_jax.report import run_file
 from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import finished
+from srdl_jax.runs.finished import FinishedRun
 
 _STAGE = re.compile(r'stage_\d+')
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ReportRow:
   """Runs that differ in nothing but the seed.
 
   Attributes:
     number: by which the report refers to it, from 1.
     runs: by seed; at least one.
+    curves: by seed, of those runs whose logs are whole.
   """
 
   number: int
-  runs: dict[int, Run]
+  runs: dict[int, FinishedRun]
+  curves: dict[int, run_file.Curves]
 
   @property
-  def first(self) -> Run:
+  def first(self) -> FinishedRun:
     """The run of the smallest seed, for what all have in common."""
     return self.runs[min(self.runs)]
 
@@ -47,23 +51,22 @@ class Row:
       'data': self.first.data,
       'weights': self.first.weights,
       'imported teacher': teacher.model if teacher else None,
-      'TrCost': float(f'{self.first.values["cost"]:.3g}'),
+      'TrCost': float(f'{self.first.cost.training_1e16:.3g}'),
     }
 
   def values(self, name: str) -> dict[int, float]:
     """Returns a measured value by seed, of the runs that have it."""
-    return {
-      seed: run.values[name]
-      for seed, run in sorted(self.runs.items())
-      if name in run.values
+    found = {
+      seed: run_file.values(self.runs[seed]) for seed in sorted(self.runs)
     }
+    return {seed: its[name] for seed, its in found.items() if name in its}
 
   @property
   def metric(self) -> str:
     """Name of the accuracy that the method is judged by."""
     if self.fields['method'] in methods.ENSEMBLES:
       return 'ensemble'
-    return 'rank1' if 'rank1' in self.first.values else 'accuracy'
+    return 'rank1' if self.first.metric == finished.RANK_1 else 'accuracy'
 
   @property
   def one_teacher(self) -> bool:
@@ -82,7 +85,7 @@ class Found:
     left_out: a line about each thing that can't be used.
   """
 
-  rows: list[Row]
+  rows: list[ReportRow]
   flatness: list[flatness.Flatness]
   left_out: list[str]
 
@@ -97,7 +100,7 @@ def read(directories: Sequence[str]) -> Found:
       given and, below a directory, in that of the names.
   """
   found = Found([], [], [])
-  rows: dict[str, Row] = {}
+  rows: dict[str, ReportRow] = {}
   seen: set[str] = set()
   for name in directories:
     for place in _search(name, found.left_out):
@@ -109,10 +112,10 @@ def read(directories: Sequence[str]) -> Found:
         if place.is_file():
           found.flatness.append(flatness.read(place))
           continue
-        run = read_run(place)
-        _add(rows, run)
+        run = finished.read(place)
+        row = _add(rows, run)
         # Its numbers are of use without its log.
-        curves(run, (run.best_split, TRAIN))
+        row.curves[run.seed] = run_file.curves(run)
       except SrdlError as error:
         found.left_out.append(str(error))
   found.rows.extend(rows.values())
@@ -152,30 +155,27 @@ def _may_hold_runs(folder: str) -> bool:
   return not folder.startswith('.') and not _STAGE.fullmatch(folder)
 
 
-def _add(rows: dict[str, Row], run: Run) -> None:
+def _add(rows: dict[str, ReportRow], run: FinishedRun) -> ReportRow:
   """Adds a run to its row.
 
   Raises:
-    WorkdirError: its seed is there already.
+    WorkdirError: its values are not finite, or its seed is there already.
   """
+  alone = ReportRow(len(rows) + 1, {run.seed: run}, {})
+  here = alone.values(alone.metric)[run.seed]
   # Of another budget, data, teacher: another row, not an average.
-  key = repr(Row(0, {run.seed: run}).settings)
-  runs = rows.setdefault(key, Row(len(rows) + 1, {})).runs
-  if run.seed in runs:
-    raise WorkdirError(_same_seed(runs[run.seed], run))
-  runs[run.seed] = run
-
-
-def _same_seed(kept: Run, run: Run) -> str:
-  metric = Row(0, {kept.seed: kept}).metric
-  ours, theirs = kept.values[metric], run.values[metric]
+  row = rows.setdefault(repr(alone.settings), alone)
+  kept = row.runs.setdefault(run.seed, run)
+  if kept is run:
+    return row
+  there = row.values(row.metric)[run.seed]
   told = 'their final accuracies are the same'
-  if ours != theirs:
+  if here != there:
     told = (
-      f'their final accuracies differ: {100 * ours:.2f} % there, '
-      f'{100 * theirs:.2f} % here'
+      f'their final accuracies differ: {100 * there:.2f} % there, '
+      f'{100 * here:.2f} % here'
     )
-  return (
+  raise WorkdirError(
     f'{run.workdir}: {kept.workdir} is a run of the same configuration and '
     f'the same seed, {run.seed}, and is kept, as it comes first in the order '
     f'given; {told}.'

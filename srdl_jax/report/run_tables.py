@@ -8,8 +8,8 @@ from srdl_jax.flatness import KINDS, SPLITS, Flatness, groups
 from srdl_jax.report import comparison
 from srdl_jax.report.document import Cell, Heading, Line, Table
 from srdl_jax.report.paper_tables import ONE_TEACHER, reference
-from srdl_jax.report.rows import Row
-from srdl_jax.report.run_file import Teacher
+from srdl_jax.report.rows import ReportRow
+from srdl_jax.runs.finished import ImportedTeacher
 
 OTHERS = (
   'runs',
@@ -22,17 +22,10 @@ OTHERS = (
   'seeds',
   'ref',
 )
-_PROVENANCE = (
-  'seed',
-  'directory',
-  'commit',
-  'data',
-  'device',
-  'jax',
-)
+_PROVENANCE = ('seed', 'directory', 'commit', 'data', 'device', 'jax')
 
 
-def others(rows: Sequence[Row], known: Sequence[Row]) -> Table:
+def others(rows: Sequence[ReportRow], known: Sequence[ReportRow]) -> Table:
   """Returns a table of rows and their gains over vanilla.
 
   Args:
@@ -44,18 +37,19 @@ def others(rows: Sequence[Row], known: Sequence[Row]) -> Table:
   for row, name in zip(rows, comparison.names(rows), strict=True):
     lines += _lines(row, name, known)
     base = comparison.baseline(row, known)
-    if base and base is not row and row.fields['method'] != 'vanilla':
+    if base and row.fields['method'] != 'vanilla':
       notes.append(comparison.unshared(row, base))
-    apart = comparison.budget_apart(row, known)
-    if apart:
+    if apart := comparison.budget_apart(row, known):
       notes.append(f'R{row.number} is not compared with vanilla: {apart}.')
   if any(row.one_teacher for row in rows):
     notes.append(ONE_TEACHER)
-  told = tuple(filter(None, notes))
-  return Table(OTHERS, tuple(lines), told, texts=(0, 9))
+  notes = tuple(filter(None, notes))
+  return Table(OTHERS, tuple(lines), notes, texts=(0, 9))
 
 
-def _lines(row: Row, name: str, known: Sequence[Row]) -> Iterator[Line]:
+def _lines(
+  row: ReportRow, name: str, known: Sequence[ReportRow]
+) -> Iterator[Line]:
   """Yields a line of all, and one for whatever else a ranking measures."""
   ranked = row.metric == 'rank1'
   yield (
@@ -74,27 +68,26 @@ def _lines(row: Row, name: str, known: Sequence[Row]) -> Iterator[Line]:
 
 
 def _measured(
-  row: Row, metric: str, known: Sequence[Row]
+  row: ReportRow, metric: str, known: Sequence[ReportRow]
 ) -> tuple[Cell, Cell, Cell]:
   """Returns a metric of the last and the best epoch, and its gain."""
   base, gain = comparison.baseline(row, known), Cell()
   if base is not None and row.fields['method'] != 'vanilla':
     against = base.metric if metric == row.metric else metric
     gain = comparison.gain(row, metric, base, against)
-  best = Cell(comparison.best(row, metric))
-  return comparison.last(row, metric), best, gain
+  return *comparison.last_and_best(row, metric), gain
 
 
 def comparisons(
-  rows: Sequence[Row], known: Sequence[Row]
-) -> Iterator[dict[str, Row]]:
+  rows: Sequence[ReportRow], known: Sequence[ReportRow]
+) -> Iterator[dict[str, ReportRow]]:
   """Yields what is to be compared in a figure: rows by name, vanilla first.
 
   Args:
     rows: each of them is in one comparison.
     known: all rows, see `others`.
   """
-  groups: dict[int, list[Row]] = {}
+  groups: dict[int, list[ReportRow]] = {}
   for row in rows:
     base = comparison.baseline(row, known) or row
     group = groups.setdefault(base.number, [base])
@@ -139,7 +132,7 @@ def flatness(found: Flatness) -> Table:
   return Table(tuple(header), tuple(lines))
 
 
-def provenance(rows: Sequence[Row], names: Mapping[int, str]) -> Table:
+def provenance(rows: Sequence[ReportRow], names: Mapping[int, str]) -> Table:
   """Returns a table of every run: what, from where, on what.
 
   Args:
@@ -155,16 +148,16 @@ def provenance(rows: Sequence[Row], names: Mapping[int, str]) -> Table:
       cells = (
         str(seed),
         run.workdir,
-        run.origin.commit,
+        run.commit or '',
         run.data[:12],
-        run.origin.device,
-        run.origin.jax,
+        f'{run.device_count} × {run.device_kind}',
+        run.jax,
       )
       lines.append(tuple(map(Cell, cells)))
   return Table(_PROVENANCE, tuple(lines), texts=tuple(range(1, 6)))
 
 
-def _config(row: Row) -> str:
+def _config(row: ReportRow) -> str:
   """Returns the settings of a row that aren't the defaults."""
   defaults = config_lib.flatten(config_lib.defaults())
   told = [
@@ -180,8 +173,9 @@ def _config(row: Row) -> str:
   return ', '.join(told) or 'all fields at their defaults'
 
 
-def _teacher(teacher: Teacher) -> str:
-  known = f'{teacher.said}, checkpoint {teacher.checkpoint[:12]}'
+def _teacher(teacher: ImportedTeacher) -> str:
+  name = comparison.teacher_name(teacher)
+  known = f'{name}, checkpoint {teacher.checkpoint[:12]}'
   if not teacher.workdir:
     return f'imported teacher {known}'
   return f'taught by the finished run {teacher.workdir} ({known})'

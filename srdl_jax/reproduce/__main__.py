@@ -31,7 +31,7 @@ from srdl_jax.errors import (
 from srdl_jax.reproduce import scales, sweep
 from srdl_jax.reproduce.paper import TABLES, Row, Run
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import stop_request
+from srdl_jax.runs import finished, stop_request
 from srdl_jax.runs.progress import duration
 
 # What 'all' stands for: the paper, and SRDL by its budget.
@@ -250,10 +250,10 @@ def _estimate(jobs: Sequence[sweep.Job], slots: int) -> str:
 
 def _seconds(job: sweep.Job) -> float:
   try:
-    seconds = storage.read_json(job.done)['cost']['seconds']
-    return seconds['train'] + seconds['evaluate'] + seconds['extract']
-  except (KeyError, TypeError) as error:
+    cost = finished.read(job.done.parent).cost
+  except WorkdirError as error:
     raise WorkdirError(f'{job.done} is not the result of a run.') from error
+  return cost.train_seconds + cost.evaluate_seconds + cost.extract_seconds
 
 
 def _report(root: pathlib.Path) -> str:

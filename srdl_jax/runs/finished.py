@@ -154,6 +154,14 @@ class FinishedRun:
     return headline(self.final)
 
   @property
+  def last_teacher(self) -> FinishedStage | ImportedTeacher | None:
+    """Who taught the last stage, None for labels alone."""
+    number = self.stages[-1].teacher
+    if number is None:
+      return None
+    return self.stages[number - 1] if number else self.teacher
+
+  @property
   def device_seconds(self) -> float:
     """Of training and extraction, those of an imported teacher included."""
     own = self.cost.train_seconds + self.cost.extract_seconds

@@ -26,9 +26,7 @@ def curve(name, seeds=2, schedule=SRDL, others=(False, False)):
     ]
 
   runs = [run(seed) for seed in range(seeds)]
-  return Curve(
-    name, (2, 4), others, {'test': runs, 'train_epoch': runs}, schedule
-  )
+  return Curve(name, (2, 4), others, runs, runs, schedule)
 
 
 def networks(*names, **changes):
@@ -143,9 +141,7 @@ def test_the_stage_of_another_network_is_dashed():
 
 def test_seeds_that_were_evaluated_at_other_epochs_share_what_they_share():
   one, two = [[(1, 0.2), (2, 0.4)]], [[(2, 0.6)]]
-  short = Curve(
-    'a', (2,), (False,), {'test': [one, two], 'train_epoch': []}, ()
-  )
+  short = Curve('a', (2,), (False,), [one, two], [], ())
   assert 'a' in texts(drawings.learning_curves([short], 'test'))
 
 

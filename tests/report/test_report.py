@@ -20,6 +20,7 @@ from srdl_jax.report import (
   comparison,
   document,
   paper_tables,
+  run_file,
   run_tables,
 )
 from srdl_jax.report import figures as report_figures
@@ -407,7 +408,12 @@ def test_one_teacher_of_all_seeds_is_told(place_row, tmp_path):
     0.7,
     cost={
       'training_1e16': 0.2,
-      'seconds': {'train': 1.0, 'extract': 0.0, 'teacher': 7200.0},
+      'seconds': {
+        'train': 1.0,
+        'evaluate': 0.0,
+        'extract': 0.0,
+        'teacher': 7200.0,
+      },
     },
   )
   rows = rows_lib.read([str(tmp_path)]).rows
@@ -550,7 +556,7 @@ def test_captions_name_the_network_and_legends_the_method(
     place_row(row, 0.6)
   found = rows_lib.read([str(tmp_path)]).rows
   named = dict(zip([row.name for row in rows], found, strict=True))
-  (figure,) = report_figures.learning_curves(named, 'x', 'CIFAR-10', [])
+  (figure,) = report_figures.learning_curves(named, 'x', 'CIFAR-10')
   # The comma in the network's name parts nothing.
   assert drawn == [['vanilla', 'SRDL']]
   assert figure.caption == (
@@ -558,7 +564,7 @@ def test_captions_name_the_network_and_legends_the_method(
   )
   # Of two networks, the whole names.
   named = {'A (1, 2), vanilla': found[0], 'A (1, 3), SRDL': found[1]}
-  report_figures.learning_curves(named, 'x', 'CIFAR-10', [])
+  report_figures.learning_curves(named, 'x', 'CIFAR-10')
   assert drawn[1] == list(named)
 
 
@@ -566,7 +572,7 @@ def test_many_rows_are_drawn_in_several_figures(place, tmp_path):
   names = [place(f's{n}', 'srdl', 0, 0.5, epochs=10 + n) for n in range(8)]
   rows = rows_lib.read(names).rows
   named = {f'a{row.number}': row for row in rows}
-  drawn = report_figures.learning_curves(named, 'x', 't', [])
+  drawn = report_figures.learning_curves(named, 'x', 't')
   assert [figure.name for figure in drawn] == ['x', 'x_2']
   # The first row is in each of them.
   assert all('a1 (R1' in figure.caption for figure in drawn)
@@ -765,9 +771,11 @@ def test_real_results_are_read(tmp_path):
   )
   for row in found.rows:
     assert row.first.schedule[0] == (0.0, pytest.approx(0.1))
-    assert row.first.epochs == 2
+    assert sum(stage.epochs for stage in row.first.stages) == 2
     if row.fields['method'] == 'srdl':
-      assert set(row.first.values) == set(invented.rows[0].first.values)
+      assert set(run_file.values(row.first)) == set(
+        run_file.values(invented.rows[0].first)
+      )
   sections = report.sections(found, report_figures)
   (figure,) = document.figures(sections)
   assert 'vanilla' in figure.caption and 'srdl' in figure.caption

@@ -173,7 +173,8 @@ def test_older_results_lack_names_and_fields(place):
 def test_values_are_where_result_json_has_them(place):
   name = place('a', 'srdl', 0, 0.5)
   change(name, 'device', 'count', to=4)
-  values = rows.read([name]).rows[0].first.values
+  (row,) = rows.read([name]).rows
+  values = run_file.values(row.first)
   expected = {
     'accuracy': 0.5,
     'best_accuracy': 0.51,
@@ -185,11 +186,11 @@ def test_values_are_where_result_json_has_them(place):
     'soft_target_entropy': 1.5,
     'train_cross_entropy': 0.1637 / 2,
     'teacher_cross_entropy': 0.1637,
-    'cost': 0.002,
     # Training and extraction on four devices; evaluation is none of the cost.
     'device_seconds': (10 + 2) * 4,
   }
   assert {key: values[key] for key in expected} == pytest.approx(expected)
+  assert row.first.cost.training_1e16 == 0.002
 
 
 def test_an_imported_teacher_is_told_of(place):
@@ -209,14 +210,13 @@ def test_an_imported_teacher_is_told_of(place):
 
 def test_curves_are_over_the_epochs_of_the_whole_run(place):
   (row,) = rows.read([place('a', 'srdl', 0, 0.6)]).rows
-  found = run_file.curves(row.first, ('test', 'train_epoch'))
+  found = run_file.curves(row.first)
   first, second = found['test']
   # Two epochs a stage; the second one's are the third and the fourth.
   assert [epoch for epoch, _ in first + second] == [1, 2, 3, 4]
   assert [value for _, value in second] == pytest.approx([0.3, 0.6])
   assert found['train_epoch'] == found['test']
   assert row.first.schedule == ((0.0, 0.1), (1.0, 0.01))
-  assert row.first.epochs == 4
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_damaged_curves_are_named(place, tmp_path, line):
   with open(tmp_path / 'a/metrics.jsonl', 'a') as file:
     file.write(line + '\n')
   with pytest.raises(WorkdirError, match=r'metrics.jsonl.*line 13'):
-    run_file.curves(row.first, ('test',))
+    run_file.curves(row.first)
 
 
 def cut(log):

@@ -24,10 +24,9 @@ from srdl_jax.errors import (
   WorkdirError,
 )
 from srdl_jax.evaluate import load_members, open_run
-from srdl_jax.report import rows
-from srdl_jax.report.run_file import read_run
+from srdl_jax.report import rows, run_file
 from srdl_jax.retrieval import measure as measure_lib
-from srdl_jax.runs import stop_request
+from srdl_jax.runs import finished, stop_request
 
 FIELDS = {
   'data.name': 'market1501',
@@ -166,7 +165,8 @@ def test_settings_of_the_ranking_are_flags(trained):
 
 def test_a_report_reads_ranks(trained):
   directory, found = trained
-  values, test = read_run(directory).values, found['final']['test']
+  values = run_file.values(finished.read(directory))
+  test = found['final']['test']
   assert values['rank1'] == test['rank_1_accuracy']
   assert values['mq_map'] == test['multi_query_map']
   assert values['best_map'] == found['best']['map']
