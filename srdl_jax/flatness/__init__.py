@@ -6,7 +6,7 @@ from srdl_jax.flatness.file import (
   NAME,
   SPLITS,
   Flatness,
-  Network,
+  MeasuredNetwork,
   groups,
   read,
 )
@@ -16,7 +16,7 @@ __all__ = [
   'NAME',
   'SPLITS',
   'Flatness',
-  'Network',
+  'MeasuredNetwork',
   'groups',
   'read',
 ]

@@ -17,7 +17,7 @@ SPLITS = ('train', 'test')
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class MeasuredNetwork:
   """A network and the loss around it.
 
   Attributes:
@@ -61,7 +61,7 @@ class Flatness:
   distances: dict[str, np.ndarray]
   directions: int
   examples: dict[str, int]
-  networks: list[Network]
+  networks: list[MeasuredNetwork]
   commit: str
   device: str
 
@@ -97,13 +97,13 @@ def read(path: pathlib.Path) -> Flatness:
     ) from error
 
 
-def _network(found: dict[str, Any]) -> Network:
+def _network(found: dict[str, Any]) -> MeasuredNetwork:
   # Older files hold no configuration.
   what = dict(found.get('config') or {})
   what.pop('seed', None)
   for name in ('weights', 'teacher', 'checkpoint', 'parameters'):
     what[name] = found.get(name)
-  return Network(
+  return MeasuredNetwork(
     workdir=str(found['workdir']),
     name=str(found['name']),
     seed=int(found['seed']),
@@ -119,7 +119,7 @@ def _network(found: dict[str, Any]) -> Network:
   )
 
 
-def groups(found: Flatness) -> dict[str, list[Network]]:
+def groups(found: Flatness) -> dict[str, list[MeasuredNetwork]]:
   """Returns networks by the label of their group, in the file's order.
 
   A group is one configuration and its seeds. Where a file doesn't say which
@@ -127,7 +127,7 @@ def groups(found: Flatness) -> dict[str, list[Network]]:
   twice: else each is alone. Groups of one name are told apart by what differs,
   the epochs as M.
   """
-  together: dict[str, list[Network]] = {}
+  together: dict[str, list[MeasuredNetwork]] = {}
   for network in found.networks:
     key = repr((network.name, sorted(network.what.items())))
     together.setdefault(key, []).append(network)
@@ -136,7 +136,7 @@ def groups(found: Flatness) -> dict[str, list[Network]]:
   return dict(zip(_distinct(labels, apart), apart, strict=True))
 
 
-def _parts(group: list[Network]) -> Iterator[list[Network]]:
+def _parts(group: list[MeasuredNetwork]) -> Iterator[list[MeasuredNetwork]]:
   if len({network.seed for network in group}) == len(group):
     yield group
   else:
@@ -144,7 +144,9 @@ def _parts(group: list[Network]) -> Iterator[list[Network]]:
     yield from ([network] for network in group)
 
 
-def _label(group: list[Network], groups: Sequence[list[Network]]) -> str:
+def _label(
+  group: list[MeasuredNetwork], groups: Sequence[list[MeasuredNetwork]]
+) -> str:
   """Returns the name, and what groups of the same name differ in."""
   first = group[0]
   rivals = [other[0] for other in groups if other[0].name == first.name]
@@ -165,7 +167,7 @@ def _told(name: str, value: Any) -> str:
 
 
 def _distinct(
-  labels: Sequence[str], groups: Sequence[list[Network]]
+  labels: Sequence[str], groups: Sequence[list[MeasuredNetwork]]
 ) -> list[str]:
   """Adds directories, and seeds, to labels that several groups have."""
   for tell in (_directory, _seed, _number):
@@ -176,13 +178,13 @@ def _distinct(
   return list(labels)
 
 
-def _directory(label: str, network: Network, number: int) -> str:
+def _directory(label: str, network: MeasuredNetwork, number: int) -> str:
   return f'{label}, {network.workdir}'
 
 
-def _seed(label: str, network: Network, number: int) -> str:
+def _seed(label: str, network: MeasuredNetwork, number: int) -> str:
   return f'{label}, seed {network.seed}'
 
 
-def _number(label: str, network: Network, number: int) -> str:
+def _number(label: str, network: MeasuredNetwork, number: int) -> str:
   return f'{label}, network {number}'

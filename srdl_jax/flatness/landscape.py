@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from srdl_jax.flatness import KINDS
+
 # (variables at theta, v, d, images [b, H, W, C], labels [b]) to losses [b].
 LossesAt = Callable[[Any, Any, float, jax.Array, jax.Array], jax.Array]
 # Mean losses by kind of direction, split, direction and distance; None where
@@ -52,10 +54,9 @@ def filter_normalised(params: Any, draw: Any) -> Any:
   return jax.tree.map(rescale, params, draw)
 
 
-KINDS: dict[str, Callable[[Any, Any], Any]] = {
-  'literal': literal,
-  'filter_normalised': filter_normalised,
-}
+_OF_KIND: dict[str, Callable[[Any, Any], Any]] = dict(
+  zip(KINDS, (literal, filter_normalised), strict=True)
+)
 
 
 def direction(kind: str, params: Any, seed: int, number: int) -> Any:
@@ -65,7 +66,7 @@ def direction(kind: str, params: Any, seed: int, number: int) -> Any:
   draw of a network of a hundred layers.
 
   Args:
-    kind: a key of KINDS.
+    kind: one of KINDS.
     params: theta; the draw depends on its shapes alone.
     seed: of all directions.
     number: of this one.
@@ -74,7 +75,7 @@ def direction(kind: str, params: Any, seed: int, number: int) -> Any:
   draw = jax.tree.map(
     lambda theta: rng.standard_normal(theta.shape, theta.dtype), params
   )
-  return KINDS[kind](params, draw)
+  return _OF_KIND[kind](params, draw)
 
 
 def compile_losses(

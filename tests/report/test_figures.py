@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from srdl_jax.flatness import KINDS, SPLITS, Flatness, Network
+from srdl_jax.flatness import KINDS, SPLITS, Flatness, MeasuredNetwork
 from srdl_jax.report import drawings, style
 from srdl_jax.report.drawings import Curve
 from srdl_jax.report.seeds import Summary
@@ -33,7 +33,7 @@ def networks(*names, **changes):
   curves = np.array([[0.02, 1.0, 4.0], [0.02, 2.0, 6.0]])
   losses = {(kind, split): curves for kind in KINDS for split in SPLITS}
   return [
-    Network(f'runs/{n}', name, n, 30.0, 100, losses | changes, {})
+    MeasuredNetwork(f'runs/{n}', name, n, 30.0, 100, losses | changes, {})
     for n, name in enumerate(names)
   ]
 
@@ -168,7 +168,9 @@ def test_gains_have_bars_of_their_intervals():
 def test_losses_that_are_not_finite_end_a_line():
   curves = np.array([[0.02, 1.0, np.nan], [0.02, np.nan, np.nan]])
   losses = {(kind, split): curves for kind in KINDS for split in SPLITS}
-  found = around([Network('runs/a', 'a, srdl', 0, 30.0, 100, losses, {})])
+  found = around(
+    [MeasuredNetwork('runs/a', 'a, srdl', 0, 30.0, 100, losses, {})]
+  )
   assert 'a, srdl' in texts(drawings.flatness(found))
 
 
@@ -202,7 +204,9 @@ def test_runs_of_one_name_are_lines_of_their_own_in_figure_4():
 def test_large_losses_have_a_logarithmic_axis():
   curves = np.array([[1.0, 10.0, 1000.0]] * 2)
   losses = {(kind, split): curves for kind in KINDS for split in SPLITS}
-  found = around([Network('runs/a', 'a, srdl', 0, 30.0, 100, losses, {})])
+  found = around(
+    [MeasuredNetwork('runs/a', 'a, srdl', 0, 30.0, 100, losses, {})]
+  )
   assert {'1', '10', '100', '1000'} <= set(texts(drawings.flatness(found)))
 
 
