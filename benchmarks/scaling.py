@@ -44,9 +44,10 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from srdl_jax import augment, build, config, data, feed, parallel, steps
+from srdl_jax import build, config, data, feed, parallel, steps
 from srdl_jax.experiment import Experiment, Purpose, key_for
 from srdl_jax.runs import environment, processes
+from srdl_jax.targets import Source
 from srdl_jax.train_state import TrainState
 
 MODEL = flags.DEFINE_string('model', 'resnet8', 'A key of models.MODELS.')
@@ -109,18 +110,14 @@ def alone_chunk(
   Returns:
     The step, compiled as the stage's is, and the state that it takes.
   """
-  model = experiment.network(1).model.clone(axis_name=None)
+  network = experiment.stages[0].network
+  model = network.model.clone(axis_name=None)
   step = functools.partial(
     steps.augmented_step,
     augment=experiment.flip_and_crop,
-    normalise=functools.partial(
-      augment.normalise,
-      mean=experiment.dataset.mean,
-      std=experiment.dataset.std,
-      dtype=np.float64,
-    ),
+    normalise=network.normalise,
     step=functools.partial(
-      steps.train_step, schedule=experiment.schedule, temperature=3.0
+      steps.train_step, schedule=experiment.schedule, source=Source(3.0)
     ),
   )
   chunk = parallel.map_train(step, experiment.devices)
@@ -193,13 +190,13 @@ def calls(
 def measure() -> tuple[dict[str, Any], list[np.ndarray]]:
   """Returns what one shape takes, and its variables after a round."""
   experiment = build_experiment()
-  rows = feed.ResidentFeed(experiment, 1, None)
+  rows = feed.ResidentFeed(experiment, experiment.stages[0], None)
   # The steps take over the arrays that they are given.
-  first = parallel.to_host(experiment.initial_state(1, None))
+  first = parallel.to_host(experiment.stages[0].initial_state(None))
   chunk, state = alone_chunk(experiment, first)
   averaged, alone = (
     Training(experiment, c, parallel.replicate(s, experiment.devices), rows)
-    for c, s in ((experiment.train_chunk(1), first), (chunk, state))
+    for c, s in ((experiment.stages[0].train_chunk, first), (chunk, state))
   )
   rounds = {'averaged': averaged.run, 'alone': alone.run}
   rounds |= calls(experiment, first)

@@ -159,7 +159,7 @@ def main(argv: Sequence[str]) -> None:
   ):
     stage.train(
       experiment,
-      1,
+      experiment.stages[0],
       previous=None,
       knowledge=None,
       checkpoints=checkpoints,

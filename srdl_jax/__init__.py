@@ -15,7 +15,8 @@ To be read in this order:
   soft_targets  what a bank of soft targets means
   knowledge     what a stage's end teaches: predicted once, kept
   parallel      steps over devices; one exact pass over a split
-  experiment    what a configuration stands for, and its random keys
+  network       what predicts images, without data or training
+  experiment    what a configuration stands for: bound stages, random keys
   build         from a configuration to an experiment
   config        every field
   evaluate      metrics of states
@@ -26,6 +27,7 @@ Packages:
 
   data       data sets in an order that never changes, in memory or streamed
   models     networks by name, one family a file
+  targets    where the soft targets of a step come from, one source a file
   storage    files that are whole or not there, on disks and in buckets
   runs       what a run leaves behind, and what holds its directory
   weights    tensors in and out by PyTorch's names

@@ -28,10 +28,13 @@ from srdl_jax import config as config_lib
 from srdl_jax import weights as weights_lib
 from srdl_jax.data import sampling
 from srdl_jax.errors import ConfigError
-from srdl_jax.experiment import Experiment, Network
+from srdl_jax.experiment import BoundStage, Experiment, Imported
+from srdl_jax.network import CLASSIFICATION, RETRIEVAL, Network
 from srdl_jax.retrieval import Task
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import finished
+from srdl_jax.runs.checkpoint import Checkpoints
+from srdl_jax.targets import SOURCES
 
 
 def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
@@ -50,7 +53,7 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
   config_lib.validate(config)
   if to_train:
     name_network(config)
-  stages = create_plan(config)
+  plan = methods.create(config)
   if config.model.dtype == 'float64':
     jax.config.update('jax_enable_x64', True)
   parallel.use_compilation_cache()
@@ -61,12 +64,13 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
       f'{len(devices)} devices; set devices or batch_size.'
     )
   # Names are checked before the data set is read.
-  for stage in stages:
+  for stage in plan:
     create_model(config, stage.model, num_classes=1)
-  weights = _weights(config) if to_train else None
-  teacher = None
+  weights, imported = None, None
+  if to_train and config.init.from_path:
+    weights = _weights(config)
   if to_train and config.teacher.workdir:
-    teacher = finished.load(config.teacher.workdir)
+    imported = _load_teacher(config.teacher.workdir)
   dataset = data.load(
     config.data.name,
     data_dir=config.data.data_dir,
@@ -77,7 +81,7 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
     skip_unreadable=config.data.skip_unreadable,
     allow_differences=config.data.allow_differences,
   )
-  return _assemble(config, stages, devices, dataset, weights, teacher)
+  return _assemble(config, plan, devices, dataset, weights, imported)
 
 
 def name_network(config: ConfigDict) -> None:
@@ -89,7 +93,7 @@ def name_network(config: ConfigDict) -> None:
   """
   if not config.teacher.workdir:
     return
-  record = run_directory.load_record(
+  record = run_directory.load_identity(
     run_directory.local(config.teacher.workdir, 'teacher.workdir')
   )
   name = record.config.model.name
@@ -101,9 +105,7 @@ def name_network(config: ConfigDict) -> None:
   config.teacher.model = name
 
 
-def _weights(config) -> weights_lib.Weights | None:
-  if not config.init.from_path:
-    return None
+def _weights(config) -> weights_lib.Weights:
   weights = weights_lib.load(config.init.from_path)
   if weights.model != config.model.name:
     raise ConfigError(
@@ -113,30 +115,19 @@ def _weights(config) -> weights_lib.Weights | None:
   return weights
 
 
-def create_plan(config: ConfigDict) -> tuple[methods.Stage, ...]:
-  """Returns the stages of the configured method.
-
-  Raises:
-    ConfigError: see `methods.create`.
-  """
-  return methods.create(
-    config.method,
-    methods.Settings(
-      epochs=config.epochs,
-      model=config.model.name,
-      teacher_model=config.teacher.model,
-      teacher_epochs=config.teacher.epochs,
-      teacher_imported=bool(config.teacher.workdir),
-      split=tuple(config.srdl.split),
-      complete=tuple(config.srdl.complete),
-      start=config.srdl.start,
-      keep_optimiser=config.srdl.keep_optimiser,
-      generations=config.born_again.generations,
-      label_smoothing=config.label_smoothing,
-      online=config.distillation.online,
-      views=config.distillation.views,
-    ),
-  )
+def _load_teacher(directory: str) -> Imported:
+  """Reads a finished run, and its last network."""
+  path = run_directory.local(directory, 'teacher.workdir')
+  identity = run_directory.load_identity(path)
+  run = finished.read_teacher(path)
+  folder = run_directory.checkpoints(path, len(run.stages))
+  step = sum(stage.steps for stage in run.stages)
+  with Checkpoints(folder, read_only=True) as checkpoints:
+    end = checkpoints.load(step)
+    digest = checkpoints.digest(step)
+  lineage = {'data': identity.fingerprint, 'stage': len(run.stages)}
+  end.record.refuse_foreign(end.step, lineage)
+  return Imported(path, identity, run, end, digest)
 
 
 def create_model(config: ConfigDict, name: str, num_classes: int) -> nn.Module:
@@ -168,119 +159,161 @@ def create_model(config: ConfigDict, name: str, num_classes: int) -> nn.Module:
   )
 
 
-def _assemble(config, stages, devices, dataset, weights, teacher) -> Experiment:
+def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
   train_rows, validation_rows, test_rows = choose_examples(config, dataset)
   # The other classes' examples stay where they are: rows keep their numbers.
   classes = config.data.classes or dataset.num_classes
   dataset = dataclasses.replace(dataset, num_classes=classes)
   if dataset.train.is_streamed:
     dataset = with_crops(dataset, config.augment.least_area)
-  if teacher is not None:
-    check_teacher(teacher, dataset, train_rows)
+  imported_network = None
+  if imported is not None:
+    check_teacher(imported, dataset, train_rows)
+    imported_network = create_network(
+      imported.config, imported.config.model.name, dataset, devices
+    )
   flip_and_crop = augmentation(config, dataset)
   steps_per_epoch = len(train_rows) // config.batch_size
   schedule = schedules.over_stages(
     config.optimiser.learning_rate,
-    [stage.epochs * steps_per_epoch for stage in stages],
-    [stage.complete for stage in stages],
+    [stage.epochs * steps_per_epoch for stage in plan],
+    [stage.complete for stage in plan],
     decay_at=config.schedule.decay_at,
     decay_factor=config.schedule.decay_factor,
   )
-  normalise = functools.partial(
-    augment.normalise,
-    mean=dataset.mean,
-    std=dataset.std,
-    dtype=jnp.promote_types(config.model.dtype, jnp.float32),
-  )
   networks = {
-    name: _network(config, name, dataset, normalise, weights, devices)
-    for name in {stage.model: None for stage in stages}
+    stage.model: create_network(config, stage.model, dataset, devices)
+    for stage in plan
   }
-  imported = None
-  if teacher is not None:
-    its = teacher.record.config
-    imported = _network(its, teacher.model, dataset, normalise, None, devices)
-  experiment = Experiment(
+  if weights is not None:
+    weights_lib.check_fit(networks[config.model.name].like(), weights)
+  return Experiment(
     config=config,
     dataset=dataset,
     train_rows=train_rows,
     validation_rows=validation_rows,
     test_rows=test_rows,
-    stages=stages,
-    networks=networks,
-    weights=weights,
-    teacher=teacher,
-    teacher_network=imported,
-    steps_per_epoch=steps_per_epoch,
-    schedule=schedule,
-    optimiser=train_state.sgd(
-      momentum=config.optimiser.momentum,
-      weight_decay=config.optimiser.weight_decay,
-      backbone_share=config.optimiser.backbone_share,
-      heads=models.CLASSIFIERS,
+    stages=_bind(
+      config,
+      plan,
+      [imported_network, *(networks[stage.model] for stage in plan)],
+      weights,
+      # Stages that learn alike share a compilation.
+      functools.cache(
+        functools.partial(_train_chunk, config, schedule, flip_and_crop)
+      ),
+      steps_per_epoch=steps_per_epoch,
+      data=dataset.train.fingerprint,
     ),
+    weights=weights,
+    imported=imported,
+    imported_network=imported_network,
+    schedule=schedule,
     devices=devices,
     flip_and_crop=jax.jit(flip_and_crop),
-    # Stages that learn alike share a compilation.
-    train_chunk_of=functools.cache(
-      lambda *kind: _train_chunk(experiment, *kind, flip_and_crop, normalise)
-    ),
   )
-  return experiment
 
 
-def _network(config, name, dataset, normalise, weights, devices) -> Network:
-  model = create_model(config, name, dataset.num_classes)
-  # Before anything is trained: images that are too small, foreign weights.
-  images = jnp.zeros((1, *dataset.train.images.shape[1:]))
-  init = functools.partial(model.init, train=False)
-  like = jax.eval_shape(init, jax.random.key(0), images)
-  if weights is not None and name == config.model.name:
-    weights_lib.check_fit(like, weights)
-  network = {'model': model, 'normalise': normalise}
-  step = functools.partial(steps.predict_step, **network)
-  return Network(
-    model,
-    step,
-    parallel.map_predict(step, devices),
-    functools.cache(
-      lambda mirrored: parallel.map_predict(
-        functools.partial(steps.feature_step, **network, mirrored=mirrored),
-        devices,
+def create_network(
+  config: ConfigDict,
+  name: str,
+  dataset: data.Dataset,
+  devices: list[jax.Device],
+) -> Network:
+  """Returns a network of a run, for the data that it is trained on.
+
+  Args:
+    config: of the run.
+    name: of the network: the configured one, or a teacher's.
+    dataset: with the number of classes in use.
+    devices: to run on.
+
+  Raises:
+    ConfigError: the name or an option is unknown, or the images too small.
+  """
+  ranks = isinstance(dataset.test, data.Retrieval)
+  network = Network(
+    name,
+    create_model(config, name, dataset.num_classes),
+    dataset.train.images.shape[1:],
+    dataset.num_classes,
+    dataset.mean,
+    dataset.std,
+    RETRIEVAL if ranks else CLASSIFICATION,
+    devices,
+  )
+  # Before anything is trained: images that are too small.
+  network.like()
+  return network
+
+
+def _bind(
+  config, plan, networks, weights, train_chunk, **rest
+) -> tuple[BoundStage, ...]:
+  """Returns the stages of a plan with all that trains them.
+
+  `networks` are by the numbers of the stages, that of methods.IMPORTED first.
+  """
+  optimiser = train_state.sgd(
+    momentum=config.optimiser.momentum,
+    weight_decay=config.optimiser.weight_decay,
+    backbone_share=config.optimiser.backbone_share,
+    heads=models.CLASSIFIERS,
+  )
+  stages, step = [], 0
+  for number, stage in enumerate(plan, start=1):
+    network, apply = networks[number], None
+    teacher = networks[stage.teacher or methods.IMPORTED]
+    # An imported one isn't read where a trained run is evaluated.
+    if teacher and not SOURCES[stage.source].stored:
+      apply = teacher.model.apply
+    learns = stage.label_smoothing, stage.source, apply
+    stages.append(
+      BoundStage(
+        number=number,
+        plan=stage,
+        network=network,
+        seed=config.seed,
+        first_step=step,
+        optimiser=optimiser,
+        weights=weights if stage.model == config.model.name else None,
+        train_chunk=train_chunk(network, *learns),
+        run=config_lib.digest(config),
+        **rest,
       )
-    ),
-  )
+    )
+    step = stages[-1].end_step
+  return tuple(stages)
 
 
 def _train_chunk(
-  experiment, label_smoothing, teacher, flip_and_crop, normalise
+  config,
+  schedule,
+  flip_and_crop,
+  network: Network,
+  label_smoothing: float,
+  source: str,
+  apply: Callable[..., jax.Array] | None,
 ):
-  config = experiment.config
+  """Returns compiled train steps; `apply` is of a teacher that predicts."""
+  temperature = config.distillation.temperature
   step = functools.partial(
     steps.train_step,
-    schedule=experiment.schedule,
-    temperature=config.distillation.temperature,
+    schedule=schedule,
+    source=SOURCES[source](temperature, apply),
     label_smoothing=label_smoothing,
     label_weight=config.distillation.label_weight,
     imitation_weight=config.distillation.imitation_weight,
     axis_name=parallel.AXIS,
   )
-  targets = steps.stored_targets
-  if teacher is not None:
-    targets = functools.partial(
-      steps.online_teacher,
-      model=experiment.network(teacher).model,
-      temperature=config.distillation.temperature,
-    )
   return parallel.map_train(
     functools.partial(
       steps.augmented_step,
       augment=flip_and_crop,
-      normalise=normalise,
+      normalise=network.normalise,
       step=step,
-      targets=targets,
     ),
-    experiment.devices,
+    network.devices,
   )
 
 
@@ -376,7 +409,7 @@ def augmentation(
 
 
 def check_teacher(
-  teacher: finished.Teacher, dataset: data.Dataset, train_rows: np.ndarray
+  teacher: Imported, dataset: data.Dataset, train_rows: np.ndarray
 ) -> None:
   """Checks that a teacher was trained on the examples that it shall predict.
 
@@ -388,12 +421,12 @@ def check_teacher(
   Raises:
     ConfigError: other data, other classes, or other examples of the data.
   """
-  theirs = teacher.record.config
+  theirs = teacher.config
   name = f'teacher.workdir = {str(teacher.directory)!r}'
-  if teacher.record.fingerprint != dataset.train.fingerprint:
+  if teacher.identity.fingerprint != dataset.train.fingerprint:
     raise ConfigError(
       f'{name} was trained on other data: {theirs.data.name}, fingerprint '
-      f'{teacher.record.fingerprint}, not {dataset.train.fingerprint}.'
+      f'{teacher.identity.fingerprint}, not {dataset.train.fingerprint}.'
     )
   classes = theirs.data.classes or int(dataset.train.labels.max()) + 1
   if classes != dataset.num_classes:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from srdl_jax.errors import ConfigError
+from srdl_jax.errors import ConfigError, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,6 @@ class Field:
     born: the default that the field came with. It stays when the default
       changes: a run's identity is told by what differs from it, and records
       that are older than the field mean it.
-    since: version of the program that the field came with.
     since: version of the program that the field came with.
   """
 
@@ -319,7 +318,7 @@ def _argument_method(config: ConfigDict, value: str) -> None:
 
 def _argument_recipe(config: ConfigDict, value: str) -> None:
   if value not in RECIPES:
-    raise ConfigError(f'Unknown recipe {value!r}; known: {", ".join(RECIPES)}.')
+    raise ConfigError(unknown('recipe', value, RECIPES))
   for name, setting in RECIPES[value].items():
     config.update_from_flattened_dict({name: setting})
 
@@ -351,9 +350,7 @@ def apply_arguments(config: ConfigDict, text: str | None) -> ConfigDict:
     if not equals or not value:
       raise ConfigError(f'Config argument {item!r} is not of the form a=b.')
     if name not in ARGUMENTS:
-      raise ConfigError(
-        f'Unknown config argument {name!r}; known: {", ".join(ARGUMENTS)}.'
-      )
+      raise ConfigError(unknown('config argument', name, ARGUMENTS))
     if name in seen:
       raise ConfigError(f'Config argument {name!r} is given twice.')
     seen.add(name)
@@ -388,9 +385,8 @@ def from_flat(flat: Mapping[str, Any]) -> ConfigDict:
   Raises:
     ConfigError: a field is unknown, or its value of another type.
   """
-  unknown = sorted(set(flat) - set(FIELDS))
-  if unknown:
-    raise ConfigError(f'Unknown config field(s): {", ".join(unknown)}.')
+  if strange := sorted(set(flat) - set(FIELDS)):
+    raise ConfigError(f'Unknown config field(s): {", ".join(strange)}.')
   config = defaults()
   born = {name: field.born for name, field in FIELDS.items()}
   for name, value in {**born, **flat}.items():

@@ -22,6 +22,7 @@ from srdl_jax.data import sampling
 from srdl_jax.flops import forward_flops, multiply_adds, parameters, train_flops
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import finished
+from srdl_jax.targets import SOURCES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +91,13 @@ def _extractions(
 ) -> int:
   """Returns the passes in which a stage predicts for those that it teaches."""
   taught = [stage for stage in stages if stage.teacher == number]
-  online = sum(stage.epochs for stage in taught if stage.online)
-  stored = any(not stage.online for stage in taught)
-  return online + (max(views, 1) if stored else 0)
+  sources = [SOURCES[stage.source] for stage in taught]
+  forwards = sum(
+    source.forwards * stage.epochs
+    for source, stage in zip(sources, taught, strict=True)
+  )
+  stored = any(source.stored for source in sources)
+  return forwards + (max(views, 1) if stored else 0)
 
 
 def with_imported(
@@ -212,7 +217,7 @@ def own_training_cost(config: ConfigDict) -> float:
 def _planned(config):
   """Returns stages, networks by name, shape of the data, images trained on."""
   config_lib.validate(config)
-  stages = build.create_plan(config)
+  stages = methods.create(config)
   shape, examples = _shape(config)
   networks = {
     stage.model: build.create_model(config, stage.model, shape.num_classes)
@@ -235,8 +240,8 @@ def describe(config: ConfigDict) -> str:
     counted = work(stages, networks, shape.image_shape, views=views)
   if config.teacher.workdir:
     path = run_directory.local(config.teacher.workdir, 'teacher.workdir')
-    found = finished.read_result(path)
-    counted = [*with_imported(found['cost']['stages'], stages, views), *counted]
+    recorded = finished.read_teacher(path).cost.stages
+    counted = [*with_imported(recorded, stages, views), *counted]
   return (
     f'{config.data.name}, {config.method}: {examples:,} training images, '
     f'{" x ".join(map(str, shape.image_shape))}, {shape.num_classes} classes\n'

@@ -23,17 +23,21 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from srdl_jax import build, command, data, parallel, storage
+from srdl_jax import build, command, data, storage
 from srdl_jax.config import FIELDS
-from srdl_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
-from srdl_jax.experiment import Experiment
+from srdl_jax.errors import (
+  CheckpointError,
+  ConfigError,
+  NonFiniteLossError,
+  unknown,
+)
+from srdl_jax.experiment import BoundStage, Examples, Experiment
 from srdl_jax.metrics import Classification, log_softmax
-from srdl_jax.parallel import predict
+from srdl_jax.network import Network
 from srdl_jax.retrieval import measure
 from srdl_jax.retrieval.features import LONGEST, normalise, squared_lengths
 from srdl_jax.runs import checkpoint
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import record as stage_record
 
 Runs = Sequence[tuple[Experiment, Mapping[int, Any]]]
 _RETRIEVAL = ('normalise', 'mirror', 're_rank', 'pooling')
@@ -42,56 +46,55 @@ _NAME = r'(final|best|ensemble|stage_\d+)'
 _NAMES = re.compile(f'{_NAME}(,{_NAME})*')
 
 
-def evaluate(
-  experiment: Experiment,
-  members: Mapping[int, Any],
-  split: str,
+@dataclasses.dataclass(frozen=True)
+class Member:
+  """One of the networks that are evaluated together.
+
+  Attributes:
+    network: which predicts.
+    variables: its parameters and statistics.
+    examples: as it sees them: those of the others, at its own size of images;
+      or the gallery and queries that its features rank.
+  """
+
+  network: Network
+  variables: Any
+  examples: Examples | data.Retrieval
+
+
+def classify(
+  members: Sequence[Member], batch_size: int
 ) -> dict[str, float | int]:
-  """Returns metrics of the mean prediction of some models (Table 6).
+  """Returns metrics of the mean prediction of some networks (Table 6).
+
+  Their probabilities at temperature 1 are averaged.
 
   Args:
-    experiment: holds the data and the compiled predict step.
-    members: parameters and statistics of each model, by the number of the
-      stage; their probabilities at temperature 1 are averaged.
-    split: 'test', 'validation' or 'train' (the rows that are trained on).
+    members: of the same examples and classes.
+    batch_size: images in a call.
 
   Returns:
-    See `ensemble`.
+    See `metrics.Classification.result`; of several networks also
+    'disagreement', the share of examples on which not all predict the same
+    class.
   """
-  return ensemble([(experiment, members)], split)
-
-
-def ensemble(runs: Runs, split: str) -> dict[str, float | int]:
-  """Returns metrics of the mean prediction of models of several runs.
-
-  Args:
-    runs: of each, what `evaluate` takes.
-    split: see `evaluate`.
-
-  Returns:
-    See `measure.metrics` for the test of a retrieval, else
-    `metrics.Classification.result`; of several models also 'disagreement',
-    the share of examples on which not all predict the same class.
-
-  Raises:
-    ConfigError: the runs are of different examples or classes.
-  """
-  if split == 'test' and runs[0][0].is_retrieval:
-    return rank(runs)
-  source, _ = _same_examples([experiment for experiment, _ in runs], split)
+  labels = members[0].examples.split.labels
   sums, differing = Classification(), 0
-  # Blocks of one size, whatever each run's own is.
-  batch_size = runs[0][0].config.eval.batch_size
   passes = [
-    experiment.predict(number, variables, split, batch_size=batch_size)
-    for experiment, members in runs
-    for number, variables in members.items()
+    # Blocks of one size, whatever each run's own is.
+    member.network.predict(
+      member.variables,
+      member.examples.split.images,
+      member.examples.rows,
+      batch_size,
+    )
+    for member in members
   ]
   for blocks in zip(*passes, strict=True):
     rows = blocks[0][0]
     log_probs = np.stack([log_softmax(logits) for _, logits in blocks])
     mean = np.logaddexp.reduce(log_probs) - np.log(len(passes))
-    sums.add(mean, source.labels[rows])
+    sums.add(mean, labels[rows])
     top1 = log_probs.argmax(-1)
     differing += int((top1 != top1[0]).any(0).sum())
   result = sums.result()
@@ -100,21 +103,64 @@ def ensemble(runs: Runs, split: str) -> dict[str, float | int]:
   return result
 
 
-def _same_examples(experiments: Sequence[Experiment], split: str):
-  first, rows = experiments[0].rows(split)
-  for other in experiments[1:]:
-    theirs, their_rows = other.rows(split)
+def evaluate(
+  experiment: Experiment, variables: Mapping[int, Any], split: str
+) -> dict[str, float | int]:
+  """Returns metrics of the mean prediction of some stages' networks.
+
+  Args:
+    experiment: of the run.
+    variables: parameters and statistics, by the number of the stage.
+    split: 'test', 'validation' or 'train' (the rows that are trained on).
+
+  Returns:
+    See `ensemble`.
+  """
+  return ensemble([(experiment, variables)], split)
+
+
+def ensemble(runs: Runs, split: str) -> dict[str, float | int]:
+  """Returns metrics of the mean prediction of networks of several runs.
+
+  Args:
+    runs: of each, what `evaluate` takes.
+    split: see `evaluate`.
+
+  Returns:
+    See `measure.metrics` for the test of a retrieval, else `classify`.
+
+  Raises:
+    ConfigError: the runs are of different examples or classes.
+  """
+  if split == 'test' and runs[0][0].is_retrieval:
+    return rank(runs)
+  first, first_examples = runs[0][0], runs[0][0].examples(split)
+  for other, _ in runs[1:]:
+    examples = other.examples(split)
     same = (
-      theirs.fingerprint == first.fingerprint
-      and np.array_equal(their_rows, rows)
-      and other.dataset.num_classes == experiments[0].dataset.num_classes
+      examples.split.fingerprint == first_examples.split.fingerprint
+      and np.array_equal(examples.rows, first_examples.rows)
+      and other.dataset.num_classes == first.dataset.num_classes
     )
     if not same:
       raise ConfigError(
         f'The runs have other {split} examples or classes: '
-        f'{experiments[0].description}; {other.description}.'
+        f'{first.description}; {other.description}.'
       )
-  return first, rows
+  return classify(_members(runs, split), first.config.eval.batch_size)
+
+
+def _members(runs: Runs, split: str) -> list[Member]:
+  """Returns the networks of runs, with the examples of a split."""
+  members = []
+  for experiment, variables in runs:
+    ranked = split == 'test' and experiment.is_retrieval
+    examples = experiment.dataset.test if ranked else experiment.examples(split)
+    members += [
+      Member(experiment.stages[number - 1].network, its, examples)
+      for number, its in variables.items()
+    ]
+  return members
 
 
 def load_members(
@@ -122,7 +168,7 @@ def load_members(
   name: str,
   experiment: Experiment,
 ) -> dict[int, Any]:
-  """Loads the model(s) that a checkpoint name stands for.
+  """Loads the network(s) that a checkpoint name stands for.
 
   Args:
     workdir: of the run.
@@ -143,32 +189,49 @@ def load_members(
   members: dict[int, Any] = {}
   for part in name.split(','):
     if part != 'best' and part not in ends:
-      raise ConfigError(
-        f'Unknown checkpoint {part!r}; known: best, {", ".join(ends)}.'
-      )
+      raise ConfigError(unknown('checkpoint', part, ['best', *ends]))
     for number in ends.get(part, [stages]):
       if number in members:
         raise ConfigError(f'{name!r} names stage {number} twice.')
-      members[number] = _load(workdir, part, number, experiment)
+      members[number] = _load(workdir, part, experiment.stages[number - 1])
   return members
 
 
-def _load(workdir, name, number, experiment) -> Any:
-  directory = run_directory.checkpoints(workdir, number)
+def load_one(
+  workdir: pathlib.Path, name: str, experiment: Experiment
+) -> tuple[Network, Any]:
+  """Returns the network of one checkpoint, and its variables.
+
+  Args:
+    workdir, name, experiment: see `load_members`.
+
+  Raises:
+    ConfigError: the name stands for several networks, or for none.
+    CheckpointError: it isn't there yet, or is damaged.
+  """
+  members = load_members(workdir, name, experiment)
+  if len(members) > 1:
+    raise ConfigError(f'{name!r} is several networks: choose one stage_N.')
+  ((number, variables),) = members.items()
+  return experiment.stages[number - 1].network, variables
+
+
+def _load(workdir, name: str, stage: BoundStage) -> Any:
+  directory = run_directory.checkpoints(workdir, stage.number)
   with checkpoint.Checkpoints(directory, read_only=True) as checkpoints:
     if name == 'best':
       moment = checkpoints.load_best()
     else:
-      end = experiment.first_step(number + 1)
-      if end not in (saved := checkpoints.steps()):
+      if stage.end_step not in (saved := checkpoints.steps()):
         raise CheckpointError(
           f'{directory}: the stage has not been trained to its end, step '
-          f'{end}; its checkpoints are at {saved or "no step"}.'
+          f'{stage.end_step}; its checkpoints are at {saved or "no step"}.'
         )
-      moment = checkpoints.load(end)
-  lineage = experiment.lineage(number, None)
+      moment = checkpoints.load(stage.end_step)
+  # What taught it need not be there any more.
+  lineage = stage.lineage(None)
   del lineage['teacher'], lineage['weights']
-  stage_record.refuse_foreign(moment, lineage, number)
+  moment.record.refuse_foreign(moment.step, lineage)
   return moment.variables
 
 
@@ -183,8 +246,8 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   Raises:
     CheckpointError: the run was trained on other data.
   """
-  record = run_directory.load_record(workdir)
-  config = record.config
+  identity = run_directory.load_identity(workdir)
+  config = identity.config
   # Another machine may have other devices, and reading must not fetch.
   config.devices = 1
   config.data.download = False
@@ -193,13 +256,13 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   elif data_dir is not None:
     config.data.data_dir = data_dir
   experiment = build.build(config, to_train=False)
-  if experiment.dataset.train.fingerprint != record.fingerprint:
+  if experiment.dataset.train.fingerprint != identity.fingerprint:
     raise CheckpointError(
       f'{workdir} was trained on other data: its fingerprint is '
-      f"{record.fingerprint}, this {experiment.dataset.name}'s is "
+      f"{identity.fingerprint}, this {experiment.dataset.name}'s is "
       f'{experiment.dataset.train.fingerprint}.'
     )
-  if experiment.record.ranked != record.ranked:
+  if experiment.identity.ranked != identity.ranked:
     raise CheckpointError(
       f'{workdir} ranked other images than those of this '
       f'{experiment.dataset.name}.'
@@ -228,10 +291,17 @@ def extract_features(
     ConfigError: the runs rank other images.
     NonFiniteLossError: a feature isn't finite.
   """
-  test = _same_test(runs)
-  settings = dataclasses.replace(settings_of(runs[0][0]), **(changes or {}))
+  first, _ = runs[0]
+  for other, _ in runs[1:]:
+    if other.dataset.test.fingerprint != first.dataset.test.fingerprint:
+      raise ConfigError(
+        f'The runs rank other images: {first.description}; {other.description}.'
+      )
+  settings = dataclasses.replace(settings_of(first), **(changes or {}))
+  members, size = _members(runs, 'test'), first.config.eval.batch_size
+  test = first.dataset.test
   found = {
-    part.name: features_of_part(runs, part.name, settings)
+    part.name: features(members, part.name, settings, size)
     for part in test.parts
   }
   return measure.Extracted(test, settings, **{'multi_query': None, **found})
@@ -239,74 +309,53 @@ def extract_features(
 
 def settings_of(experiment: Experiment) -> measure.Settings:
   """Returns how a run ranks."""
-  config = experiment.config
-  return measure.Settings(
-    normalise=config.retrieval.normalise,
-    mirror=config.retrieval.mirror,
-    pooling=config.retrieval.pooling,
-    re_rank=config.retrieval.re_rank,
-  )
+  return measure.Settings(**experiment.config.retrieval)
 
 
-def features_of_part(
-  runs: Runs, part: str, settings: measure.Settings
+def features(
+  members: Sequence[Member],
+  part: str,
+  settings: measure.Settings,
+  batch_size: int,
 ) -> np.ndarray:
   """Returns the features [N, D] of a part of a test.
 
   Args:
-    runs: see `extract_features`.
+    members: whose examples are of one retrieval.
     part: 'query', 'gallery' or 'multi_query', which has N images.
     settings: how to rank.
+    batch_size: images in a call.
 
   Raises:
     NonFiniteLossError: a feature isn't finite.
   """
-  found = [
-    # Each at its own run's size of images.
-    _of_network(
-      experiment,
-      number,
-      variables,
-      getattr(experiment.dataset.test, part),
-      settings.mirror,
+  found = []
+  for member in members:
+    sightings = getattr(member.examples, part)
+    blocks = member.network.features(
+      member.variables,
+      sightings.images,
+      np.arange(len(sightings.identities)),
+      batch_size,
+      mirrored=settings.mirror,
     )
-    for experiment, members in runs
-    for number, variables in members.items()
-  ]
+    features_NxD = np.concatenate([features_BxD for _, features_BxD in blocks])
+    _refuse_wrong(features_NxD, part)
+    found.append(features_NxD)
   if len(found) > 1 or settings.normalise:
     found = [normalise(features_NxD, part) for features_NxD in found]
   return np.concatenate(found, axis=1)
 
 
-def _of_network(experiment, number, variables, part, mirrored) -> np.ndarray:
-  devices = experiment.devices
-  blocks = predict(
-    experiment.network(number).feature_batch(mirrored),
-    parallel.replicate(variables, devices),
-    lambda rows_B: part.images[parallel.own(rows_B, devices)],
-    np.arange(len(part.identities)),
-    parallel.whole_batch(experiment.config.eval.batch_size, devices),
-  )
-  features_NxD = np.concatenate([features_BxD for _, features_BxD in blocks])
+def _refuse_wrong(features_NxD: np.ndarray, part: str) -> None:
   with np.errstate(over='ignore', invalid='ignore'):
     wrong_N = ~(squared_lengths(features_NxD) < LONGEST)
   if wrong_N.any():
     raise NonFiniteLossError(
-      f'The features of {part.name} image {wrong_N.argmax()} are not finite '
+      f'The features of {part} image {wrong_N.argmax()} are not finite '
       'or too large: lower optimiser.learning_rate, in another workdir, or '
       'look at the data.'
     )
-  return features_NxD
-
-
-def _same_test(runs: Runs) -> data.Retrieval:
-  first, _ = runs[0]
-  for other, _ in runs[1:]:
-    if other.dataset.test.fingerprint != first.dataset.test.fingerprint:
-      raise ConfigError(
-        f'The runs rank other images: {first.description}; {other.description}.'
-      )
-  return first.dataset.test
 
 
 def _retrieval_flags() -> dict[str, Any]:

@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a configuration stands for: data, networks, stages, clock and keys."""
+"""What a configuration stands for: data, bound stages, random keys."""
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterator, Mapping
+import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from srdl_jax import config as config_lib
 from srdl_jax import data, methods, parallel, train_state
 from srdl_jax import weights as weights_lib
-from srdl_jax.data import pipeline
 from srdl_jax.errors import ConfigError
-from srdl_jax.parallel import predict
+from srdl_jax.network import RETRIEVAL, Network
+from srdl_jax.runs import checkpoint, environment
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import environment
 from srdl_jax.runs.checkpoint import Moment
-from srdl_jax.runs.finished import Teacher
+from srdl_jax.runs.finished import FinishedRun
 
 
 class Purpose(enum.IntEnum):
@@ -51,21 +49,152 @@ def key_for(seed: int, purpose: Purpose, *counts: int) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
-  """A network that some stage trains.
+class BoundStage:
+  """A stage of a method with all that it takes to train it.
 
   Attributes:
-    model: its batch norm averages over the devices' axis while training.
-    predict_step: (variables, uint8 images [b, H, W, C]) to logits [b, K].
-    predict_batch: the same over the devices (see `parallel.map_predict`).
-    feature_batch: whether images are mirrored, too, to the same of pooled
-      features [b, D] (see `steps.feature_step`).
+    number: from 1.
+    plan: what the method says of it.
+    network: that it trains.
+    seed: of the run.
+    first_step: global step at which it begins.
+    steps_per_epoch: optimiser steps; the remainder of an epoch is dropped.
+    optimiser: the optax chain.
+    weights: that a fresh state starts from, or None for random parameters.
+    train_chunk: its steps, compiled (see `parallel.map_train` and
+      `steps.augmented_step`).
+    run: digest of the configuration.
+    data: fingerprint of the training split.
   """
 
-  model: nn.Module
-  predict_step: Callable[..., jax.Array]
-  predict_batch: Callable[..., Any]
-  feature_batch: Callable[..., Any]
+  number: int
+  plan: methods.Stage
+  network: Network
+  seed: int
+  first_step: int
+  steps_per_epoch: int
+  optimiser: optax.GradientTransformationExtraArgs
+  weights: weights_lib.Weights | None
+  train_chunk: Callable[..., Any]
+  run: str
+  data: str
+
+  @property
+  def end_step(self) -> int:
+    """Global step at which it ends."""
+    return self.first_step + self.plan.epochs * self.steps_per_epoch
+
+  def key(self, purpose: Purpose, *counts: int) -> jax.Array:
+    """Returns a random key of this stage: see `key_for`."""
+    return key_for(self.seed, purpose, self.number, *counts)
+
+  def initial_state(self, previous: Moment | None) -> train_state.TrainState:
+    """Returns the state that it begins with (see `methods.Stage.start`).
+
+    Args:
+      previous: the end of the stage before; read only where this one goes on
+        from it.
+    """
+    state = self._parameters(previous)
+    if not self.plan.keep_optimiser:
+      return state
+    opt_state = flax.serialization.from_state_dict(
+      state.opt_state, previous.state['opt_state']
+    )
+    return state.replace(opt_state=opt_state)
+
+  def _parameters(self, previous: Moment | None) -> train_state.TrainState:
+    rest = self.network.model, self.optimiser
+    if self.plan.start == 'previous':
+      return train_state.from_variables(
+        *rest, previous.variables, self.first_step
+      )
+    origin = 1 if self.plan.start == 'same' else self.number
+    key = key_for(self.seed, Purpose.INITIALISE, origin)
+    state = train_state.fresh(
+      *rest, key, self.network.image_shape, self.first_step
+    )
+    if self.weights is None:
+      return state
+    variables = weights_lib.overlay(state.variables, self.weights)
+    return train_state.from_variables(*rest, variables, self.first_step)
+
+  def lineage(self, teacher: str | None) -> dict[str, Any]:
+    """Returns what its checkpoints must match to be used.
+
+    Args:
+      teacher: digest of the checkpoint that its soft targets come from.
+    """
+    return {
+      'run': self.run,
+      'data': self.data,
+      'stage': self.number,
+      'teacher': teacher,
+      'weights': self.weights.digest if self.weights else None,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A trained network that teaches later stages.
+
+  Attributes:
+    number: of its stage, from 1; methods.IMPORTED of another run's.
+    network: which predicts.
+    variables: its parameters and statistics.
+    checkpoint: digest of the state that it ended in.
+    seed, temperature: of its own run: an imported teacher's soft targets are
+      the same for all students.
+  """
+
+  number: int
+  network: Network
+  variables: Any
+  checkpoint: str
+  seed: int
+  temperature: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+  """A finished run whose last network teaches: teacher.workdir.
+
+  Attributes:
+    directory: of the run.
+    identity: which run it is.
+    run: what it found.
+    end: the last moment of its last stage.
+    checkpoint: digest of that moment's arrays.
+  """
+
+  directory: pathlib.Path
+  identity: run_directory.Identity
+  run: FinishedRun
+  end: Moment
+  checkpoint: str
+
+  @property
+  def config(self) -> ConfigDict:
+    """Of that run."""
+    return self.identity.config
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """Those examples of a split that a run uses.
+
+  Attributes:
+    split: all of it.
+    rows: numbers of the examples, int [n], ascending.
+  """
+
+  split: data.Split
+  rows: np.ndarray
+
+  @property
+  def labels(self) -> np.ndarray:
+    """Classes of the n examples."""
+    return self.split.labels[self.rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,19 +206,13 @@ class Experiment:
     dataset: all of it, but for the number of classes, which is of those in
       use; row numbers refer to its full splits.
     train_rows, validation_rows, test_rows: row numbers of their splits.
-    stages: the method's plan.
-    networks: by the names that the stages give.
+    stages: what the method does, one after another.
     weights: that the configured network starts from, or None.
-    teacher: the finished run that teaches, or None.
-    teacher_network: its network, or None.
-    steps_per_epoch: optimiser steps; the remainder of an epoch is dropped.
+    imported: the finished run that teaches, or None.
+    imported_network: its network, or None.
     schedule: rate by global step.
-    optimiser: the optax chain.
     devices: to run on.
     flip_and_crop: the augmentation, see `augment.flip_and_crop`.
-    train_chunk_of: share of smoothed labels and number of an online teacher,
-      or None, to a train step (see `parallel.map_train`,
-      `steps.augmented_step` and `feed`).
   """
 
   config: ConfigDict
@@ -97,30 +220,36 @@ class Experiment:
   train_rows: np.ndarray
   validation_rows: np.ndarray
   test_rows: np.ndarray
-  stages: tuple[methods.Stage, ...]
-  networks: Mapping[str, Network]
+  stages: tuple[BoundStage, ...]
   weights: weights_lib.Weights | None
-  teacher: Teacher | None
-  teacher_network: Network | None
-  steps_per_epoch: int
+  imported: Imported | None
+  imported_network: Network | None
   schedule: optax.Schedule
-  optimiser: optax.GradientTransformationExtraArgs
   devices: list[jax.Device]
   flip_and_crop: Callable[..., jax.Array]
-  train_chunk_of: Callable[[float, int | None], Callable[..., Any]]
 
   @property
-  def image_shape(self) -> tuple[int, int, int]:
-    """(H, W, C) of an example."""
-    return self.dataset.train.images.shape[1:]
+  def plan(self) -> tuple[methods.Stage, ...]:
+    """The method's stages."""
+    return tuple(stage.plan for stage in self.stages)
+
+  @property
+  def steps_per_epoch(self) -> int:
+    """Optimiser steps; the remainder of an epoch is dropped."""
+    return self.stages[0].steps_per_epoch
+
+  @property
+  def total_steps(self) -> int:
+    """Optimiser steps of all stages."""
+    return self.stages[-1].end_step
 
   @property
   def description(self) -> str:
     """One line about what is going to be trained, and on what."""
-    epochs = sum(stage.epochs for stage in self.stages)
+    epochs = sum(stage.epochs for stage in self.plan)
     device = self.devices[0]
     classes = self.dataset.num_classes
-    names = ', then '.join(dict.fromkeys(s.model for s in self.stages))
+    names = ', then '.join(dict.fromkeys(s.model for s in self.plan))
     return (
       f'{names} on {len(self.train_rows):,} images of '
       f'{self.dataset.name}, {self.config.method}: {len(self.stages)} stage(s) '
@@ -128,26 +257,8 @@ class Experiment:
       f'{len(self.devices)} {device.platform} device(s), {device.device_kind}'
     ) + (self.weights and self.weights.description(classes) or '')
 
-  def network(self, number: int) -> Network:
-    """Returns the network of stage `number` (from 1), or methods.IMPORTED."""
-    if number == methods.IMPORTED:
-      return self.teacher_network
-    return self.networks[self.stages[number - 1].model]
-
-  def train_chunk(self, number: int) -> Callable[..., Any]:
-    """Returns the compiled train step of stage `number` (from 1)."""
-    stage = self.stages[number - 1]
-    online = stage.teacher if stage.online else None
-    return self.train_chunk_of(stage.label_smoothing, online)
-
-  def first_step(self, number: int) -> int:
-    """Returns the global step at which stage `number` (from 1) begins."""
-    epochs = sum(stage.epochs for stage in self.stages[: number - 1])
-    return epochs * self.steps_per_epoch
-
-  def rows(self, split: str) -> tuple[data.Split, np.ndarray]:
-    """Returns the full split that 'train', 'validation' or 'test' is part of,
-    and its row numbers.
+  def examples(self, split: str) -> Examples:
+    """Returns the examples of 'train', 'validation' or 'test'.
 
     Raises:
       ConfigError: the test ranks a gallery.
@@ -158,10 +269,9 @@ class Experiment:
         'ranked, not classified.'
       )
     if split == 'test':
-      return self.dataset.test, self.test_rows
-    if split == 'train':
-      return self.dataset.train, self.train_rows
-    return self.dataset.train, self.validation_rows
+      return Examples(self.dataset.test, self.test_rows)
+    rows = self.train_rows if split == 'train' else self.validation_rows
+    return Examples(self.dataset.train, rows)
 
   @property
   def selection_split(self) -> str:
@@ -171,7 +281,7 @@ class Experiment:
   @property
   def is_retrieval(self) -> bool:
     """Whether the test ranks a gallery, as its classes are new."""
-    return isinstance(self.dataset.test, data.Retrieval)
+    return self.stages[0].network.task == RETRIEVAL
 
   @property
   def score(self) -> str:
@@ -179,90 +289,35 @@ class Experiment:
     ranked = self.is_retrieval and self.selection_split == 'test'
     return 'map' if ranked else 'accuracy'
 
-  def predict(
-    self,
-    number: int,
-    variables: Any,
-    split: str,
-    *,
-    view: int | None = None,
-    batch_size: int = 0,
-  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (rows [b], logits [b, K]) over a split, in order.
-
-    Args:
-      number: of the stage whose network it is, from 1, or methods.IMPORTED.
-      variables: its parameters and statistics.
-      split: see `rows`.
-      view: number of an augmented view of the images; None: clean.
-      batch_size: images in a call; 0: eval.batch_size.
-    """
-    source, rows = self.rows(split)
-
-    def fetch(rows_B):
-      own = parallel.own(rows_B, self.devices)
-      if view is None:
-        return source.images[own]
-      seed = self.owner(number).seed
-      images = pipeline.views(source.images, own, seed, number, view)
-      key = key_for(seed, Purpose.VIEW, number, view)
-      return np.asarray(self.flip_and_crop(key, images, own))
-
-    batch_size = batch_size or self.config.eval.batch_size
-    return predict(
-      self.network(number).predict_batch,
-      parallel.replicate(variables, self.devices),
-      fetch,
-      rows,
-      parallel.whole_batch(batch_size, self.devices),
-    )
-
-  def owner(self, number: int) -> ConfigDict:
-    """Returns whose settings soft targets follow: an imported teacher's are
-    the same for all students."""
-    return self.config if number else self.teacher.record.config
-
-  def initial_state(
-    self, number: int, previous: Moment | None
-  ) -> train_state.TrainState:
-    """Returns the state that a stage begins with (see `methods.Stage.start`).
+  def teacher(self, number: int, end: Moment) -> Teacher:
+    """Returns the teacher that a stage has made.
 
     Args:
       number: of the stage, from 1.
-      previous: the end of the stage before; read only where the stage goes on
-        from it.
+      end: its last moment.
     """
-    state = self._parameters(number, previous)
-    if not self.stages[number - 1].keep_optimiser:
-      return state
-    opt_state = flax.serialization.from_state_dict(
-      state.opt_state, previous.state['opt_state']
+    return Teacher(
+      number,
+      self.stages[number - 1].network,
+      end.variables,
+      checkpoint.digest(end.state),
+      self.config.seed,
+      self.config.distillation.temperature,
     )
-    return state.replace(opt_state=opt_state)
 
-  def _parameters(
-    self, number: int, previous: Moment | None
-  ) -> train_state.TrainState:
-    start = self.stages[number - 1].start
-    model = self.network(number).model
-    step = self.first_step(number)
-    if start == 'previous':
-      return train_state.from_variables(
-        model, self.optimiser, previous.variables, step
-      )
-    origin = 1 if start == 'same' else number
-    key = key_for(self.config.seed, Purpose.INITIALISE, origin)
-    state = train_state.fresh(
-      model, self.optimiser, key, self.image_shape, step
+  @property
+  def imported_teacher(self) -> Teacher | None:
+    """The network of the finished run that teaches, or None."""
+    if self.imported is None:
+      return None
+    return Teacher(
+      methods.IMPORTED,
+      self.imported_network,
+      self.imported.end.variables,
+      self.imported.checkpoint,
+      self.imported.config.seed,
+      self.imported.config.distillation.temperature,
     )
-    if not self._pretrained(number):
-      return state
-    variables = weights_lib.overlay(state.variables, self.weights)
-    return train_state.from_variables(model, self.optimiser, variables, step)
-
-  def _pretrained(self, number: int) -> bool:
-    configured = self.stages[number - 1].model == self.config.model.name
-    return self.weights is not None and configured
 
   @property
   def steps_per_dispatch(self) -> int:
@@ -287,27 +342,12 @@ class Experiment:
     }
 
   @property
-  def record(self) -> run_directory.Record:
+  def identity(self) -> run_directory.Identity:
     """Which run a directory of this experiment belongs to."""
-    return run_directory.Record(
+    return run_directory.Identity(
       self.config,
       self.dataset.train.fingerprint,
       self.weights.digest if self.weights else None,
-      self.teacher.checkpoint if self.teacher else None,
+      self.imported.checkpoint if self.imported else None,
       self.dataset.test.fingerprint if self.is_retrieval else None,
     )
-
-  def lineage(self, number: int, teacher: str | None) -> dict[str, Any]:
-    """Returns what the checkpoints of a stage must match to be used.
-
-    Args:
-      number: of the stage, from 1.
-      teacher: digest of the checkpoint that its soft targets come from.
-    """
-    return {
-      'run': config_lib.digest(self.config),
-      'data': self.dataset.train.fingerprint,
-      'stage': number,
-      'teacher': teacher,
-      'weights': self.weights.digest if self._pretrained(number) else None,
-    }

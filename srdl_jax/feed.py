@@ -8,7 +8,7 @@ import numpy as np
 
 from srdl_jax import errors, parallel, soft_targets
 from srdl_jax.data import pipeline, sampling
-from srdl_jax.experiment import Experiment
+from srdl_jax.experiment import BoundStage, Experiment
 from srdl_jax.knowledge import Knowledge
 
 
@@ -20,30 +20,28 @@ class ResidentFeed(contextlib.AbstractContextManager):
   """
 
   def __init__(
-    self, experiment: Experiment, number: int, knowledge: Knowledge | None
+    self,
+    experiment: Experiment,
+    stage: BoundStage,
+    knowledge: Knowledge | None,
   ):
     """Puts the training split, and what teaches it, on every device.
 
     Args:
       experiment: of the run.
-      number: of the stage, from 1.
+      stage: that is trained.
       knowledge: of the stage's teacher, or None for labels alone.
     """
-    soft_logits = None
-    if knowledge and knowledge.bank:
-      soft_logits = to_learn_from(
-        knowledge.bank, experiment.config.distillation.temperature
-      )
     arrays = {
       'image': experiment.dataset.train.images,
       'label': experiment.dataset.train.labels,
-      'soft_logits': soft_logits,
-      'teacher': _online(knowledge),
+      'soft_logits': _soft_logits(experiment, knowledge),
+      'teacher': knowledge and knowledge.online,
     }
     self.resident = parallel.replicate(arrays, experiment.devices)
     self._experiment = experiment
     self._orders = sampling.EpochOrders(
-      experiment.config.seed, number, experiment.train_rows
+      stage.seed, stage.number, experiment.train_rows
     )
 
   def __exit__(self, *error: object) -> None:
@@ -74,7 +72,7 @@ class StreamedFeed(contextlib.AbstractContextManager):
   def __init__(
     self,
     experiment: Experiment,
-    number: int,
+    stage: BoundStage,
     knowledge: Knowledge | None,
     step: int,
   ):
@@ -82,23 +80,23 @@ class StreamedFeed(contextlib.AbstractContextManager):
 
     Args:
       experiment: of the run.
-      number: of the stage, from 1.
+      stage: that is trained.
       knowledge: of the stage's teacher, or None for labels alone.
       step: of the stage, from 0, that comes first.
     """
     config = experiment.config
-    teacher = {'teacher': _online(knowledge)}
+    teacher = {'teacher': knowledge and knowledge.online}
     self.resident = parallel.replicate(teacher, experiment.devices)
     self._experiment = experiment
-    self._bank = knowledge.bank if knowledge else None
+    self._knowledge = knowledge
     own = parallel.own(np.arange(config.batch_size), experiment.devices)
     self._batches = pipeline.batches(
       pipeline.TrainingViews(
         images=experiment.dataset.train.images,
         rows=experiment.train_rows,
-        seed=config.seed,
-        stage=number,
-        epochs=experiment.stages[number - 1].epochs,
+        seed=stage.seed,
+        stage=stage.number,
+        epochs=stage.plan.epochs,
         batch_size=config.batch_size,
         own=own,
       ),
@@ -124,38 +122,34 @@ class StreamedFeed(contextlib.AbstractContextManager):
       'image': np.stack([batch['image'] for batch in found]),
       'label': self._experiment.dataset.train.labels[index],
       'index': index,
-      'soft_logits': self._soft_logits(index),
+      'soft_logits': _soft_logits(self._experiment, self._knowledge, index),
     }
 
   def __exit__(self, *error: object) -> None:
     # Ends the decoding.
     self._batches.close()
 
-  def _soft_logits(self, index: np.ndarray) -> np.ndarray | None:
-    if self._bank is None:
-      return None
-    return to_learn_from(
-      self._bank, self._experiment.config.distillation.temperature, index
-    )
-
 
 Feed = ResidentFeed | StreamedFeed
 
 
 def open_feed(
-  experiment: Experiment, number: int, knowledge: Knowledge | None, step: int
+  experiment: Experiment,
+  stage: BoundStage,
+  knowledge: Knowledge | None,
+  step: int,
 ) -> Feed:
   """Returns the feed of a stage.
 
   Args:
     experiment: of the run.
-    number: of the stage, from 1.
+    stage: that is trained.
     knowledge: of the stage's teacher, or None for labels alone.
     step: of the stage, from 0, that comes first.
   """
   if experiment.dataset.train.is_streamed:
-    return StreamedFeed(experiment, number, knowledge, step)
-  return ResidentFeed(experiment, number, knowledge)
+    return StreamedFeed(experiment, stage, knowledge, step)
+  return ResidentFeed(experiment, stage, knowledge)
 
 
 def to_learn_from(
@@ -187,5 +181,12 @@ def to_learn_from(
   return soft_targets.at_temperature(log_probs, bank.temperature, temperature)
 
 
-def _online(knowledge: Knowledge | None) -> Any:
-  return knowledge.variables if knowledge and not knowledge.bank else None
+def _soft_logits(
+  experiment: Experiment,
+  knowledge: Knowledge | None,
+  rows: np.ndarray | slice = slice(None),
+) -> np.ndarray | None:
+  if knowledge is None or knowledge.bank is None:
+    return None
+  temperature = experiment.config.distillation.temperature
+  return to_learn_from(knowledge.bank, temperature, rows)

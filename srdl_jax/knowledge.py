@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from srdl_jax import methods, soft_targets, storage
-from srdl_jax.experiment import Experiment
+from srdl_jax import soft_targets, storage
+from srdl_jax.data import pipeline
+from srdl_jax.experiment import Experiment, Purpose, Teacher, key_for
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import processes
-from srdl_jax.runs.checkpoint import Moment, digest
 from srdl_jax.runs.stop_request import StopRequest
 
 
@@ -23,34 +23,35 @@ class Knowledge:
   """What a network hands on to a later stage.
 
   Attributes:
-    checkpoint: digest of the network.
+    teacher: the network.
     bank: its soft targets; None where it teaches online.
-    variables: its parameters and statistics.
     seconds: that predicting and writing the soft targets took, compilation
       apart; None if unknown, as a kill fell between the bank and its timing.
   """
 
-  checkpoint: str
+  teacher: Teacher
   bank: soft_targets.Bank | None
-  variables: Any
   seconds: float | None
+
+  @property
+  def online(self) -> Any:
+    """Variables of a teacher that predicts in each step, else None."""
+    return None if self.bank else self.teacher.variables
 
 
 def induce(
   experiment: Experiment,
-  number: int,
-  end: Moment,
+  teacher: Teacher,
   directory: storage.Path,
   stop: StopRequest | None = None,
 ) -> Knowledge:
-  """Returns what a stage's end teaches; predicts its soft targets if need be.
+  """Returns what a network teaches; predicts its soft targets if need be.
 
   A complete bank is not made again.
 
   Args:
     experiment: of the run.
-    number: of the stage, from 1, or methods.IMPORTED.
-    end: the stage's last moment.
+    teacher: that predicts.
     directory: the bank's folder.
     stop: whether to end early; what has been predicted is then lost.
 
@@ -58,26 +59,22 @@ def induce(
     SoftTargetsError: what is there is damaged or of another making.
     Interrupted: `stop` asked for it.
   """
-  checkpoint = digest(end.state)
   if experiment.config.distillation.online:
-    return Knowledge(checkpoint, None, end.variables, 0.0)
+    return Knowledge(teacher, None, 0.0)
   size = {
     'num_examples': len(experiment.dataset.train.labels),
     'num_classes': experiment.dataset.num_classes,
   }
-  provenance = provenance_of(experiment, number, checkpoint)
+  provenance = provenance_of(experiment, teacher)
   timing = _timing(directory)
   if not processes.first_says(soft_targets.is_complete(directory)):
     # Compiles, if no evaluation has.
-    next(experiment.predict(number, end.variables, 'train'))
+    next(_predict(experiment, teacher))
     begun = time.monotonic()
     soft_targets.save(
       directory,
-      _until_asked(
-        stop,
-        _logits(experiment, number, end.variables, provenance['temperature']),
-      ),
-      temperature=provenance['temperature'],
+      _until_asked(stop, _logits(experiment, teacher)),
+      temperature=teacher.temperature,
       provenance=provenance,
       expected_rows=experiment.train_rows,
       # 1.28M x 1000 in float32 would be 5 GB.
@@ -91,43 +88,31 @@ def induce(
   with storage.failures(timing, 'read'):
     timed = timing.exists()
   seconds = storage.read_json(timing)['seconds'] if timed else None
-  return Knowledge(checkpoint, bank, end.variables, seconds)
+  return Knowledge(teacher, bank, seconds)
 
 
-def provenance_of(
-  experiment: Experiment, number: int, checkpoint_digest: str
-) -> dict[str, Any]:
-  """Returns what soft targets of a stage must match to be used.
-
-  Args:
-    number: of the stage, from 1, or methods.IMPORTED.
-    checkpoint_digest: of the network that makes them.
-  """
-  augmented = experiment.config.distillation.views and {
-    'count': experiment.config.distillation.views,
-    'seed': experiment.owner(number).seed,
-    'flip': experiment.config.augment.flip,
-    'padding': experiment.config.augment.padding,
-    'mode': experiment.config.augment.mode,
+def provenance_of(experiment: Experiment, teacher: Teacher) -> dict[str, Any]:
+  """Returns what soft targets of a teacher must match to be used."""
+  config, dataset = experiment.config, experiment.dataset
+  augmented = config.distillation.views and {
+    'count': config.distillation.views,
+    'seed': teacher.seed,
+    'flip': config.augment.flip,
+    'padding': config.augment.padding,
+    'mode': config.augment.mode,
   }
-  if augmented and experiment.dataset.train.is_streamed:
-    augmented['least_area'] = experiment.config.augment.least_area
-  imported = number == methods.IMPORTED
-  model = (
-    experiment.teacher.model
-    if imported
-    else experiment.stages[number - 1].model
-  )
+  if augmented and dataset.train.is_streamed:
+    augmented['least_area'] = config.augment.least_area
   rows = experiment.train_rows.astype('<i4').tobytes()
   return {
-    'dataset': experiment.dataset.name,
-    'version': experiment.dataset.version,
-    'split': experiment.dataset.train.name,
-    'fingerprint': experiment.dataset.train.fingerprint,
+    'dataset': dataset.name,
+    'version': dataset.version,
+    'split': dataset.train.name,
+    'fingerprint': dataset.train.fingerprint,
     'rows': hashlib.sha256(rows).hexdigest(),
-    'model': model,
-    'checkpoint': checkpoint_digest,
-    'temperature': experiment.owner(number).distillation.temperature,
+    'model': teacher.network.name,
+    'checkpoint': teacher.checkpoint,
+    'temperature': teacher.temperature,
     'views': augmented,
   }
 
@@ -149,20 +134,20 @@ def induce_imported(
       written there.
     Interrupted: `stop` asked for it.
   """
-  teacher = experiment.teacher
-  if teacher is None:
+  imported, teacher = experiment.imported, experiment.imported_teacher
+  if imported is None:
     return {}
+  config = experiment.config.distillation
   directory = run_directory.soft_targets(
-    teacher.directory, teacher.number, experiment.config.distillation.views
+    imported.directory, len(imported.run.stages), config.views
   )
   made = soft_targets.is_complete(directory) and _timing(directory).exists()
   hold = contextlib.nullcontext()
-  needed = not (made or experiment.config.distillation.online)
-  if needed and processes.is_first():
-    hold = storage.lock(teacher.directory, wait=True)
+  if not (made or config.online) and processes.is_first():
+    # Several students may come to a new teacher at once.
+    hold = storage.lock(imported.directory, wait=True)
   with hold:
-    number = methods.IMPORTED
-    return {number: induce(experiment, number, teacher.end, directory, stop)}
+    return {teacher.number: induce(experiment, teacher, directory, stop)}
 
 
 def _until_asked(stop: StopRequest | None, blocks: Iterator) -> Iterator:
@@ -178,25 +163,52 @@ def _timing(directory: storage.Path) -> storage.Path:
   return directory.with_name(f'extraction{suffix}.json')
 
 
+def _predict(experiment: Experiment, teacher: Teacher, images: Any = None):
+  """Yields rows [b], logits [b, K] of what is trained on."""
+  return teacher.network.predict(
+    teacher.variables,
+    experiment.dataset.train.images if images is None else images,
+    experiment.train_rows,
+    experiment.config.eval.batch_size,
+  )
+
+
 def _logits(
-  experiment: Experiment, number: int, variables: Any, temperature: float
+  experiment: Experiment, teacher: Teacher
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Returns rows [b], logits [b, K]: of clean images, or the mean of views."""
   if experiment.config.distillation.views:
-    return _mean_of_views(experiment, number, variables, temperature)
-  return experiment.predict(number, variables, 'train')
+    return _mean_of_views(experiment, teacher)
+  return _predict(experiment, teacher)
 
 
-def _mean_of_views(experiment, number, variables, temperature):
+def _mean_of_views(experiment, teacher):
   """Yields logits that soften to the mean of softened probabilities: T times
   its logarithm."""
   views = experiment.config.distillation.views
   passes = [
-    experiment.predict(number, variables, 'train', view=view)
+    _predict(experiment, teacher, _View(experiment, teacher, view))
     for view in range(views)
   ]
   for blocks in zip(*passes, strict=True):
-    softened = [soft_targets.soften(z, temperature) for _, z in blocks]
+    softened = [soft_targets.soften(z, teacher.temperature) for _, z in blocks]
     wide = np.stack(softened).astype(np.float64)
     mean = np.logaddexp.reduce(wide) - np.log(views)
-    yield blocks[0][0], temperature * mean
+    yield blocks[0][0], teacher.temperature * mean
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+  """The training images as one augmented view shows them, by row."""
+
+  experiment: Experiment
+  teacher: Teacher
+  number: int
+
+  def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+    drawn_by = self.teacher.seed, self.teacher.number, self.number
+    source = self.experiment.dataset.train.images
+    images = pipeline.views(source, rows, *drawn_by)
+    seed, *counts = drawn_by
+    key = key_for(seed, Purpose.VIEW, *counts)
+    return np.asarray(self.experiment.flip_and_crop(key, images, rows))

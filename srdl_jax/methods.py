@@ -4,11 +4,14 @@
 import dataclasses
 import itertools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from srdl_jax import config as config_lib
-from srdl_jax.errors import ConfigError
+from srdl_jax.errors import ConfigError, unknown
 
 STARTS = ('fresh', 'previous', 'same')
 IMPORTED = 0
@@ -33,8 +36,8 @@ class Stage:
     keep_optimiser: whether the momentum of the stage before is kept, else it
       is fresh.
     label_smoothing: share of the labels' mass that goes to all classes alike.
-    online: whether the teacher predicts the student's augmented images, step
-      by step, instead of clean ones once.
+    source: where its soft targets come from, a key of targets.SOURCES; '' for
+      the configured one, or for labels alone.
   """
 
   epochs: int
@@ -44,104 +47,56 @@ class Stage:
   model: str = ''
   keep_optimiser: bool = False
   label_smoothing: float = 0.0
-  online: bool = False
-
-
-def _set_by(field: str) -> Any:
-  default = config_lib.FIELDS[field].default
-  return dataclasses.field(default=default, metadata={'field': field})
+  source: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """What the configuration says to a method.
-
-  `create` refuses what a method doesn't read, unless at its default.
+class Method:
+  """A method, and what it reads.
 
   Attributes:
-    epochs: M, the budget of the method.
-    model: name of the network.
-    teacher_model: name of another network that teaches, or ''.
-    teacher_epochs: epochs of that teacher, on top of M; 0: M as well.
-    teacher_imported: whether the teacher is a finished run's last network.
-    split: how the budget is split over srdl's stages, in any unit.
-    complete: of each of them, whether it runs a decay of its own.
-    start: of each but the first (see `Stage.start`).
-    keep_optimiser: of each but the first (see `Stage.keep_optimiser`).
-    generations: of born-again students after the first network.
-    label_smoothing: see `Stage.label_smoothing`.
-    online: see `Stage.online`.
-    views: augmented views of an image that a stored soft target is the mean
-      of; 0: the clean image.
+    plan: the configuration to stages.
+    reads: names of the fields that it reads, beside `epochs` and `model.name`;
+      others of a method are refused unless at their default.
   """
 
-  epochs: int
-  model: str = ''
-  teacher_model: str = _set_by('teacher.model')
-  teacher_epochs: int = _set_by('teacher.epochs')
-  teacher_imported: bool = dataclasses.field(
-    default=False, metadata={'field': 'teacher.workdir'}
-  )
-  split: tuple[float, ...] = _set_by('srdl.split')
-  complete: tuple[bool, ...] = _set_by('srdl.complete')
-  start: str = _set_by('srdl.start')
-  keep_optimiser: bool = _set_by('srdl.keep_optimiser')
-  generations: int = _set_by('born_again.generations')
-  label_smoothing: float = _set_by('label_smoothing')
-  online: bool = _set_by('distillation.online')
-  views: int = _set_by('distillation.views')
+  plan: Callable[[ConfigDict], tuple[Stage, ...]]
+  reads: tuple[str, ...] = ()
 
 
-class ReadSettings:
-  """Settings that remember what a method has read of them.
-
-  Attributes:
-    names: of the settings that have been read.
-  """
-
-  def __init__(self, settings: Settings):
-    self._settings = settings
-    self.names = {'epochs', 'model'}
-
-  def __getattr__(self, name: str) -> Any:
-    self.names.add(name)
-    return getattr(self._settings, name)
-
-  def left_over(self) -> list[str]:
-    """Returns 'field = value' of what wasn't read, and is neither its default
-    nor what it was born with: earlier runs have that."""
-    left = []
-    for field in dataclasses.fields(self._settings):
-      if field.name not in self.names:
-        name = field.metadata['field']
-        known = config_lib.FIELDS[name]
-        value = getattr(self._settings, field.name)
-        if value not in (field.default, known.default, known.born):
-          left.append(f'{name} = {value!r}')
-    return left
+METHODS: dict[str, Method] = {}
+# Methods whose result is the mean prediction of all their stages' ends.
+ENSEMBLES = frozenset({'vanilla_ensemble'})
 
 
-def vanilla(settings: Settings) -> tuple[Stage, ...]:
+def _reads(*fields: str) -> Callable[[Any], Any]:
+  """Makes a function a method of its name, which reads these fields."""
+
+  def register(plan):
+    METHODS[plan.__name__] = Method(plan, fields)
+    return plan
+
+  return register
+
+
+@_reads()
+def vanilla(config: ConfigDict) -> tuple[Stage, ...]:
   """One stage, labels alone (section 3.2)."""
-  return (Stage(settings.epochs),)
+  return (Stage(config.epochs),)
 
 
-def label_smoothing(settings: Settings) -> tuple[Stage, ...]:
-  """One stage on smoothed labels: soft targets that know nothing."""
-  return (Stage(settings.epochs, label_smoothing=settings.label_smoothing),)
-
-
-def srdl(settings: Settings) -> tuple[Stage, ...]:
+@_reads('srdl.split', 'srdl.complete', 'srdl.start', 'srdl.keep_optimiser')
+def srdl(config: ConfigDict) -> tuple[Stage, ...]:
   """Stages that share the budget, each taught by the one before (Alg 1).
 
   The paper's are two halves: stage one gets floor(M / 2), stage two the rest.
   """
   return _self_taught(
-    settings.epochs,
-    settings.split,
-    complete=settings.complete,
-    start=settings.start,
-    keep_optimiser=settings.keep_optimiser,
+    config.epochs,
+    config.srdl.split,
+    complete=config.srdl.complete,
+    start=config.srdl.start,
+    keep_optimiser=config.srdl.keep_optimiser,
   )
 
 
@@ -159,6 +114,7 @@ def _self_taught(
       'shares above 0, and as many times True or False.'
     )
   ends = [
+    # In floating point 0.7 of 90 epochs is a little below 63.
     math.floor(epochs * sum(split[:n]) / sum(split) + 1e-9)
     for n in range(len(split) + 1)
   ]
@@ -172,7 +128,8 @@ def _self_taught(
   )
 
 
-def kd(settings: Settings) -> tuple[Stage, ...]:
+@_reads('teacher.model', 'teacher.epochs', 'teacher.workdir')
+def kd(config: ConfigDict) -> tuple[Stage, ...]:
   """A teacher of another network first, at a cost of its own (Table 2).
 
   The student learns from it by the loss and the cached targets of SRDL (Eq 7).
@@ -181,123 +138,138 @@ def kd(settings: Settings) -> tuple[Stage, ...]:
   Raises:
     ConfigError: no teacher is named.
   """
-  if settings.teacher_imported:
+  teacher = config.teacher
+  if teacher.workdir:
     # Named too, so that the configuration tells students apart.
-    if settings.teacher_model and not settings.teacher_epochs:
-      return (Stage(settings.epochs, teacher=IMPORTED),)
+    if teacher.model and not teacher.epochs:
+      return (Stage(config.epochs, teacher=IMPORTED),)
     raise ConfigError(
       'With teacher.workdir, teacher.model names its network, and '
       'teacher.epochs is 0.'
     )
-  if not settings.teacher_model:
+  if not teacher.model:
     raise ConfigError(
       "method 'kd' needs a teacher: name its network in teacher.model, or a "
       'finished run in teacher.workdir.'
     )
   return (
-    Stage(
-      settings.teacher_epochs or settings.epochs, model=settings.teacher_model
-    ),
-    Stage(settings.epochs, teacher=1),
+    Stage(teacher.epochs or config.epochs, model=teacher.model),
+    Stage(config.epochs, teacher=1),
   )
 
 
-def born_again(settings: Settings) -> tuple[Stage, ...]:
+@_reads()
+def vanilla_ensemble(config: ConfigDict) -> tuple[Stage, ...]:
+  """Two independent networks of half the budget: Table 6's control."""
+  half = config.epochs // 2
+  return Stage(half), Stage(config.epochs - half)
+
+
+@_reads()
+def stage_incomplete(config: ConfigDict) -> tuple[Stage, ...]:
+  """SRDL under a single decay over both stages (Table 4)."""
+  return _self_taught(config.epochs, complete=(False, False))
+
+
+@_reads()
+def no_restart(config: ConfigDict) -> tuple[Stage, ...]:
+  """SRDL whose stage two goes on from stage one's parameters (Table 5)."""
+  return _self_taught(config.epochs, start='previous')
+
+
+@_reads()
+def same_initialisation(config: ConfigDict) -> tuple[Stage, ...]:
+  """SRDL whose stage two restarts at stage one's random parameters."""
+  return _self_taught(config.epochs, start='same')
+
+
+@_reads('label_smoothing')
+def label_smoothing(config: ConfigDict) -> tuple[Stage, ...]:
+  """One stage on smoothed labels: soft targets that know nothing."""
+  return (Stage(config.epochs, label_smoothing=config.label_smoothing),)
+
+
+@_reads()
+def self_kd(config: ConfigDict) -> tuple[Stage, ...]:
+  """A student of a fully trained copy of itself: one generation."""
+  return _generations(config.epochs, 1)
+
+
+@_reads('born_again.generations')
+def born_again(config: ConfigDict) -> tuple[Stage, ...]:
   """A network and generations of students, each of M epochs, each taught by
   the one before (Furlanello et al. 2018), with the loss of Eq 7."""
-  teachers = None, *range(1, settings.generations + 1)
-  return tuple(Stage(settings.epochs, teacher=n) for n in teachers)
+  return _generations(config.epochs, config.born_again.generations)
 
 
-def self_kd(settings: Settings) -> tuple[Stage, ...]:
-  """A student of a fully trained copy of itself: one generation."""
-  return born_again(Settings(settings.epochs))
+def _generations(epochs: int, students: int) -> tuple[Stage, ...]:
+  return tuple(Stage(epochs, teacher=n or None) for n in range(students + 1))
 
 
-def born_again_equal_budget(settings: Settings) -> tuple[Stage, ...]:
+@_reads('born_again.generations')
+def born_again_equal_budget(config: ConfigDict) -> tuple[Stage, ...]:
   """Born-again networks that share M: SRDL of more stages."""
-  return _self_taught(settings.epochs, (1.0,) * (settings.generations + 1))
+  networks = config.born_again.generations + 1
+  return _self_taught(config.epochs, (1.0,) * networks)
 
 
-def vanilla_ensemble(settings: Settings) -> tuple[Stage, ...]:
-  """Two independent networks of half the budget: Table 6's control."""
-  half = settings.epochs // 2
-  return Stage(half), Stage(settings.epochs - half)
-
-
-def stage_incomplete(settings: Settings) -> tuple[Stage, ...]:
-  """SRDL under a single decay over both stages (Table 4)."""
-  return _self_taught(settings.epochs, complete=(False, False))
-
-
-def no_restart(settings: Settings) -> tuple[Stage, ...]:
-  """SRDL whose stage two goes on from stage one's parameters (Table 5)."""
-  return _self_taught(settings.epochs, start='previous')
-
-
-def same_initialisation(settings: Settings) -> tuple[Stage, ...]:
-  """SRDL whose stage two restarts at stage one's random parameters."""
-  return _self_taught(settings.epochs, start='same')
-
-
-METHODS: dict[str, Callable[[Settings], tuple[Stage, ...]]] = {
-  method.__name__: method
-  for method in (
-    vanilla,
-    srdl,
-    kd,
-    vanilla_ensemble,
-    stage_incomplete,
-    no_restart,
-    same_initialisation,
-    label_smoothing,
-    self_kd,
-    born_again,
-    born_again_equal_budget,
-  )
-}
-
-# Methods whose result is the mean prediction of all their stages' ends.
-ENSEMBLES = frozenset({'vanilla_ensemble'})
-
-
-def create(method: str, settings: Settings) -> tuple[Stage, ...]:
-  """Returns the method's stages, each with the name of its network.
+def create(config: ConfigDict) -> tuple[Stage, ...]:
+  """Returns the stages of the configured method, with networks and sources.
 
   Raises:
     ConfigError: the method is unknown, a stage would have no epoch, or a
-      setting is given that the method has no use for.
+      field is set that the method has no use for.
   """
-  if method not in METHODS:
-    raise ConfigError(
-      f'Unknown method {method!r}; known: {", ".join(METHODS)}.'
-    )
-  read = ReadSettings(settings)
+  if config.method not in METHODS:
+    raise ConfigError(unknown('method', config.method, METHODS))
+  source = 'online' if config.distillation.online else 'bank'
   stages = tuple(
     dataclasses.replace(
       stage,
-      model=stage.model or settings.model,
-      online=settings.online and stage.teacher is not None,
+      model=stage.model or config.model.name,
+      source=stage.source or (source if stage.teacher is not None else ''),
     )
-    for stage in METHODS[method](read)
+    for stage in METHODS[config.method].plan(config)
   )
-  if any(stage.teacher is not None for stage in stages):
-    read.names |= {'online'} if settings.online else {'views'}
-  if unread := read.left_over():
-    raise ConfigError(
-      f'Method {method!r} has no use for {", ".join(unread)}: leave it out, or '
-      'take another method.'
-    )
+  _refuse_unread(config, {stage.source for stage in stages})
   for number, stage in enumerate(stages, start=1):
-    _check(method, settings, stages, number, stage)
+    _check(config, stages, number, stage)
   return stages
 
 
-def _check(method, settings, stages, number: int, stage: Stage) -> None:
+# Fields that a stage's source of soft targets reads.
+_OF_SOURCES = {
+  'bank': ('distillation.views',),
+  'online': ('distillation.online',),
+}
+
+
+def _refuse_unread(config: ConfigDict, sources: set[str]) -> None:
+  """Refuses fields of other methods that aren't at their default, nor at what
+  they were born with: earlier runs have that."""
+  read = {*METHODS[config.method].reads}
+  read.update(*(_OF_SOURCES.get(source, ()) for source in sources))
+  known = itertools.chain(
+    *(method.reads for method in METHODS.values()), *_OF_SOURCES.values()
+  )
+  unread = []
+  fields = config_lib.FIELDS
+  for name in sorted(set(known) - read, key=list(fields).index):
+    value = operator.attrgetter(name)(config)
+    if value not in (fields[name].default, fields[name].born):
+      unread.append(f'{name} = {value!r}')
+  if unread:
+    raise ConfigError(
+      f'Method {config.method!r} has no use for {", ".join(unread)}: leave it '
+      'out, or take another method.'
+    )
+
+
+def _check(config, stages, number: int, stage: Stage) -> None:
   if stage.epochs < 1:
     raise ConfigError(
-      f'epochs = {settings.epochs} leaves stage {number} of {method!r} without '
-      f'an epoch; it needs at least {len(stages)}.'
+      f'epochs = {config.epochs} leaves stage {number} of {config.method!r} '
+      f'without an epoch; it needs at least {len(stages)}.'
     )
   if stage.start not in STARTS:
     raise ConfigError(f'Stage {number} has an unknown start {stage.start!r}.')

@@ -78,11 +78,6 @@ def to_host(tree: Any) -> Any:
   return jax.tree.map(np.array, jax.device_get(tree))
 
 
-def whole_batch(size: int, devices: list[jax.Device]) -> int:
-  """Returns the size of a batch, rounded up to a multiple of the devices."""
-  return -(-size // len(devices)) * len(devices)
-
-
 def own(batch: np.ndarray, devices: list[jax.Device]) -> np.ndarray:
   """Returns this process's part of a batch.
 
@@ -213,9 +208,10 @@ def steps_per_dispatch(
 def predict(
   step: Callable[[Any, np.ndarray], jax.Array],
   variables: Any,
-  fetch: Callable[[np.ndarray], np.ndarray],
+  images: Any,
   rows: np.ndarray,
   batch_size: int,
+  devices: list[jax.Device],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields the step's outputs for the given rows, in their order.
 
@@ -224,20 +220,23 @@ def predict(
   before is read.
 
   Args:
-    step: mapped over devices (see `parallel.map_predict`).
-    variables: replicated parameters and statistics.
-    fetch: row numbers [b] to their images, uint8 [b, H, W, C].
+    step: mapped over the devices (see `map_predict`).
+    variables: parameters and statistics.
+    images: what row numbers [b] index: uint8 [N, H, W, C], an array or alike.
     rows: row numbers to predict, [n].
-    batch_size: images in a call, a multiple of the number of devices.
+    batch_size: images in a call; rounded up to a multiple of the devices.
+    devices: to run on.
 
   Yields:
     (rows [b], outputs [b, ...]); the blocks' lengths add up to n.
   """
+  variables = replicate(variables, devices)
+  batch_size = -(-batch_size // len(devices)) * len(devices)
   pending = None
   for start in range(0, len(rows), batch_size):
     block = rows[start : start + batch_size]
     padded = np.resize(block, batch_size)
-    outputs = step(variables, fetch(padded))
+    outputs = step(variables, images[own(padded, devices)])
     if pending is not None:
       yield _unpad(*pending)
     pending = (block, outputs)

@@ -13,7 +13,7 @@ import numpy as np
 from srdl_jax import config as config_lib
 from srdl_jax import cost, methods, parallel, schedules, soft_targets
 from srdl_jax.evaluate import evaluate
-from srdl_jax.experiment import Experiment
+from srdl_jax.experiment import BoundStage, Examples, Experiment
 from srdl_jax.knowledge import Knowledge
 from srdl_jax.metrics import Classification, log_softmax
 from srdl_jax.runs import environment
@@ -37,22 +37,20 @@ def assemble(
     knowledge: what the teachers handed on, by the number of their stage or
       methods.IMPORTED.
   """
-  members = {n: end.variables for n, end in enumerate(ends, start=1)}
-  analysed = analyse(experiment, members, knowledge)
+  variables = {n: end.variables for n, end in enumerate(ends, start=1)}
+  analysed = analyse(experiment, variables, knowledge)
   stages = [
-    _stage(experiment, number, end) | analysed[number]
-    for number, end in enumerate(ends, start=1)
+    _stage(experiment, stage, end) | analysed[stage.number]
+    for stage, end in zip(experiment.stages, ends, strict=True)
   ]
   teacher = _teacher(experiment, analysed)
   found = {
     'final': {'test': stages[-1]['test']},
-    'best': ends[-1].progress['best'],
+    'best': ends[-1].record.best,
     'ensemble': None,
     'stages': stages,
     'teacher': teacher,
-    'schedule': schedules.changes(
-      experiment.schedule, experiment.first_step(len(stages) + 1)
-    ),
+    'schedule': schedules.changes(experiment.schedule, experiment.total_steps),
     'steps_per_epoch': experiment.steps_per_epoch,
     'cost': _cost(experiment, stages, teacher),
     'peak_memory_bytes': environment.peak_memory(
@@ -64,61 +62,63 @@ def assemble(
       'name': experiment.dataset.name,
       'version': experiment.dataset.version,
       'fingerprint': experiment.dataset.train.fingerprint,
-      'ranked': experiment.record.ranked,
+      'ranked': experiment.identity.ranked,
       'train_examples': len(experiment.train_rows),
     },
-    'weights': experiment.record.weights,
+    'weights': experiment.identity.weights,
     **experiment.environment,
   }
-  if len(members) > 1:
-    found['ensemble'] = {'test': evaluate(experiment, members, 'test')}
+  if len(variables) > 1:
+    found['ensemble'] = {'test': evaluate(experiment, variables, 'test')}
   return found
 
 
-def _stage(experiment: Experiment, number: int, end: Moment) -> dict[str, Any]:
-  stage = experiment.stages[number - 1]
+def _stage(
+  experiment: Experiment, stage: BoundStage, end: Moment
+) -> dict[str, Any]:
+  plan, record = stage.plan, end.record
   return {
-    'stage': number,
-    'teacher': stage.teacher,
-    'model': stage.model,
-    'epochs': stage.epochs,
-    'steps': stage.epochs * experiment.steps_per_epoch,
-    'test': _test(experiment, number, end),
-    'best': end.progress['best'],
-    'train_epoch': end.progress['train'],
-    'seconds': end.progress['seconds'],
-    'last_epoch_seconds': end.progress['epoch'][0],
-    'sessions': end.progress['sessions'],
+    'stage': stage.number,
+    'teacher': plan.teacher,
+    'model': plan.model,
+    'epochs': plan.epochs,
+    'steps': stage.end_step - stage.first_step,
+    'test': _test(experiment, stage, end),
+    'best': record.best,
+    'train_epoch': record.train,
+    'seconds': record.seconds,
+    'last_epoch_seconds': record.epoch[0],
+    'sessions': record.sessions,
   }
 
 
 def _test(
-  experiment: Experiment, number: int, end: Moment
+  experiment: Experiment, stage: BoundStage, end: Moment
 ) -> dict[str, float | int]:
   """Returns a stage's test metrics; most often they are known already."""
-  if end.progress['evaluation']['split'] == 'test':
+  evaluation = end.record.evaluation
+  if evaluation['split'] == 'test':
     place = {'split', 'stage', 'epoch', 'step'}
-    known = end.progress['evaluation'].items()
-    return {name: value for name, value in known if name not in place}
-  return evaluate(experiment, {number: end.variables}, 'test')
+    return {name: v for name, v in evaluation.items() if name not in place}
+  return evaluate(experiment, {stage.number: end.variables}, 'test')
 
 
 def _teacher(
   experiment: Experiment, analysed: dict[int, dict[str, Any]]
 ) -> dict[str, Any] | None:
   """Returns what is known of an imported teacher."""
-  teacher = experiment.teacher
+  teacher = experiment.imported
   if teacher is None:
     return None
   return {
-    'model': teacher.model,
-    'method': teacher.record.config.method,
-    'seed': teacher.record.config.seed,
-    'config': config_lib.identity(config_lib.flatten(teacher.record.config)),
+    'model': teacher.config.model.name,
+    'method': teacher.config.method,
+    'seed': teacher.config.seed,
+    'config': config_lib.identity(config_lib.flatten(teacher.config)),
     'workdir': str(teacher.directory),
     'checkpoint': teacher.checkpoint,
-    'test': teacher.result['final']['test'],
-    'train_epoch': teacher.result['stages'][-1]['train_epoch'],
+    'test': teacher.run.final,
+    'train_epoch': teacher.run.stages[-1].train_epoch,
     **analysed[methods.IMPORTED],
   }
 
@@ -135,14 +135,13 @@ def _cost(
     stages: what is known of each.
     imported: what is known of an imported teacher, if any.
   """
-  networks = {name: n.model for name, n in experiment.networks.items()}
+  networks = {s.network.name: s.network.model for s in experiment.stages}
+  image_shape = experiment.stages[0].network.image_shape
   views = experiment.config.distillation.views
-  work = cost.work(
-    experiment.stages, networks, experiment.image_shape, views=views
-  )
-  if teacher := experiment.teacher:
-    recorded = teacher.result['cost']['stages']
-    work = [*cost.with_imported(recorded, experiment.stages, views), *work]
+  work = cost.work(experiment.plan, networks, image_shape, views=views)
+  if teacher := experiment.imported:
+    recorded = teacher.run.cost.stages
+    work = [*cost.with_imported(recorded, experiment.plan, views), *work]
   examples = len(experiment.train_rows)
   taught = [stage for stage in stages if 'extraction_seconds' in stage]
   seconds = {
@@ -154,11 +153,8 @@ def _cost(
     ),
   }
   if teacher:
-    # In device-seconds, as a teacher may have had another number of devices.
-    earlier = teacher.result['cost']['seconds']
-    own = earlier['train'] + earlier['extract']
-    seconds['teacher'] = own * teacher.result['device']['count']
-    seconds['teacher'] += earlier.get('teacher', 0.0)
+    # A teacher may have had another number of devices.
+    seconds['teacher'] = teacher.run.device_seconds
   return {
     'forward_multiply_adds': {part.model: part.forward for part in work},
     'parameters': {part.model: part.parameters for part in work},
@@ -172,66 +168,6 @@ def _cost(
       for s in taught
       if s['extraction_seconds'] is not None
     ],
-  }
-
-
-def on_training_images(
-  experiment: Experiment,
-  number: int,
-  variables: Any,
-  bank: soft_targets.Bank | None,
-) -> tuple[dict[str, float | int], np.ndarray]:
-  """Returns metrics on clean training images, and the predicted classes [n].
-
-  Args:
-    experiment: of the run.
-    number: of the stage whose network it is, from 1, or methods.IMPORTED.
-    variables: of that network.
-    bank: its soft targets, which save a pass where they are of clean images.
-  """
-  sums, top1 = Classification(), []
-  labels = experiment.dataset.train.labels
-  for rows, log_probs in _log_probs(experiment, number, variables, bank):
-    sums.add(log_probs, labels[rows])
-    top1.append(log_probs.argmax(-1))
-  return sums.result(), np.concatenate(top1)
-
-
-def _log_probs(experiment, number, variables, bank):
-  """Yields (rows, log-probabilities at temperature 1) of training images."""
-  if bank is None or bank.provenance['views']:
-    for rows, logits in experiment.predict(number, variables, 'train'):
-      yield rows, log_softmax(logits)
-    return
-  for part in _parts(experiment.train_rows):
-    stored = bank.log_probs_NxK[part].astype(np.float64)
-    yield part, soft_targets.at_temperature(stored, bank.temperature, 1.0)
-
-
-def _parts(rows: np.ndarray) -> list[np.ndarray]:
-  # In float64 a whole large set would not fit.
-  return np.array_split(rows, -(-len(rows) // 10_000))
-
-
-def of_soft_targets(
-  experiment: Experiment, knowledge: Knowledge
-) -> dict[str, float | int] | None:
-  """Returns the mean entropy of soft targets, in nats, and how they are made.
-
-  None where the teacher predicts online: nothing is stored.
-  """
-  bank = knowledge.bank
-  if bank is None:
-    return None
-  rows, views, entropy = experiment.train_rows, bank.provenance['views'], 0.0
-  for part in _parts(rows):
-    log_probs = bank.log_probs_NxK[part].astype(np.float64)
-    entropy -= float((np.exp(log_probs) * log_probs).sum())
-  return {
-    'temperature': bank.temperature,
-    'views': views['count'] if views else 0,
-    'entropy': entropy / len(rows),
-    'examples': len(rows),
   }
 
 
@@ -252,19 +188,28 @@ def analyse(
     'soft_targets' and 'extraction_seconds'; where it is taught, 'agreement':
     the share of training images on which it predicts its teacher's class.
   """
-  everyone = dict(variables)
-  if methods.IMPORTED in taught_by:
-    everyone[methods.IMPORTED] = taught_by[methods.IMPORTED].variables
+  networks = {
+    number: (experiment.stages[number - 1].network, its)
+    for number, its in variables.items()
+  }
+  if imported := experiment.imported_teacher:
+    networks[imported.number] = imported.network, imported.variables
+  examples = experiment.examples('train')
   found, top1 = {}, {}
-  for number, its in everyone.items():
+  for number, (network, its) in networks.items():
     knowledge = taught_by.get(number)
     bank = knowledge.bank if knowledge else None
-    metrics, top1[number] = on_training_images(experiment, number, its, bank)
+    if bank is None or bank.provenance['views']:
+      blocks = _predicted(experiment, network, its)
+    else:
+      # They are of clean images, and save a pass.
+      blocks = _stored(bank, examples.rows)
+    metrics, top1[number] = _on_training_images(examples, blocks)
     found[number] = {'train': metrics}
     if knowledge:
-      found[number]['soft_targets'] = of_soft_targets(experiment, knowledge)
+      found[number]['soft_targets'] = bank and _of_soft_targets(examples, bank)
       found[number]['extraction_seconds'] = knowledge.seconds
-  for number, stage in enumerate(experiment.stages, start=1):
+  for number, stage in enumerate(experiment.plan, start=1):
     if stage.teacher is not None:
       same = top1[number] == top1[stage.teacher]
       found[number]['agreement'] = {
@@ -272,3 +217,54 @@ def analyse(
         'examples': len(same),
       }
   return found
+
+
+def _predicted(experiment, network, variables):
+  """Yields (rows, log-probabilities at temperature 1) of training images."""
+  examples = experiment.examples('train')
+  for rows, logits in network.predict(
+    variables,
+    examples.split.images,
+    examples.rows,
+    experiment.config.eval.batch_size,
+  ):
+    yield rows, log_softmax(logits)
+
+
+def _stored(bank: soft_targets.Bank, rows: np.ndarray):
+  """Yields what `_predicted` does, from a bank."""
+  for part in _parts(rows):
+    log_probs = bank.log_probs_NxK[part].astype(np.float64)
+    yield part, soft_targets.at_temperature(log_probs, bank.temperature, 1.0)
+
+
+def _parts(rows: np.ndarray) -> list[np.ndarray]:
+  # In float64 a whole large set would not fit.
+  return np.array_split(rows, -(-len(rows) // 10_000))
+
+
+def _on_training_images(
+  examples: Examples, blocks
+) -> tuple[dict[str, float | int], np.ndarray]:
+  """Returns metrics, and the predicted classes [n], of what was predicted."""
+  sums, top1 = Classification(), []
+  for rows, log_probs in blocks:
+    sums.add(log_probs, examples.split.labels[rows])
+    top1.append(log_probs.argmax(-1))
+  return sums.result(), np.concatenate(top1)
+
+
+def _of_soft_targets(
+  examples: Examples, bank: soft_targets.Bank
+) -> dict[str, float | int]:
+  """Returns how soft targets are made, and their mean entropy, in nats."""
+  views, entropy = bank.provenance['views'], 0.0
+  for part in _parts(examples.rows):
+    log_probs = bank.log_probs_NxK[part].astype(np.float64)
+    entropy -= float((np.exp(log_probs) * log_probs).sum())
+  return {
+    'temperature': bank.temperature,
+    'views': views['count'] if views else 0,
+    'entropy': entropy / len(examples.rows),
+    'examples': len(examples.rows),
+  }

@@ -34,7 +34,7 @@ def run(
   experiment = build(config)
   stop.agreed = False if processes.several() else None
   test_data = experiment.dataset.test.fingerprint
-  with hold.claim(path, experiment.record, test_data):
+  with hold.claim(path, experiment.identity, test_data):
     if processes.first_says(storage.exists(path / run_directory.RESULT)):
       processes.tell(f'{path} is finished; its result:')
     else:
@@ -51,28 +51,29 @@ def train(
   ends, knowledge = [], induce_imported(experiment, stop)
   with RunLog(
     path,
-    total_epochs=sum(s.epochs for s in experiment.stages),
+    total_epochs=sum(plan.epochs for plan in experiment.plan),
     tensorboard=config.log.tensorboard,
     every_steps=config.log.every_steps,
   ) as log:
-    for number, plan in enumerate(experiment.stages, start=1):
-      folder = run_directory.checkpoints(path, number)
+    for bound in experiment.stages:
+      folder = run_directory.checkpoints(path, bound.number)
       with Checkpoints(folder) as checkpoints:
         end = stage.train(
           experiment,
-          number,
+          bound,
           previous=ends[-1] if ends else None,
-          knowledge=knowledge.get(plan.teacher),
+          knowledge=knowledge.get(bound.plan.teacher),
           checkpoints=checkpoints,
           log=log,
           stop=stop,
           profile_to=path / 'profile' if config.profile else None,
         )
       ends.append(end)
-      if any(later.teacher == number for later in experiment.stages):
+      if any(later.teacher == bound.number for later in experiment.plan):
         views = config.distillation.views
-        target = run_directory.soft_targets(path, number, views)
-        knowledge[number] = induce(experiment, number, end, target, stop)
+        target = run_directory.soft_targets(path, bound.number, views)
+        teacher = experiment.teacher(bound.number, end)
+        knowledge[bound.number] = induce(experiment, teacher, target, stop)
         stop.agree(processes.any_says)
-        stop.end_if_asked(f'after stage {number}')
+        stop.end_if_asked(f'after stage {bound.number}')
   return result.assemble(experiment, ends, knowledge)

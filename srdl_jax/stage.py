@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One stage of a run, from its initial (or restored) state to its final."""
 
-import copy
 import dataclasses
 import pathlib
 import time
-from typing import Any
+from collections.abc import Callable
 
 import flax
 import jax
@@ -14,14 +13,14 @@ import numpy as np
 from srdl_jax import parallel
 from srdl_jax.errors import CheckpointError, NonFiniteLossError
 from srdl_jax.evaluate import evaluate
-from srdl_jax.experiment import Experiment, Purpose, key_for
+from srdl_jax.experiment import BoundStage, Experiment, Purpose
 from srdl_jax.feed import Feed, open_feed
 from srdl_jax.knowledge import Knowledge
 from srdl_jax.runs import environment, processes
-from srdl_jax.runs import record as stage_record
 from srdl_jax.runs.checkpoint import Checkpoints, Moment, digest
 from srdl_jax.runs.log import RunLog
-from srdl_jax.runs.progress import Pace
+from srdl_jax.runs.progress import Stopwatch
+from srdl_jax.runs.record import Record
 from srdl_jax.runs.stop_request import StopRequest
 from srdl_jax.train_state import TrainState
 
@@ -30,7 +29,7 @@ SECONDS_BETWEEN_SHOWS = 1.0
 
 def train(
   experiment: Experiment,
-  number: int,
+  stage: BoundStage,
   *,
   previous: Moment | None,
   knowledge: Knowledge | None,
@@ -43,7 +42,7 @@ def train(
 
   Args:
     experiment: of the run.
-    number: of the stage, from 1.
+    stage: one of its stages.
     previous: the end of the stage before, if any.
     knowledge: of the stage's teacher, or None for labels alone.
     checkpoints: of the stage; the latest intact one is gone on from, one of
@@ -58,48 +57,49 @@ def train(
     NonFiniteLossError: a loss or a parameter isn't; a checkpoint is good.
     Interrupted: `stop` asked for it; all is saved.
   """
-  lineage = experiment.lineage(
-    number, knowledge.checkpoint if knowledge else None
-  )
+  number = stage.number
+  lineage = stage.lineage(knowledge.teacher.checkpoint if knowledge else None)
   moment = checkpoints.load_latest(on_damaged=lambda e: log.event(f'{e}'))
-  if not processes.all_have(moment and digest(moment.state) or ''):
-    raise CheckpointError(
-      f'Stage {number}: the processes read different checkpoints; look at the '
-      'file system, and run the same command again.'
-    )
-  if moment is not None:
-    stage_record.refuse_foreign(moment, lineage, number)
-    if moment.step == experiment.first_step(number + 1):
-      log.event(f'Stage {number} is finished.')
-      return moment
-  state = experiment.initial_state(number, previous)
-  progress = stage_record.new(lineage)
+  _refuse_foreign(moment, lineage)
+  if moment is not None and moment.step == stage.end_step:
+    log.event(f'Stage {number} is finished.')
+    return moment
+  state, record = stage.initial_state(previous), Record(lineage)
   if moment is not None:
     state = flax.serialization.from_state_dict(state, moment.state)
-    progress = moment.progress
+    record = moment.record
     log.event(f'Stage {number} goes on from step {moment.step}.')
-  if changed := stage_record.note_session(
-    progress, experiment.environment, int(state.step)
-  ):
+  step = int(state.step)
+  if changed := record.note_session(experiment.environment, step):
     log.event(changed)
-  first = experiment.first_step(number)
   loop = _Loop(
     experiment=experiment,
-    number=number,
-    step=int(state.step),
+    stage=stage,
+    step=step,
     state=parallel.replicate(state, experiment.devices),
-    feed=open_feed(experiment, number, knowledge, int(state.step) - first),
-    progress=progress,
+    feed=open_feed(experiment, stage, knowledge, step - stage.first_step),
+    record=record,
     checkpoints=checkpoints,
     log=log,
     stop=stop,
-    profile_to=profile_to,
-    pace=Pace(*progress['epoch']),
+    watch=Stopwatch(*record.epoch),
   )
-  log.rewind(number, loop.step)
+  log.rewind(number, step)
   log.event(f'Stage {number}: compiling; the first step takes a while.')
-  with loop.feed:
-    return loop.run()
+  profile_to = profile_to if processes.is_first() else None
+  with loop.feed, environment.a_few_steps(profile_to) as tick:
+    return loop.run(tick)
+
+
+def _refuse_foreign(moment: Moment | None, lineage) -> None:
+  """Checks that all processes go on from one moment, and that it is ours."""
+  if not processes.all_have(moment and digest(moment.state) or ''):
+    raise CheckpointError(
+      f'Stage {lineage["stage"]}: the processes read different checkpoints; '
+      'look at the file system, and run the same command again.'
+    )
+  if moment is not None:
+    moment.record.refuse_foreign(moment.step, lineage)
 
 
 @dataclasses.dataclass
@@ -107,52 +107,43 @@ class _Loop:
   """The running stage; `step` counts what has been dispatched."""
 
   experiment: Experiment
-  number: int
+  stage: BoundStage
   step: int
   state: TrainState
   feed: Feed
-  progress: dict[str, Any]
+  record: Record
   checkpoints: Checkpoints
   log: RunLog
   stop: StopRequest
-  profile_to: pathlib.Path | None
-  pace: Pace
+  watch: Stopwatch
 
-  @property
-  def epochs(self) -> int:
-    """Epochs of the stage."""
-    return self.experiment.stages[self.number - 1].epochs
-
-  def run(self) -> Moment:
-    done = self.step - self.experiment.first_step(self.number)
-    first, offset = divmod(done, self.experiment.steps_per_epoch)
-    profile_to = self.profile_to if processes.is_first() else None
-    with environment.a_few_steps(profile_to) as tick:
-      for epoch in range(first, self.epochs):
-        self._epoch(epoch, offset, tick)
-        offset = 0
-        moment = self._finish_epoch(epoch)
-        self._show()
+  def run(self, tick: Callable[[], None]) -> Moment:
+    """Trains what is left; `tick` is called after each dispatch."""
+    done = self.step - self.stage.first_step
+    first, offset = divmod(done, self.stage.steps_per_epoch)
+    for epoch in range(first, self.stage.plan.epochs):
+      self._epoch(epoch, offset, tick)
+      offset = 0
+      moment = self._finish_epoch(epoch)
+      self._show()
     self.checkpoints.wait()
     return moment
 
   def _epoch(self, epoch: int, offset: int, tick) -> None:
     """Trains the epoch's steps from `offset` on."""
-    config = self.experiment.config
-    steps = self.experiment.steps_per_epoch
+    steps = self.stage.steps_per_epoch
     key = parallel.replicate(
-      key_for(config.seed, Purpose.AUGMENT, self.number, epoch),
-      self.experiment.devices,
+      self.stage.key(Purpose.AUGMENT, epoch), self.experiment.devices
     )
     size = self.experiment.steps_per_dispatch
     pending = None
     if offset == 0:
-      self.pace.new_epoch()
-    self.pace.start()
+      self.watch.new_epoch()
+    self.watch.start()
     while offset < steps:
       # The grid of dispatches is a function of the epoch, not of the resume.
       end = min(steps, (offset // size + 1) * size)
-      self.state, metrics = self.experiment.train_chunk(self.number)(
+      self.state, metrics = self.stage.train_chunk(
         self.state,
         self.feed.resident,
         self.feed.examples(epoch, offset, end),
@@ -169,8 +160,8 @@ class _Loop:
         self._pause()
         self._save(score=None)
         self._end_if_asked()
-        self.pace.start()
-      elif end < steps and self.pace.steps:
+        self.watch.start()
+      elif end < steps and self.watch.steps:
         self._show(at_most_every=SECONDS_BETWEEN_SHOWS)
       offset = end
     self._read(epoch, pending)
@@ -187,8 +178,8 @@ class _Loop:
     return every > 0 and begin // every < end // every
 
   def _pause(self) -> None:
-    self.progress['seconds']['train'] += self.pace.stop()
-    self.progress['epoch'] = [self.pace.seconds, self.pace.steps]
+    self.record.seconds['train'] += self.watch.stop()
+    self.record.epoch = [self.watch.seconds, self.watch.steps]
 
   def _read(self, epoch: int, pending) -> None:
     """Waits for a chunk's metrics, checks and records them."""
@@ -204,56 +195,55 @@ class _Loop:
         f'the loss became {metrics["loss"][bad[0]]}', before + bad[0] + 1
       )
     self.log.train_steps(
-      stage=self.number,
+      stage=self.stage.number,
       epoch=epoch + 1,
       first_step=before + 1,
       metrics=metrics,
     )
-    stage_record.add_steps(self.progress, metrics)
-    self.pace.count(len(metrics['loss']))
+    self.record.add_steps(metrics)
+    self.watch.count(len(metrics['loss']))
 
   def _diverged(self, what: str, step: int) -> None:
     self.checkpoints.wait()
-    epoch = (step - 1) // self.experiment.steps_per_epoch + 1
+    epoch = (step - 1) // self.stage.steps_per_epoch + 1
     raise NonFiniteLossError(
-      f'Training diverged: {what} in stage {self.number}, epoch {epoch} of the '
-      f'run, step {step}. The last good checkpoint is kept. Lower '
+      f'Training diverged: {what} in stage {self.stage.number}, epoch {epoch} '
+      f'of the run, step {step}. The last good checkpoint is kept. Lower '
       'optimiser.learning_rate, in another workdir, or look at the data.'
     )
 
   def _finish_epoch(self, epoch: int) -> Moment | None:
     """Records the epoch's means, evaluates and saves where it is due."""
     config = self.experiment.config
-    last = epoch + 1 == self.epochs
-    place = {'stage': self.number, 'epoch': epoch + 1, 'step': self.step}
-    means = stage_record.close_epoch(self.progress, config.batch_size)
+    last = epoch + 1 == self.stage.plan.epochs
+    place = {'stage': self.stage.number, 'epoch': epoch + 1, 'step': self.step}
+    means = self.record.close_epoch(config.batch_size)
     self.log.evaluation(**place, split='train_epoch', metrics=means)
-    best, score = self.progress['best'], None
+    best, score = self.record.best, None
     if last or (epoch + 1) % config.eval.every_epochs == 0:
       score = self._evaluate(place)
     due = (epoch + 1) % config.checkpoint.every_epochs == 0
-    if not (last or due or self.stop or self.progress['best'] is not best):
+    if not (last or due or self.stop or self.record.best is not best):
       return None
     moment = self._save(score)
-    if not (last and self.number == len(self.experiment.stages)):
+    if not (last and self.stage.number == len(self.experiment.stages)):
       self._end_if_asked()
     return moment
 
   def _evaluate(self, place: dict[str, int]) -> float:
     begun = time.monotonic()
     split = self.experiment.selection_split
-    metrics = evaluate(
-      self.experiment, {self.number: self.state.variables}, split
-    )
-    self.progress['seconds']['evaluate'] += time.monotonic() - begun
+    variables = {self.stage.number: self.state.variables}
+    metrics = evaluate(self.experiment, variables, split)
+    self.record.seconds['evaluate'] += time.monotonic() - begun
     if not np.isfinite(list(metrics.values())).all():
       self._diverged(f'predictions of the {split} split', self.step)
     self.log.evaluation(**place, split=split, metrics=metrics)
     record = {'split': split, **place, **metrics}
-    self.progress['evaluation'] = record
+    self.record.evaluation = record
     score = self.experiment.score
-    if metrics[score] > self.progress['best'].get(score, -1.0):
-      self.progress['best'] = record
+    if metrics[score] > self.record.best.get(score, -1.0):
+      self.record.best = record
     return metrics[score]
 
   def _save(self, score: float | None) -> Moment:
@@ -264,7 +254,7 @@ class _Loop:
     moment = Moment(
       step=self.step,
       state=flax.serialization.to_state_dict(state),
-      progress=copy.deepcopy(self.progress),
+      progress=dataclasses.asdict(self.record),
     )
     self.log.settle()
     self.checkpoints.save(moment, score=score)
@@ -273,29 +263,28 @@ class _Loop:
   def _end_if_asked(self) -> None:
     if self.stop:
       self.checkpoints.wait()
-      self.stop.end_if_asked(f'in stage {self.number}, step {self.step}')
+      self.stop.end_if_asked(f'in stage {self.stage.number}, step {self.step}')
 
   def _show(self, at_most_every: float = 0.0) -> None:
     """Tells how far the run is, its speed, and what is left."""
-    if not self.pace.due(at_most_every):
+    if not self.watch.due(at_most_every):
       return
-    experiment, progress = self.experiment, self.progress
-    total = experiment.first_step(len(experiment.stages) + 1)
-    speed = self.pace.steps_per_second() * experiment.config.batch_size
+    experiment, record = self.experiment, self.record
+    speed = self.watch.steps_per_second() * experiment.config.batch_size
     shown = {}
-    if progress['sum_steps']:
-      shown['loss'] = progress['sums']['loss'] / progress['sum_steps']
-    elif progress['train']:
-      shown['loss'] = progress['train']['loss']
-    if evaluation := progress['evaluation']:
+    if record.sum_steps:
+      shown['loss'] = record.sums['loss'] / record.sum_steps
+    elif record.train:
+      shown['loss'] = record.train['loss']
+    if evaluation := record.evaluation:
       score = experiment.score
       shown[f'{evaluation["split"]}_{score}'] = evaluation[score]
     self.log.progress(
-      stage=self.number,
+      stage=self.stage.number,
       stages=len(experiment.stages),
       epoch=self.step / experiment.steps_per_epoch,
-      epochs=total // experiment.steps_per_epoch,
+      epochs=experiment.total_steps // experiment.steps_per_epoch,
       images_per_second=speed,
-      seconds_left=self.pace.seconds_left(total - self.step),
+      seconds_left=self.watch.seconds_left(experiment.total_steps - self.step),
       **shown,
     )

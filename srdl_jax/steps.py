@@ -10,13 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from srdl_jax import losses, models
+from srdl_jax.targets import Source
 from srdl_jax.train_state import TrainState
 
 Batch = dict[str, jax.Array | None]
 Metrics = dict[str, jax.Array]
-# (the batch, its images augmented and normalised) to soft logits [b, K], or
-# None for labels alone.
-TargetSource = Callable[[Batch, jax.Array], jax.Array | None]
 
 
 def train_step(
@@ -24,7 +22,7 @@ def train_step(
   batch: Batch,
   *,
   schedule: optax.Schedule,
-  temperature: float,
+  source: Source,
   label_weight: float = 1.0,
   imitation_weight: float = 1.0,
   label_smoothing: float = 0.0,
@@ -34,11 +32,10 @@ def train_step(
 
   Args:
     state: to update; the rate is schedule(state.step).
-    batch: image [b, H, W, C] (augmented and normalised), label [b], index
-      [b], and soft_logits: None or softened targets [b, K].
+    batch: see `Source.targets`.
     schedule: rate by global step.
-    temperature, label_weight, imitation_weight, label_smoothing: see
-      `losses.srdl`.
+    source: of the soft targets, and their temperature.
+    label_weight, imitation_weight, label_smoothing: see `losses.srdl`.
     axis_name: mapped axis to average gradients and metrics over.
 
   Returns:
@@ -56,8 +53,8 @@ def train_step(
     loss, parts = losses.srdl(
       logits_BxK,
       batch['label'],
-      batch['soft_logits'],
-      temperature=temperature,
+      source.targets(batch, jax.lax.stop_gradient(logits_BxK)),
+      temperature=source.temperature,
       label_weight=label_weight,
       imitation_weight=imitation_weight,
       label_smoothing=label_smoothing,
@@ -113,40 +110,20 @@ def feature_step(
   return (features_BxD + models.features(model, variables, flipped)) / 2
 
 
-def stored_targets(resident: Mapping[str, Any]) -> TargetSource:
-  """The ordinary target source: what the batch brings with it."""
-  del resident
-  return lambda batch, images: batch['soft_logits']
-
-
-def online_teacher(
-  resident: Mapping[str, Any], *, model: nn.Module, temperature: float
-) -> TargetSource:
-  """An ablation: the teacher predicts the very images that are trained on.
+def gather(resident: Mapping[str, Any], examples: jax.Array | Batch) -> Batch:
+  """Returns a batch: of examples on the device, or one that was streamed.
 
   Args:
-    resident: its 'teacher' holds the teacher's parameters and statistics.
-    model: the teacher's network, which runs in evaluation mode.
-    temperature: T of Eq 5.
+    resident: image uint8 [N, H, W, C], label [N], soft_logits None or [N, K];
+      of these nothing where the batch is streamed; and teacher.
+    examples: row numbers [b]; or a batch, image uint8 [b, H, W, C], label [b],
+      index [b], soft_logits None or [b, K].
   """
-
-  def source(batch, images):
-    del batch
-    logits_BxK = model.apply(resident['teacher'], images, train=False)
-    return jax.nn.log_softmax(logits_BxK / temperature)
-
-  return source
-
-
-def gather(resident: Mapping[str, Any], rows_B: jax.Array) -> Batch:
-  """Returns a batch of arrays that live on the device.
-
-  Args:
-    resident: image uint8 [N, H, W, C], label [N], soft_logits None or [N, K].
-    rows_B: row numbers of the batch.
-  """
+  if isinstance(examples, Mapping):
+    return {**resident, **examples}
   arrays = {name: resident[name] for name in ('image', 'label', 'soft_logits')}
-  return {'index': rows_B, **jax.tree.map(lambda x: x[rows_B], arrays)}
+  rows = jax.tree.map(lambda x: x[examples], arrays)
+  return {**resident, 'index': examples, **rows}
 
 
 def augmented_step(
@@ -158,25 +135,17 @@ def augmented_step(
   augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
   normalise: Callable[[jax.Array], jax.Array],
   step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-  targets: Callable[[Mapping[str, Any]], TargetSource] = stored_targets,
 ) -> tuple[TrainState, Metrics]:
-  """Augments a batch of uint8 images, finds its soft targets, and steps.
+  """Augments a batch of uint8 images, and steps.
 
   Args:
     state: to update.
-    resident: what lives on the device: see `gather`, and what else `targets`
-      reads.
-    examples: row numbers [b] of resident examples; or the batch, streamed:
-      image uint8 [b, H, W, C], label [b], index [b], soft_logits None or
-      [b, K].
+    resident, examples: see `gather`.
     key: of the epoch; see `augment.flip_and_crop`.
     augment: (key, images, index) to images.
     normalise: uint8 images to what the model takes.
     step: `train_step`, its options bound.
-    targets: makes the target source from what is resident.
   """
-  streamed = isinstance(examples, Mapping)
-  batch = examples if streamed else gather(resident, examples)
+  batch = gather(resident, examples)
   images = normalise(augment(key, batch['image'], batch['index']))
-  soft_logits = targets(resident)(batch, images)
-  return step(state, {**batch, 'image': images, 'soft_logits': soft_logits})
+  return step(state, {**batch, 'image': images})

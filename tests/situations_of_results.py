@@ -93,7 +93,7 @@ def other_galleries(place):
 
 def infinite_features(place):
   experiment = persons(place.shared.market.folder)
-  variables = experiment.initial_state(1, None).variables
+  variables = experiment.stages[0].initial_state(None).variables
   broken = jax.tree.map(lambda x: np.full(x.shape, np.inf), variables)
   evaluate.evaluate(experiment, {1: broken}, 'test')
 

@@ -226,7 +226,7 @@ def test_without_a_cpu_backend_the_run_is_counted_in_multiply_adds(monkeypatch):
     raise RuntimeError(f'Unknown backend {backend}')
 
   monkeypatch.setattr(jax, 'local_devices', no_backend)
-  (stage,) = methods.create('vanilla', methods.Settings(3, 'mlp'))
+  stage = methods.Stage(3, model='mlp')
   counted = cost.work([stage], {'mlp': Perceptron()}, CIFAR)
   assert counted[0].forward_flops is None and counted[0].train_flops is None
   assert cost.training_flops(counted, 10) is None
@@ -457,7 +457,7 @@ def test_result_holds_what_the_command_prints():
 def test_command_counts_the_stages_of_a_run(method):
   teacher = {'teacher.model': 'tiny', 'teacher.epochs': 3}
   config = tiny.config(method=method, **(teacher if method == 'kd' else {}))
-  stages = build.build(config).stages
+  stages = build.build(config).plan
   rows = cells(cost.describe(config))
   assert rows['epochs'][:-1] == [str(stage.epochs) for stage in stages]
   teachers = {stage.teacher for stage in stages}

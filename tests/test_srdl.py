@@ -16,8 +16,8 @@ from tiny import end_of, lines
 from srdl_jax import (
   build,
   evaluate,
-  experiment,
   models,
+  parallel,
   schedules,
   soft_targets,
   srdl,
@@ -74,11 +74,7 @@ def test_alg1_call_sequence(tmp_path, monkeypatch):
   )
   record(train_state, 'fresh', lambda _: 'fresh')
   record(soft_targets, 'save', lambda _: 'save')
-  record(
-    experiment,
-    'predict',
-    lambda _: 'predict',
-  )
+  record(parallel, 'predict', lambda _: 'predict')
   run(
     tmp_path,
     **{'eval.every_epochs': 2, 'data.examples_per_class': 4, 'epochs': 2},
@@ -105,8 +101,8 @@ def test_alg1_call_sequence(tmp_path, monkeypatch):
 def test_stage_two_starts_from_new_parameters(finished):
   directory, _ = finished
   built = build.build(tiny.config())
-  first = built.initial_state(1, None)
-  second = built.initial_state(2, None)
+  first = built.stages[0].initial_state(None)
+  second = built.stages[1].initial_state(None)
   for one, two in zip(
     jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True
   ):
@@ -126,9 +122,9 @@ def test_table5_starts_of_stage_two(finished, method, same_as):
   directory, _ = finished
   built = build.build(tiny.config(method=method))
   end = end_of(directory, 1, 10)
-  begun = built.initial_state(2, end)
+  begun = built.stages[1].initial_state(end)
   expected = {
-    'stage one': built.initial_state(1, None).params,
+    'stage one': built.stages[0].initial_state(None).params,
     'end of stage one': end.state['params'],
   }[same_as]
   jax.tree.map(np.testing.assert_array_equal, begun.params, expected)
@@ -170,7 +166,7 @@ def test_eq5_bank_holds_every_training_example_and_no_other(finished):
   built = build.build(tiny.config())
   end = end_of(directory, 1, 10)
   bank = knowledge_lib.induce(
-    built, 1, end, run_directory.soft_targets(directory, 1)
+    built, built.teacher(1, end), run_directory.soft_targets(directory, 1)
   ).bank
   present = np.flatnonzero(bank.present_N)
   np.testing.assert_array_equal(present, built.train_rows)
@@ -189,7 +185,8 @@ def test_an_extraction_ends_when_asked_and_leaves_no_bank(finished, tmp_path):
   stop.signal_name = 'SIGTERM'
   end, target = end_of(directory, 1, 10), tmp_path / 'soft_targets'
   with pytest.raises(Interrupted, match='SIGTERM while predicting'):
-    knowledge_lib.induce(build.build(tiny.config()), 1, end, target, stop)
+    built = build.build(tiny.config())
+    knowledge_lib.induce(built, built.teacher(1, end), target, stop)
   assert list(tmp_path.iterdir()) == []
 
 
@@ -201,7 +198,7 @@ def test_table6_ensemble_is_the_mean_of_probabilities(ran, method):
   for number, step in ((1, 10), (2, 20)):
     member = end_of(directory, number, step).variables
     logits = np.concatenate(
-      [logits for _, logits in built.predict(number, member, 'test')]
+      [logits for _, logits in tiny.predict(built, number, member, 'test')]
     ).astype(np.float64)
     exps = np.exp(logits - logits.max(1, keepdims=True))
     probabilities = probabilities + exps / exps.sum(1, keepdims=True) / 2
@@ -226,7 +223,7 @@ def test_an_ensemble_may_be_of_several_runs(finished, tmp_path):
     built = evaluate.open_run(place, None)
     runs.append((built, evaluate.load_members(place, 'final', built)))
     variables = end_of(place, number, step).variables
-    blocks = built.predict(number, variables, 'test')
+    blocks = tiny.predict(built, number, variables, 'test')
     logits = np.concatenate([z for _, z in blocks]).astype(np.float64)
     exps = np.exp(logits - logits.max(1, keepdims=True))
     probabilities = probabilities + exps / exps.sum(1, keepdims=True) / 2
@@ -305,10 +302,10 @@ def test_table2_kd_is_srdl_with_another_teacher(finished, distilled):
   assert end.state['params']['Conv_0']['kernel'].shape[-1] == 12
   # The cached bank of Eq 5, of the teacher's own predictions.
   bank = knowledge_lib.induce(
-    built, 1, end, run_directory.soft_targets(directory, 1)
+    built, built.teacher(1, end), run_directory.soft_targets(directory, 1)
   ).bank
   assert bank.provenance['model'] == 'teacher'
-  rows, logits = next(built.predict(1, end.variables, 'train'))
+  rows, logits = next(tiny.predict(built, 1, end.variables, 'train'))
   np.testing.assert_array_equal(
     bank.log_probs_NxK[rows], soft_targets.soften(logits, 3.0)
   )

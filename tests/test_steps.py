@@ -21,11 +21,14 @@ from srdl_jax import (
   steps,
   train_state,
 )
+from srdl_jax import config as config_lib
 from srdl_jax.errors import ConfigError
 from srdl_jax.experiment import Purpose, key_for
 from srdl_jax.parallel import predict
+from srdl_jax.targets import Source
 
 T = 3.0
+SOURCE = Source(T)
 SGD = train_state.sgd(momentum=0.9, weight_decay=2e-4)
 CLOSE = {'rtol': 1e-5, 'atol': 1e-6}
 assert_close = functools.partial(
@@ -84,7 +87,7 @@ def _constant(rate):
 
 @functools.partial(jax.jit, static_argnames=('schedule',))
 def _step(state, batch, schedule):
-  return steps.train_step(state, batch, schedule=schedule, temperature=T)
+  return steps.train_step(state, batch, schedule=schedule, source=SOURCE)
 
 
 RATE = _constant(0.1)
@@ -158,7 +161,7 @@ def test_a_weight_of_the_labels_reaches_the_loss(state, batch):
   step = functools.partial(
     steps.train_step,
     schedule=RATE,
-    temperature=2.0,
+    source=Source(2.0),
     label_weight=0.1,
     imitation_weight=0.9,
   )
@@ -183,7 +186,7 @@ def test_a_step_changes_no_type(dtype, x64):
   }
   schedule = schedules.step_decay(0.1, 8)
   after, metrics = jax.eval_shape(
-    functools.partial(steps.train_step, schedule=schedule, temperature=T),
+    functools.partial(steps.train_step, schedule=schedule, source=SOURCE),
     before,
     shapes,
   )
@@ -242,7 +245,9 @@ def test_the_applied_rate_at_every_step(
   # Without momentum and decay, the classifier's bias moves by minus the rate
   # times sum_b (p - onehot) / B: what is applied is read off the parameters.
   plain = train_state.sgd(momentum=0.0, weight_decay=0.0, nesterov=False)
-  stages = methods.create(method, methods.Settings(8))
+  config = config_lib.defaults()
+  config.update(method=method, epochs=8)
+  stages = methods.create(config)
   schedule = schedules.over_stages(
     0.1, [s.epochs for s in stages], [s.complete for s in stages]
   )
@@ -315,7 +320,7 @@ def test_permuted_rows_of_the_bank_change_the_loss(
       steps.augmented_step,
       augment=_unchanged,
       normalise=normalise,
-      step=functools.partial(steps.train_step, schedule=RATE, temperature=T),
+      step=functools.partial(steps.train_step, schedule=RATE, source=SOURCE),
     )
   )
   found = {}
@@ -339,7 +344,7 @@ def test_a_bank_is_read_by_index_and_none_stays_none():
   np.testing.assert_array_equal(found['soft_logits'], _bank()[[5, 5, 0]])
   for name in ('image', 'label', 'index'):
     np.testing.assert_array_equal(found[name], rows)
-  assert steps.stored_targets(resident)(found, None) is found['soft_logits']
+  assert SOURCE.targets(found, None) is found['soft_logits']
   labels_alone = steps.gather(resident | {'soft_logits': None}, rows)
   assert labels_alone['soft_logits'] is None
 
@@ -374,7 +379,7 @@ def test_predict_gives_every_row_once_in_order(
     all_rows[:45],
     all_rows[40::-3],
   ):
-    blocks = list(predict(step, variables, images.__getitem__, rows, 8))
+    blocks = list(predict(step, variables, images, rows, 8, devices))
     assert len(blocks) == -(-len(rows) // 8)
     np.testing.assert_array_equal(np.concatenate([r for r, _ in blocks]), rows)
     np.testing.assert_allclose(
@@ -408,7 +413,7 @@ def three_steps(tiny_digits, drawn_variables):
         step=functools.partial(
           steps.train_step,
           schedule=schedules.step_decay(0.1, 4),
-          temperature=T,
+          source=SOURCE,
           axis_name=parallel.AXIS,
         ),
       ),

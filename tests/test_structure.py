@@ -17,9 +17,10 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
 LADDER = """
 errors
 config metrics losses schedules augment
-storage command models methods flops
+storage command models methods flops targets
 data train_state parallel
 steps runs
+network
 weights retrieval flatness reproduce
 soft_targets report
 experiment
@@ -35,6 +36,7 @@ RUNG = {u: n for n, line in enumerate(LADDER.split('\n')) for u in line.split()}
 PURE = {
   'storage': set(),
   'models': set(),
+  'targets': set(),
   'flatness.landscape': set(),
   'retrieval.distances': set(),
   'retrieval.features': set(),

@@ -20,8 +20,8 @@ from srdl_jax import (
   losses,
   soft_targets,
   srdl,
-  steps,
   storage,
+  targets,
 )
 from srdl_jax.errors import ConfigError, SoftTargetsError, WorkdirError
 from srdl_jax.runs import directory as run_directory
@@ -88,11 +88,8 @@ def test_the_bank_is_what_the_teacher_predicts(taught):
   experiment = build.build(config)
   end = end_of(teacher, 1, 10)
   (bank,) = (k.bank for k in knowledge.induce_imported(experiment).values())
-  rows, logits = next(
-    build.build(tiny.config(**SHORT, method='vanilla')).predict(
-      1, end.variables, 'train'
-    )
-  )
+  vanilla = build.build(tiny.config(**SHORT, method='vanilla'))
+  rows, logits = next(tiny.predict(vanilla, 1, end.variables, 'train'))
   np.testing.assert_array_equal(
     bank.log_probs_NxK[rows], soft_targets.soften(logits, 3.0)
   )
@@ -146,7 +143,7 @@ def test_agreement_is_the_share_of_equal_predictions(taught):
   experiment = build.build(tiny.config(**SHORT, method='vanilla'))
 
   def top1(end):
-    blocks = experiment.predict(1, end.variables, 'train')
+    blocks = tiny.predict(experiment, 1, end.variables, 'train')
     return np.concatenate([logits.argmax(-1) for _, logits in blocks])
 
   same = top1(end_of(teacher, 1, 10)) == top1(end_of(directory, 1, 10))
@@ -200,7 +197,7 @@ def test_a_teacher_that_saw_other_data_is_refused(teacher, monkeypatch):
   object.__setattr__(other, 'fingerprint', 'e' * 64)
   with pytest.raises(ConfigError, match='trained on other data: digits'):
     build.check_teacher(
-      experiment.teacher, experiment.dataset, experiment.train_rows
+      experiment.imported, experiment.dataset, experiment.train_rows
     )
 
 
@@ -253,14 +250,14 @@ def test_an_online_teacher_predicts_the_augmented_images(tmp_path):
   # As many passes that predict as the student has epochs.
   assert [s['extractions'] for s in found['cost']['stages']] == [1, 0]
   built = build.build(tiny.config(**SHORT, **{'distillation.online': True}))
-  model, end = built.network(1).model, end_of(tmp_path, 1, 5)
+  model, end = built.stages[0].network.model, end_of(tmp_path, 1, 5)
   images = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
-  source = steps.online_teacher(
-    {'teacher': end.variables}, model=model, temperature=3.0
-  )
+  batch = {'teacher': end.variables, 'image': images, 'soft_logits': None}
   logits = model.apply(end.variables, images, train=False)
   np.testing.assert_allclose(
-    source(None, images), jax.nn.log_softmax(logits / 3), rtol=1e-6
+    targets.Online(3.0, model.apply).targets(batch, None),
+    jax.nn.log_softmax(logits / 3),
+    rtol=1e-6,
   )
   taught = [line for line in lines(tmp_path, 'train') if line['stage'] == 2]
   assert all(line['imitation'] > 0 for line in taught)
@@ -271,18 +268,20 @@ def test_views_are_averaged_as_probabilities(tmp_path):
   assert found['cost']['stages'][0]['extractions'] == 3
   built = build.build(tiny.config(**SHORT, **{'distillation.views': 3}))
   end = end_of(tmp_path, 1, 5)
+  teacher = built.teacher(1, end)
   bank = knowledge.induce(
-    built, 1, end, run_directory.soft_targets(tmp_path, 1, 3)
+    built, teacher, run_directory.soft_targets(tmp_path, 1, 3)
   ).bank
   probabilities = 0.0
   for view in range(3):
-    blocks = built.predict(1, end.variables, 'train', view=view)
+    images = knowledge._View(built, teacher, view)
+    blocks = tiny.predict(built, 1, end.variables, 'train', images)
     logits = np.concatenate([logits for _, logits in blocks])
     probabilities += np.exp(soft_targets.soften(logits, 3.0)) / 3
   stored = bank.log_probs_NxK[built.train_rows]
   np.testing.assert_allclose(np.exp(stored), probabilities, atol=1e-6)
   clean = np.concatenate(
-    [z for _, z in built.predict(1, end.variables, 'train')]
+    [z for _, z in tiny.predict(built, 1, end.variables, 'train')]
   )
   assert np.abs(np.exp(soft_targets.soften(clean, 3.0)) - probabilities).max()
   assert run_directory.soft_targets(tmp_path, 1, 3).exists()
@@ -327,7 +326,7 @@ def test_momentum_is_kept_where_asked(tmp_path):
   run(tmp_path, **kept)
   experiment = build.build(config)
   end = end_of(tmp_path, 1, 5)
-  state = experiment.initial_state(2, end)
+  state = experiment.stages[1].initial_state(end)
   momenta = jax.tree.leaves(state.opt_state)
   stored = jax.tree.leaves(end.state['opt_state'])
   assert len(momenta) == len(stored) > 0

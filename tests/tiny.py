@@ -74,6 +74,17 @@ def end_of(directory: pathlib.Path, number: int, step: int):
   return checkpoint.Checkpoints(folder, read_only=True).load(step)
 
 
+def predict(built, number: int, variables: Any, split: str, images=None):
+  """Yields (rows, logits) of a stage's network over a split of a run."""
+  examples = built.examples(split)
+  return built.stages[number - 1].network.predict(
+    variables,
+    examples.split.images if images is None else images,
+    examples.rows,
+    built.config.eval.batch_size,
+  )
+
+
 def lines(directory: pathlib.Path, split: str) -> list[dict[str, Any]]:
   """Returns the lines of a run's metrics.jsonl of one split."""
   text = (directory / 'metrics.jsonl').read_text()

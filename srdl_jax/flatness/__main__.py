@@ -36,9 +36,10 @@ from absl import flags
 from srdl_jax import command, evaluate, storage
 from srdl_jax import config as config_lib
 from srdl_jax.errors import ConfigError
-from srdl_jax.experiment import Experiment, Network
+from srdl_jax.experiment import Experiment
 from srdl_jax.flatness import SPLITS, landscape
-from srdl_jax.runs import checkpoint, environment
+from srdl_jax.network import Network
+from srdl_jax.runs import checkpoint, environment, finished
 from srdl_jax.runs import directory as run_directory
 
 
@@ -75,29 +76,24 @@ def load(
   """
   directory = run_directory.resolve(given)
   experiment = evaluate.open_run(directory, data_dir)
-  members = evaluate.load_members(directory, name, experiment)
-  if len(members) > 1:
-    raise ConfigError(f'{name!r} is several networks: choose one stage_N.')
-  ((number, variables),) = members.items()
-  stage, config = experiment.stages[number - 1], experiment.config
+  network, variables = evaluate.load_one(directory, name, experiment)
+  config = experiment.config
   result = directory / run_directory.RESULT
   params = variables['params']
   about = {
     'workdir': given,
-    'name': f'{stage.model}, {config.method}',
+    'name': f'{network.name}, {config.method}',
     'seed': config.seed,
     'config': config_lib.identity(config_lib.flatten(config)),
-    'weights': experiment.record.weights,
-    'teacher': experiment.record.teacher,
+    'weights': experiment.identity.weights,
+    'teacher': experiment.identity.teacher,
     'checkpoint': name,
     'digest': checkpoint.digest(variables),
-    'commit': storage.read_json(result)['commit'] if result.exists() else None,
+    'commit': finished.read(directory).commit if result.exists() else None,
     'norm': landscape.norm(params),
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
   }
-  return experiment, Solution(
-    experiment.network(number), variables, experiment.train_rows, about
-  )
+  return experiment, Solution(network, variables, experiment.train_rows, about)
 
 
 def load_all(
@@ -156,7 +152,7 @@ def place_images(
   common = functools.reduce(np.intersect1d, [s.train_rows for s in solutions])
   if not len(common):
     raise ConfigError('The runs have no training image in common.')
-  chosen = {'train': common, 'test': experiment.rows('test')[1]}
+  chosen = {'train': common, 'test': experiment.examples('test').rows}
   if count:
     for split, rows in chosen.items():
       drawn = np.random.default_rng(seed).permutation(rows)[:count]
@@ -165,7 +161,7 @@ def place_images(
   size = min(experiment.config.eval.batch_size, max(map(len, chosen.values())))
   placed = {}
   for split, rows in chosen.items():
-    source, _ = experiment.rows(split)
+    source = experiment.examples(split).split
     placed[split] = landscape.place(source.images, source.labels, rows, size)
   return placed
 

@@ -9,8 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import pathlib
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,7 +17,7 @@ import tensorstore as ts
 
 from srdl_jax import errors, storage
 from srdl_jax.runs import processes
-from srdl_jax.storage import bucket, files
+from srdl_jax.storage import bucket
 
 _ARRAY = 'log_probs'
 _MARKER = 'COMPLETE'
@@ -70,8 +68,6 @@ def write(
     if first:
       marker = _marker(place / _ARRAY, values_NxK)
       storage.write_json(place / _MARKER, marker)
-      if place != folder:
-        _put_in_place(place, folder)
   processes.wait('bank in place')
 
 
@@ -203,7 +199,7 @@ def _write_array(path, values_NxK, attributes) -> None:
 
 @contextlib.contextmanager
 def _room(folder: storage.Path, first: bool) -> Iterator[storage.Path]:
-  """Yields the empty folder to write into; the first process makes it."""
+  """Yields the empty folder to write into, which gets its name at the end."""
   if storage.is_bucket(folder):
     if first:
       # Without its marker, what is left of an earlier one is no bank.
@@ -211,26 +207,13 @@ def _room(folder: storage.Path, first: bool) -> Iterator[storage.Path]:
       folder.rmtree(missing_ok=True)
     yield folder
     return
+  # All processes know it.
   partial = folder.with_name(f'{folder.name}.partial')
-  try:
-    if first:
-      shutil.rmtree(partial, ignore_errors=True)
-      partial.mkdir(parents=True)
+  if first:
+    with storage.new_folder(folder, partial, replace=True):
+      yield partial
+  else:
     yield partial
-  finally:
-    if first:
-      shutil.rmtree(partial, ignore_errors=True)
-
-
-def _put_in_place(partial: pathlib.Path, path: pathlib.Path) -> None:
-  """Renames the finished bank to its name, in place of an earlier one."""
-  earlier = path.with_name(f'{path.name}.earlier')
-  shutil.rmtree(earlier, ignore_errors=True)
-  if path.exists():
-    path.rename(earlier)
-  partial.rename(path)
-  files.sync_folder(path.parent)
-  shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _marker(array: storage.Path, values_NxK: np.ndarray) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 from srdl_jax.errors import CheckpointError
 from srdl_jax.runs import formats, processes
+from srdl_jax.runs.record import Record
 from srdl_jax.storage import bucket
 
 
@@ -40,6 +41,11 @@ class Moment:
   def variables(self) -> dict[str, Any]:
     """Parameters and batch-norm statistics, for a model's `apply`."""
     return {name: self.state[name] for name in ('params', 'batch_stats')}
+
+  @property
+  def record(self) -> Record:
+    """What the progress says of a stage."""
+    return Record(**self.progress)
 
 
 class Checkpoints(contextlib.AbstractContextManager):

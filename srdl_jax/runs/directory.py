@@ -36,7 +36,7 @@ def soft_targets(
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class Identity:
   """Which run a directory belongs to.
 
   Attributes:
@@ -66,8 +66,8 @@ def refuse_newer(workdir: storage.Path) -> Any:
   return record
 
 
-def load_record(workdir: storage.Path) -> Record:
-  """Returns the record of a run.
+def load_identity(workdir: storage.Path) -> Identity:
+  """Returns which run a directory belongs to.
 
   Raises:
     WorkdirError: the directory holds no run, or its record is not ours, or of a
@@ -78,7 +78,7 @@ def load_record(workdir: storage.Path) -> Record:
   try:
     config = config_lib.from_flat(record['config'])
     config_lib.validate(config)
-    return Record(
+    return Identity(
       config,
       str(record['fingerprint']),
       record.get('weights'),
@@ -124,14 +124,14 @@ def local(workdir: str, name: str = 'workdir') -> pathlib.Path:
 
 
 def refuse_another(
-  workdir: storage.Path, config: ConfigDict, record: Record | None = None
+  workdir: storage.Path, config: ConfigDict, identity: Identity | None = None
 ) -> None:
   """Checks that a directory has no other run in it; writes nothing.
 
   Args:
     workdir: may be missing.
     config: of the run.
-    record: of the run, once its data and weights have been read.
+    identity: of the run, once its data and weights have been read.
 
   Raises:
     WorkdirError: names what differs, or why nothing can be read there.
@@ -146,17 +146,17 @@ def refuse_another(
     )
   if not begun:
     return
-  there = load_record(workdir)
+  there = load_identity(workdir)
   old, new = (
     config_lib.identity(config_lib.flatten(one))
     for one in (there.config, config)
   )
   pairs = {name: (old[name], new[name]) for name in new}
-  if record is not None:
-    pairs['the data'] = there.fingerprint, record.fingerprint
-    pairs['the weights that it starts from'] = there.weights, record.weights
-    pairs['the images that are ranked'] = there.ranked, record.ranked
-    pairs['the imported teacher'] = there.teacher, record.teacher
+  if identity is not None:
+    pairs['the data'] = there.fingerprint, identity.fingerprint
+    pairs['the weights that it starts from'] = there.weights, identity.weights
+    pairs['the images that are ranked'] = there.ranked, identity.ranked
+    pairs['the imported teacher'] = there.teacher, identity.teacher
   different = [
     f'{name} ({theirs!r} there, {ours!r} here)'
     for name, (theirs, ours) in pairs.items()

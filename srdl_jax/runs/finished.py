@@ -10,20 +10,14 @@ that the file gives them; accuracies are fractions.
 """
 
 import dataclasses
-import functools
 import numbers
-import operator
-import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from srdl_jax import config as config_lib
 from srdl_jax import storage
 from srdl_jax.errors import ConfigError, WorkdirError
 from srdl_jax.runs import directory as run_directory
-
-if TYPE_CHECKING:
-  from srdl_jax.runs.checkpoint import Moment
 
 Metrics = Mapping[str, float | int]
 RANK_1 = 'rank_1_accuracy'
@@ -182,7 +176,7 @@ def read(directory: storage.Path) -> FinishedRun:
   """
   path = directory / run_directory.RESULT
   if not path.exists():
-    run_directory.load_record(directory)
+    run_directory.load_identity(directory)
     raise WorkdirError(f'{directory}: no finished run (no {path.name} yet).')
   if (directory / run_directory.CONFIG).exists():
     run_directory.refuse_newer(directory)
@@ -313,86 +307,3 @@ def _metrics(found: Mapping[str, Any]) -> Metrics:
     if not isinstance(value, numbers.Real):
       raise TypeError(f'{name} is {value!r}')
   return dict(found)
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-  """What there is to know of a finished run.
-
-  Attributes:
-    directory: of the run.
-    record: which run it is.
-    number: of its last stage, from 1.
-    end: the last moment of that stage.
-    checkpoint: digest of that moment's arrays.
-    result: what its result.json holds.
-  """
-
-  directory: pathlib.Path
-  record: 'run_directory.Record'
-  number: int
-  end: 'Moment'
-  checkpoint: str
-  result: dict[str, Any]
-
-  @property
-  def model(self) -> str:
-    """Name of its network."""
-    return self.record.config.model.name
-
-
-def load(directory: str) -> Teacher:
-  """Loads a finished run's last network.
-
-  Raises:
-    WorkdirError: it isn't finished, or not a run.
-    CheckpointError: its last checkpoint is damaged or missing.
-  """
-  # They import jax.
-  from srdl_jax.runs import record as stage_record
-  from srdl_jax.runs.checkpoint import Checkpoints
-
-  path = run_directory.local(directory, 'teacher.workdir')
-  record = run_directory.load_record(path)
-  result = read_result(path)
-  number = len(result['stages'])
-  step = sum(stage['steps'] for stage in result['stages'])
-  folder = run_directory.checkpoints(path, number)
-  with Checkpoints(folder, read_only=True) as checkpoints:
-    end = checkpoints.load(step)
-    digest = checkpoints.digest(step)
-  lineage = {'data': record.fingerprint, 'stage': number}
-  stage_record.refuse_foreign(end, lineage, number)
-  return Teacher(path, record, number, end, digest, result)
-
-
-def read_result(directory: pathlib.Path) -> dict[str, Any]:
-  """Reads what a finished run found, as far as its students need it.
-
-  Raises:
-    WorkdirError: it isn't finished, or its result is not ours.
-  """
-  path = directory / run_directory.RESULT
-  if not path.exists():
-    raise WorkdirError(
-      f'teacher.workdir = {str(directory)!r} holds a run that is not finished: '
-      'run its command again first.'
-    )
-  result = storage.read_json(path)
-  try:
-    # What is read of it later.
-    for place in (
-      ('stages', -1, 'steps'),
-      ('stages', -1, 'train_epoch'),
-      ('final', 'test'),
-      ('cost', 'stages', 0),
-      ('cost', 'seconds', 'train'),
-      ('cost', 'seconds', 'extract'),
-      ('device', 'count'),
-    ):
-      functools.reduce(operator.getitem, place, result)
-  except (KeyError, IndexError, TypeError) as error:
-    raise WorkdirError(
-      f'{path} is not the result of a run of this program.'
-    ) from error
-  return result

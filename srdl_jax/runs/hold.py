@@ -33,13 +33,13 @@ SECONDS_TO_LOCK = 60.0
 
 @contextlib.contextmanager
 def claim(
-  workdir: storage.Path, record: run_directory.Record, test_data: str
+  workdir: storage.Path, identity: run_directory.Identity, test_data: str
 ) -> Iterator[None]:
   """Holds a directory for a run: a new one, or the one it began in.
 
   Args:
     workdir: created where it is missing.
-    record: of the run; until that is finished, what is on disk is renewed, as
+    identity: of the run; until that is finished, what is on disk is renewed, as
       fields without influence on the numbers, such as paths, may have changed.
     test_data: fingerprint of its test split.
 
@@ -51,17 +51,17 @@ def claim(
       is written), one that a process holds, one that can't be written, or that
       not all processes share.
   """
-  _check_same(record, test_data)
+  _check_same(identity, test_data)
   with contextlib.ExitStack() as hold:
     if processes.is_first():
       # Before the lock, so that a foreign directory isn't touched; and after
       # it, for the case of two that come at once.
-      run_directory.refuse_another(workdir, record.config, record)
+      run_directory.refuse_another(workdir, identity.config, identity)
       patience = {'patience': SECONDS_TO_LOCK} if processes.several() else {}
       hold.enter_context(storage.lock(workdir, **patience))
-      run_directory.refuse_another(workdir, record.config, record)
+      run_directory.refuse_another(workdir, identity.config, identity)
       if not storage.exists(workdir / run_directory.RESULT):
-        _write(workdir, record)
+        _write(workdir, identity)
     _check_shared(workdir)
     yield
 
@@ -73,23 +73,23 @@ def finish(workdir: storage.Path, result: dict[str, Any]) -> None:
   processes.wait('result')
 
 
-def _write(workdir: storage.Path, record: run_directory.Record) -> None:
+def _write(workdir: storage.Path, identity: run_directory.Identity) -> None:
   content = {
     **formats.stamp(),
-    'config': config_lib.flatten(record.config),
-    'fingerprint': record.fingerprint,
-    'weights': record.weights,
-    'teacher': record.teacher,
-    'ranked': record.ranked,
+    'config': config_lib.flatten(identity.config),
+    'fingerprint': identity.fingerprint,
+    'weights': identity.weights,
+    'teacher': identity.teacher,
+    'ranked': identity.ranked,
   }
   storage.write_json(workdir / run_directory.CONFIG, content)
 
 
-def _check_same(record: run_directory.Record, test_data: str) -> None:
+def _check_same(identity: run_directory.Identity, test_data: str) -> None:
   """Compares what the processes are about to do, and with what."""
   fields = {
     name: value
-    for name, value in config_lib.flatten(record.config).items()
+    for name, value in config_lib.flatten(identity.config).items()
     if name not in _OF_A_MACHINE
   }
   if not processes.all_have(json.dumps(fields)):
@@ -97,8 +97,8 @@ def _check_same(record: run_directory.Record, test_data: str) -> None:
       'The processes of this run have different configurations: start all with '
       'one command.'
     )
-  found = [record.fingerprint, test_data, record.ranked]
-  found += [record.weights, record.teacher]
+  found = [identity.fingerprint, test_data, identity.ranked]
+  found += [identity.weights, identity.teacher]
   if not processes.all_have(json.dumps(found)):
     raise DataError(
       'The processes have read different data, weights or teachers: give them '

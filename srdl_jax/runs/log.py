@@ -61,7 +61,7 @@ class RunLog:
     if self._active:
       self._mirror = uploads.Mirror(folder, _METRICS, _CURVES)
       folder = self._mirror.folder
-    self._record = _Record(folder / _METRICS)
+    self._metrics = _MetricsFile(folder / _METRICS)
     self._curves = Curves(folder / _CURVES)
     self._display = progress.Progress(stream or sys.stderr, total_epochs)
     self._draws = tensorboard
@@ -91,7 +91,7 @@ class RunLog:
       WorkdirError: metrics.jsonl is damaged or cannot be rewritten; it stays.
     """
     if self._active:
-      self._record.rewind(stage, step)
+      self._metrics.rewind(stage, step)
       self._curves.rewind(step)
 
   def train_steps(
@@ -127,7 +127,7 @@ class RunLog:
       for step, row in enumerate(rows, first_step)
       if step % self._every_steps == 0
     ]
-    self._record.advance(first_step, first_step + len(columns[0]) - 1)
+    self._metrics.advance(first_step, first_step + len(columns[0]) - 1)
     self._write(lines)
 
   def evaluation(
@@ -156,7 +156,7 @@ class RunLog:
     """
     if self._active:
       line = _line(stage, epoch, step, split, metrics)
-      if not self._record.holds(line):
+      if not self._metrics.holds(line):
         self._write([line])
       self._curves.flush()
 
@@ -199,7 +199,7 @@ class RunLog:
       self._mirror.close()
 
   def _write(self, lines: list[dict[str, Any]]) -> None:
-    self._record.write(lines)
+    self._metrics.write(lines)
     if self._draws:
       for line in lines:
         curves = {
@@ -211,7 +211,7 @@ class RunLog:
     self._mirror.upload(at_most_every=uploads.SECONDS_BETWEEN_UPLOADS)
 
 
-class _Record:
+class _MetricsFile:
   """metrics.jsonl: whole lines, at most one of them cut short by a kill."""
 
   def __init__(self, path: pathlib.Path):

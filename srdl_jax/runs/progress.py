@@ -122,7 +122,7 @@ def _short(value: float | str) -> str:
   return value if isinstance(value, str) else f'{value:.4g}'
 
 
-class Pace:
+class Stopwatch:
   """Times the training steps of one process, pauses left out.
 
   Attributes:

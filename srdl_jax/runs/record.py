@@ -1,108 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a checkpoint remembers beside the state of training."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from srdl_jax.errors import CheckpointError
-from srdl_jax.runs.checkpoint import Moment
 
 
-def new(lineage: dict[str, Any]) -> dict[str, Any]:
-  """Returns what a checkpoint remembers beside the state.
+@dataclasses.dataclass
+class Record:
+  """How far a stage is and what it has measured; JSON's types alone.
 
-  Sums over the steps of the epoch so far, the training means of the last
-  epoch, the last evaluation, the best one, seconds of the stage, seconds and
-  steps of the epoch, and the sessions that have worked on it.
+  Attributes:
+    lineage: which run, stage and teacher it is of.
+    sessions: the processes that have worked on it, one after another.
+    sums: of each metric, over the steps of the epoch so far.
+    sum_steps: how many those are.
+    train: means over the steps of the last whole epoch.
+    evaluation: the last one.
+    best: the evaluation of the highest score.
+    seconds: of the stage, by what they were spent on.
+    epoch: seconds and steps of the epoch so far.
   """
-  return {
-    'lineage': lineage,
-    'sessions': [],
-    'sums': {},
-    'sum_steps': 0,
-    'train': {},
-    'evaluation': {},
-    'best': {},
-    'seconds': {'train': 0.0, 'evaluate': 0.0},
-    'epoch': [0.0, 0],
-  }
 
+  lineage: dict[str, Any] = dataclasses.field(default_factory=dict)
+  sessions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  sums: dict[str, float] = dataclasses.field(default_factory=dict)
+  sum_steps: int = 0
+  train: dict[str, float] = dataclasses.field(default_factory=dict)
+  evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
+  best: dict[str, Any] = dataclasses.field(default_factory=dict)
+  seconds: dict[str, float] = dataclasses.field(
+    default_factory=lambda: {'train': 0.0, 'evaluate': 0.0}
+  )
+  epoch: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0])
 
-def refuse_foreign(
-  moment: Moment, lineage: dict[str, Any], number: int
-) -> None:
-  """Checks that a checkpoint is of this run, stage and teacher.
+  def refuse_foreign(self, step: int, lineage: Mapping[str, Any]) -> None:
+    """Checks that a checkpoint is of this run, stage and teacher.
 
-  Raises:
-    CheckpointError: names what differs.
-  """
-  there = moment.progress.get('lineage', {})
-  different = [name for name in lineage if there.get(name) != lineage[name]]
-  if different:
-    raise CheckpointError(
-      f'stage {number}, step {moment.step}: this checkpoint belongs to another '
-      f'run; it differs in {", ".join(different)}. Move stage_{number} away to '
-      'train the stage anew.'
+    Args:
+      step: of the checkpoint, for the message.
+      lineage: what that of the checkpoint must hold; its stage is the place.
+
+    Raises:
+      CheckpointError: names what differs.
+    """
+    different = [n for n in lineage if self.lineage.get(n) != lineage[n]]
+    if different:
+      number = lineage['stage']
+      raise CheckpointError(
+        f'stage {number}, step {step}: this checkpoint belongs to another run; '
+        f'it differs in {", ".join(different)}. Move stage_{number} away to '
+        'train the stage anew.'
+      )
+
+  def note_session(self, environment: dict[str, Any], step: int) -> str:
+    """Adds this process.
+
+    Args:
+      environment: what may change the bits of a result: versions, devices, ...
+      step: the global step that the process goes on from.
+
+    Returns:
+      A line about what has changed since the process before; '' if nothing
+      has.
+    """
+    before = self.sessions[-1]['environment'] if self.sessions else environment
+    changed = [k for k in environment if before.get(k) != environment[k]]
+    self.sessions.append({'from_step': step, 'environment': environment})
+    if not changed:
+      return ''
+    return (
+      f'Changed since the last session: {", ".join(changed)}. The bits of an '
+      'uninterrupted run are not promised.'
     )
 
+  def add_steps(self, metrics: Mapping[str, np.ndarray]) -> None:
+    """Adds a chunk's metrics, arrays [S], to the sums of the epoch."""
+    for name, values in metrics.items():
+      # One by one: the sum must not depend on the size of a chunk.
+      for value in values:
+        self.sums[name] = self.sums.get(name, 0.0) + float(value)
+    self.sum_steps += len(metrics['loss'])
 
-def note_session(
-  progress: dict[str, Any], environment: dict[str, Any], step: int
-) -> str:
-  """Adds this process to the record.
+  def close_epoch(self, batch_size: int) -> dict[str, float | int]:
+    """Returns the means over the steps of an epoch, and begins a new one.
 
-  Args:
-    progress: of the stage; changed.
-    environment: what may change the bits of a result: versions, devices, ...
-    step: the global step that the process goes on from.
+    Args:
+      batch_size: examples in a step.
 
-  Returns:
-    A line about what has changed since the process before; '' if nothing has.
-  """
-  sessions = progress['sessions']
-  before = sessions[-1]['environment'] if sessions else environment
-  changed = [k for k in environment if before.get(k) != environment[k]]
-  sessions.append({'from_step': step, 'environment': environment})
-  if not changed:
-    return ''
-  return (
-    f'Changed since the last session: {", ".join(changed)}. The bits of an '
-    'uninterrupted run are not promised.'
-  )
-
-
-def add_steps(
-  progress: dict[str, Any], metrics: Mapping[str, np.ndarray]
-) -> None:
-  """Adds a chunk's metrics, arrays [S], to the sums of the epoch."""
-  sums = progress['sums']
-  for name, values in metrics.items():
-    # One by one: the sum must not depend on the size of a chunk.
-    for value in values:
-      sums[name] = sums.get(name, 0.0) + float(value)
-  progress['sum_steps'] += len(metrics['loss'])
-
-
-def close_epoch(
-  progress: dict[str, Any], batch_size: int
-) -> dict[str, float | int]:
-  """Returns the means over the steps of an epoch, and begins a new one.
-
-  Args:
-    progress: of the stage; changed.
-    batch_size: examples in a step.
-
-  Returns:
-    The means of loss, its parts and accuracy, and the number of examples.
-  """
-  steps = progress['sum_steps']
-  means = {
-    name: total / steps
-    for name, total in progress['sums'].items()
-    if name != 'learning_rate'
-  }
-  means['examples'] = steps * batch_size
-  progress |= {'sums': {}, 'sum_steps': 0, 'train': means}
-  return means
+    Returns:
+      The means of loss, its parts and accuracy, and the number of examples.
+    """
+    self.train = {
+      name: total / self.sum_steps
+      for name, total in self.sums.items()
+      if name != 'learning_rate'
+    }
+    self.train['examples'] = self.sum_steps * batch_size
+    self.sums, self.sum_steps = {}, 0
+    return self.train

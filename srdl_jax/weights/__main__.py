@@ -153,19 +153,14 @@ def export(
     ConfigError: the name stands for several networks, or for none.
     CheckpointError: there is no such checkpoint, or it is damaged.
   """
-  if name == 'ensemble':
-    raise ConfigError('An ensemble is several networks: export each stage_N.')
-  members = evaluate.load_members(directory, name, experiment)
-  ((number, variables),) = members.items()
-  stage = experiment.stages[number - 1]
+  network, variables = evaluate.load_one(directory, name, experiment)
   if form == 'safetensors':
-    return to_safetensors(variables, stage.model)
-  step = experiment.network(number).predict_step
+    return to_safetensors(variables, network.name)
 
   def predict(images):
-    return jax.nn.softmax(step(variables, images))
+    return jax.nn.softmax(network.predict_step(variables, images))
 
-  return to_stablehlo(predict, experiment.image_shape)
+  return to_stablehlo(predict, network.image_shape)
 
 
 def _host(tree: Any) -> Any:

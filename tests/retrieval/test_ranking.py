@@ -228,14 +228,13 @@ def test_features_of_several_networks_are_of_length_one_each(trained):
   directory, _ = trained
   experiment = open_run(directory, None)
   members = load_members(directory, 'ensemble', experiment)
-  settings = evaluate.settings_of(experiment)
-  both = evaluate.features_of_part([(experiment, members)], 'query', settings)
+  both = evaluate.extract_features([(experiment, members)]).query
   width = members[1]['params']['fc']['kernel'].shape[0]
   assert both.shape == (64, 2 * width)
   for half in np.split(both, 2, axis=1):
     np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1.0, rtol=1e-5)
   one = [(experiment, {1: members[1]})]
-  alone = evaluate.features_of_part(one, 'query', settings)
+  alone = evaluate.extract_features(one).query
   lengths = np.linalg.norm(alone, axis=1, keepdims=True)
   np.testing.assert_allclose(
     alone / lengths, both[:, :width], rtol=1e-4, atol=1e-6
@@ -244,7 +243,7 @@ def test_features_of_several_networks_are_of_length_one_each(trained):
 
 def test_another_gallery_is_another_test(market, trained, tmp_path):
   directory, found = trained
-  assert found['data']['ranked'] == open_run(directory, None).record.ranked
+  assert found['data']['ranked'] == open_run(directory, None).identity.ranked
   folder = tmp_path / made_market.FOLDER
   shutil.copytree(
     pathlib.Path(market['data.manual_dir']) / made_market.FOLDER, folder
@@ -265,7 +264,7 @@ def test_new_identities_have_no_loss(trained):
   directory, _ = trained
   experiment = open_run(directory, None)
   with pytest.raises(ConfigError, match='identities of market1501 are new'):
-    experiment.rows('test')
+    experiment.examples('test')
 
 
 def test_queries_without_further_images_are_skipped_and_counted(trained):

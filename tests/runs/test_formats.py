@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from srdl_jax import __version__, build, config, evaluate, srdl, storage
+from srdl_jax import __version__, config, evaluate, methods, srdl, storage
 from srdl_jax.errors import WorkdirError
 from srdl_jax.report import rows
 from srdl_jax.runs import checkpoint, formats, stop_request
@@ -147,7 +147,7 @@ def test_a_changed_default_leaves_runs_theirs(finished, tmp_path, monkeypatch):
   record = storage.read_json(path)
   del record['config']['optimiser.momentum']
   storage.write_json(path, record)
-  assert run_directory.load_record(directory).config.optimiser.momentum == 0.9
+  assert run_directory.load_identity(directory).config.optimiser.momentum == 0.9
 
 
 def test_no_field_forgets_what_it_was_born_with():
@@ -166,7 +166,7 @@ def test_methods_have_no_use_for_a_default_old_or_new(name, value, monkeypatch):
   later = {name: dataclasses.replace(field, default=value)}
   monkeypatch.setattr(config, 'FIELDS', {**config.FIELDS, **later})
   for given in ({}, {name: field.born}):
-    (stage,) = build.create_plan(tiny.config(method='vanilla', **given))
+    (stage,) = methods.create(tiny.config(method='vanilla', **given))
     assert stage.epochs == 4
 
 

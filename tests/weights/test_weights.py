@@ -326,7 +326,7 @@ def test_every_stage_begins_with_the_weights(imported):
   directory, variables = imported[10]
   experiment = build.build(tiny.config(**{'init.from_path': directory}))
   for number in (1, 2):
-    state = experiment.initial_state(number, None)
+    state = experiment.stages[number - 1].initial_state(None)
     jax.tree.map(
       np.testing.assert_array_equal, state.params, variables['params']
     )
@@ -336,7 +336,9 @@ def test_every_stage_begins_with_the_weights(imported):
 def test_another_number_of_classes_has_a_new_classifier(imported):
   directory, variables = imported[7]
   experiment = build.build(tiny.config(**{'init.from_path': directory}))
-  first, second = (experiment.initial_state(n, None).params for n in (1, 2))
+  first, second = (
+    experiment.stages[n - 1].initial_state(None).params for n in (1, 2)
+  )
   for params in (first, second):
     np.testing.assert_array_equal(
       params['Conv_0']['kernel'], variables['params']['Conv_0']['kernel']
@@ -408,8 +410,8 @@ numpy.save(sys.argv[3], program.call(images))
 def test_programs_of_every_number_format(dtype):
   config = tiny.config(**{'model.name': 'resnet8', 'model.dtype': dtype})
   experiment = build.build(config)
-  variables = experiment.initial_state(1, None).variables
-  step = experiment.network(1).predict_step
+  variables = experiment.stages[0].initial_state(None).variables
+  step = experiment.stages[0].network.predict_step
   content = weights_command.to_stablehlo(
     lambda images: jax.nn.softmax(step(variables, images)), (8, 8, 1)
   )
@@ -439,7 +441,7 @@ def test_a_program_runs_without_this_package(finished, tmp_path):
   )
   found = np.load(tmp_path / 'found.npy')
   members = evaluate.load_members(finished, 'final', experiment)
-  _, logits = next(experiment.predict(2, members[2], 'test'))
+  _, logits = next(tiny.predict(experiment, 2, members[2], 'test'))
   np.testing.assert_allclose(
     found, jax.nn.softmax(logits[:5]), rtol=1e-4, atol=1e-6
   )

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network without data or training: what predicts images, or describes them.
+
+Its parameters and batch-norm statistics are given with each call.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srdl_jax import augment, parallel, steps
+
+CLASSIFICATION = 'classification'
+RETRIEVAL = 'retrieval'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+  """A network of a known task.
+
+  Attributes:
+    name: a key of models.MODELS.
+    model: with its options; its batch norm averages over the devices' axis
+      while training.
+    image_shape: (H, W, C) of an image.
+    num_classes: K.
+    mean, std: per channel, of pixels scaled to [0, 1]; they normalise images.
+    task: CLASSIFICATION; or RETRIEVAL, where its features rank a gallery of
+      classes that it doesn't know.
+    devices: to run on.
+  """
+
+  name: str
+  model: nn.Module
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  mean: Sequence[float]
+  std: Sequence[float]
+  task: str
+  devices: list[jax.Device]
+
+  def like(self) -> Any:
+    """Returns shapes and types of its parameters and statistics.
+
+    Raises:
+      ConfigError: the images are too small.
+    """
+    init = functools.partial(self.model.init, train=False)
+    images = jnp.zeros((1, *self.image_shape))
+    return jax.eval_shape(init, jax.random.key(0), images)
+
+  def normalise(self, images: jax.Array) -> jax.Array:
+    """Returns what the model takes of uint8 images [..., H, W, C]."""
+    # uint8 less a mean in bfloat16 would lose what it tells.
+    dtype = jnp.promote_types(self.model.dtype, jnp.float32)
+    return augment.normalise(images, self.mean, self.std, dtype)
+
+  def predict_step(self, variables: Any, images: jax.Array) -> jax.Array:
+    """Returns logits [b, K] of uint8 images, on one device, not compiled."""
+    return steps.predict_step(
+      variables, images, model=self.model, normalise=self.normalise
+    )
+
+  def predict(
+    self, variables: Any, images: Any, rows: np.ndarray, batch_size: int
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (rows [b], logits [b, K]) in order; see `parallel.predict`."""
+    step = self._predict_batch
+    return parallel.predict(
+      step, variables, images, rows, batch_size, self.devices
+    )
+
+  def features(
+    self,
+    variables: Any,
+    images: Any,
+    rows: np.ndarray,
+    batch_size: int,
+    *,
+    mirrored: bool = False,
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (rows [b], features [b, D]) in order; see `steps.feature_step`."""
+    step = self._feature_batch(mirrored)
+    return parallel.predict(
+      step, variables, images, rows, batch_size, self.devices
+    )
+
+  @functools.cached_property
+  def _predict_batch(self) -> Callable[..., jax.Array]:
+    return parallel.map_predict(self.predict_step, self.devices)
+
+  @functools.cached_property
+  def _feature_batch(self) -> Callable[[bool], Callable[..., jax.Array]]:
+    def compiled(mirrored):
+      step = functools.partial(
+        steps.feature_step,
+        model=self.model,
+        normalise=self.normalise,
+        mirrored=mirrored,
+      )
+      return parallel.map_predict(step, self.devices)
+
+    return functools.cache(compiled)
