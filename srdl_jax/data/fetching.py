@@ -13,7 +13,6 @@ import os
 import pathlib
 import queue
 import shutil
-import socket
 import threading
 import urllib.error
 import urllib.request
@@ -21,13 +20,12 @@ from concurrent import futures
 
 from srdl_jax import storage
 from srdl_jax.errors import DataError
-from srdl_jax.storage import Told, bucket, locks
+from srdl_jax.storage import Told, bucket, files, locks
 
 _BLOCK = 1 << 18
 _RANGE_NOT_SATISFIABLE = 416
 # A single connection doesn't use what a machine's network has.
 _AT_ONCE = 8
-_DRAFT = '.part'
 
 
 def fetch(
@@ -59,7 +57,7 @@ def fetch(
   if destination.exists():
     verify(destination, sha256)
     return destination
-  part = destination.with_name(destination.name + _DRAFT)
+  part = destination.with_name(f'{destination.name}.part')
   try:
     _receive(url, part, timeout, destination.name)
   except (OSError, http.client.HTTPException, ValueError) as error:
@@ -227,10 +225,10 @@ def copy_from_bucket(data_dir: str, dataset: str, version: str) -> pathlib.Path:
     )
   try:
     local.mkdir(parents=True, exist_ok=True)
-    with locks.locked(local.parent) as alone:
+    with locks.taking_turns(local.parent) as alone:
       if alone:
         # Of processes that were ended.
-        for draft in local.rglob(f'.*{_DRAFT}'):
+        for draft in local.rglob(f'.*{files.DRAFT}'):
           draft.unlink()
       _complete(str(source), local, sizes)
   except Exception as error:
@@ -295,15 +293,10 @@ def _complete(source: str, local: pathlib.Path, sizes: dict[str, int]) -> None:
 def _copy(source: str, path: pathlib.Path, size: int, told: Told) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   # Where locks don't exist, others may copy too.
-  copier = f'{socket.gethostname()}.{os.getpid()}'
-  draft = path.with_name(f'.{path.name}.{copier}{_DRAFT}')
-  try:
+  with files.new_file(path) as draft:
     _system().get_file(source, str(draft))
     if _size(draft) != size:
       raise OSError(f'{path.name} arrived with {_size(draft)} of {size} bytes')
-    os.replace(draft, path)
-  finally:
-    draft.unlink(missing_ok=True)
   told.add(size=size)
 
 

@@ -15,13 +15,12 @@ import os
 import pathlib
 import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from srdl_jax import data
+from srdl_jax import data, storage
 from srdl_jax.data import fetching, tfds_reader
 from srdl_jax.errors import DataError
 from srdl_jax.storage import locks
@@ -131,11 +130,11 @@ class Archive(abc.ABC):
     if find(self.file, source) is None:
       _check_server(self, source)
 
-    def write(staging: pathlib.Path) -> None:
+    def write(draft: pathlib.Path) -> None:
       path = find(self.file, source) or _download(self, source)
       fetching.verify(path, self.sha256)
       _log.info('preparing %s, once; it takes minutes', directory)
-      _run(builder_of(self, path, staging))
+      _run(self, path, draft)
 
     directory = self.directory(source)
     make_once(directory, write)
@@ -189,10 +188,10 @@ def write_metadata(
   """Writes what TFDS wants to read beside files of `records`.
 
   Args:
-    template: of the files' names, with their folder, named after the version.
+    template: of the files' names, with their folder.
     splits: what has been written.
     label: TFDS's feature.
-    **about: the data set: `description`, `homepage`.
+    **about: the data set: `version`, `description`, `homepage`.
 
   Raises:
     OSError: there is no room, or nothing can be written there.
@@ -207,7 +206,6 @@ def write_metadata(
       }
     ),
     split_infos=splits,
-    version=template.data_dir.name,
     filename_template=template,
     # It would read through TensorFlow.
     check_data=False,
@@ -225,7 +223,7 @@ def make_once(
 
   Args:
     directory: of a version of a data set, .../DATASET/VERSION.
-    write: makes DATASET/VERSION in the folder that it is given.
+    write: fills the folder that it is given.
 
   Raises:
     DataError: nothing can be written.
@@ -233,14 +231,22 @@ def make_once(
   """
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with locks.locked(directory.parent) as alone:
+    with locks.taking_turns(directory.parent) as alone:
       if directory.exists():
         return
+      # On shared folders a lock may hold for one machine only: another one's
+      # unfinished work must not look like a leftover.
+      machine = f'incomplete.srdl_{socket.gethostname()}_'
       if alone:
-        for leftover in directory.parent.glob(f'{_staging_prefix()}*'):
+        for leftover in directory.parent.glob(f'{machine}*'):
           shutil.rmtree(leftover, ignore_errors=True)
-      _write(directory, write)
+      draft = directory.with_name(f'{machine}{os.getpid()}')
+      with storage.new_folder(directory, draft):
+        write(draft)
   except OSError as error:
+    if directory.exists():
+      # Where locks don't exist, another process may have been first.
+      return
     raise DataError(
       f'cannot prepare {directory}: {error}; set data_dir to a directory '
       'with enough room that can be written'
@@ -290,32 +296,9 @@ def _download(archive: Archive, source: data.Location) -> pathlib.Path:
     raise DataError(_missing(archive, source, str(error))) from error
 
 
-def _staging_prefix() -> str:
-  # On shared folders a lock may hold for one machine only: another machine's
-  # unfinished work must not look like a leftover.
-  return f'incomplete.srdl_{socket.gethostname()}_'
-
-
-def _write(
-  directory: pathlib.Path, write: Callable[[pathlib.Path], None]
-) -> None:
-  """Prepares beside the directory, and renames when everything is there."""
-  staging = pathlib.Path(
-    tempfile.mkdtemp(prefix=_staging_prefix(), dir=directory.parent)
-  )
-  try:
-    write(staging)
-    try:
-      os.rename(staging / directory.parent.name / directory.name, directory)
-    except OSError:
-      # Where locks don't exist, another process may have been first.
-      if not directory.exists():
-        raise
-  finally:
-    shutil.rmtree(staging, ignore_errors=True)
-
-
-def _run(builder: tfds.core.GeneratorBasedBuilder) -> None:
+def _run(archive: Archive, path: pathlib.Path, folder: pathlib.Path) -> None:
+  """Writes what is in an archive into a folder."""
+  builder = builder_of(archive, path, folder / 'tfds')
   try:
     # TFDS prints the name of the temporary folder as that of the result.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -323,3 +306,6 @@ def _run(builder: tfds.core.GeneratorBasedBuilder) -> None:
   except RuntimeError as error:
     # What array_record raises on a full disk.
     raise OSError(str(error)) from error
+  for file in list(builder.data_path.iterdir()):
+    file.rename(folder / file.name)
+  shutil.rmtree(folder / 'tfds')

@@ -8,7 +8,13 @@ from srdl_jax.storage.bucket import (
   is_bucket,
   path_of,
 )
-from srdl_jax.storage.files import exists, read_json, replace, write_json
+from srdl_jax.storage.files import (
+  exists,
+  new_folder,
+  read_json,
+  replace,
+  write_json,
+)
 from srdl_jax.storage.locks import is_held, lock
 from srdl_jax.storage.telling import Told
 
@@ -24,6 +30,7 @@ __all__ = [
   'is_held',
   'lock',
   'locks',
+  'new_folder',
   'path_of',
   'read_json',
   'replace',

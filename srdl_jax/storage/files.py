@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are never half there, whenever a process or a machine ends."""
 
+import contextlib
 import json
 import os
 import pathlib
+import shutil
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 from srdl_jax import errors
 from srdl_jax.storage import bucket
 from srdl_jax.storage.bucket import failures
+
+# How names of files and folders end that are being written.
+DRAFT = '.tmp'
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
@@ -61,12 +67,11 @@ def replace(path: str | os.PathLike[str], content: bytes) -> None:
     WorkdirError: the file cannot be written; the old one stays.
   """
   path = bucket.absolute(path)
-  if bucket.is_bucket(path):
-    with failures(path):
-      path.write_bytes(content)
-    return
   with failures(path):
-    replace_here(path, content)
+    if bucket.is_bucket(path):
+      path.write_bytes(content)
+    else:
+      replace_here(path, content)
 
 
 def exists(path: bucket.Path) -> bool:
@@ -79,47 +84,105 @@ def exists(path: bucket.Path) -> bool:
     return path.exists()
 
 
-def sync_folder(folder: str | os.PathLike[str]) -> None:
-  """Waits until the names in `folder` are on the disk.
-
-  Args:
-    folder: an existing folder.
-
-  Raises:
-    OSError: the folder cannot be opened or synchronised.
-  """
-  descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
 def replace_here(path: pathlib.Path, content: bytes) -> None:
   """Does what `replace` does with a file of this machine.
 
   Raises:
     OSError: it can't be written; an earlier one stays.
   """
-  # Several processes, also of several machines, may write at once.
-  writer = f'{socket.gethostname()}.{os.getpid()}'
-  draft = path.with_name(f'.{path.name}.{writer}.tmp')
+  with new_file(path) as draft:
+    draft.write_bytes(content)
+
+
+@contextlib.contextmanager
+def new_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields where to write a file that then takes the place of `path`.
+
+  Args:
+    path: the file, of this machine; its folder exists. Until all of the new
+      one is on the disk, and if the block raises, it stays as it was.
+
+  Raises:
+    OSError: nothing can be written there.
+  """
+  draft = _draft_of(path)
   try:
-    with draft.open('wb') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
+    yield draft
+    sync(draft)
     os.replace(draft, path)
-    sync_folder(path.parent)
+    sync(path.parent)
   finally:
     draft.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def new_folder(
+  path: pathlib.Path,
+  draft: pathlib.Path | None = None,
+  *,
+  replace: bool = False,
+) -> Iterator[pathlib.Path]:
+  """Yields an empty folder that then takes the place of `path`.
+
+  Args:
+    path: the folder, of this machine; its parents are created. See `move`.
+    draft: where to write it, in the same file system; beside it unless given.
+      What is there is removed, of a process that was ended.
+    replace: see `move`.
+
+  Raises:
+    OSError: nothing can be written there, or a folder is in the way.
+  """
+  draft = draft or _draft_of(path)
+  shutil.rmtree(draft, ignore_errors=True)
+  draft.mkdir(parents=True)
+  try:
+    yield draft
+    move(draft, path, replace=replace)
+  finally:
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+def move(
+  draft: pathlib.Path, path: pathlib.Path, *, replace: bool = False
+) -> None:
+  """Gives a finished folder its name, once all of it is on the disk.
+
+  Args:
+    draft: the folder.
+    path: its name, in the same file system.
+    replace: whether it takes the place of a folder with something in it.
+
+  Raises:
+    OSError: there is no room, or a folder is in the way.
+  """
+  for part in (*draft.rglob('*'), draft):
+    sync(part)
+  earlier = path.with_name(f'{path.name}.earlier')
+  if replace and path.exists():
+    # A folder can't be renamed over one that isn't empty.
+    shutil.rmtree(earlier, ignore_errors=True)
+    os.rename(path, earlier)
+  os.rename(draft, path)
+  sync(path.parent)
+  if replace:
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
 def sync(path: pathlib.Path) -> None:
-  """Waits until a file's content is on the disk.
+  """Waits until a file's content, or the names in a folder, are on the disk.
 
   Raises:
     OSError: there is no room for it.
   """
-  with path.open('rb') as file:
-    os.fsync(file.fileno())
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _draft_of(path: pathlib.Path) -> pathlib.Path:
+  # Several processes, also of several machines, may write at once.
+  writer = f'{socket.gethostname()}.{os.getpid()}'
+  return path.with_name(f'.{path.name}.{writer}{DRAFT}')

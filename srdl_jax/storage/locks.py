@@ -137,8 +137,8 @@ def _take(
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[bool]:
-  """Waits for a folder's lock; yields False where locks don't exist.
+def taking_turns(folder: pathlib.Path) -> Iterator[bool]:
+  """Waits for one's turn in a folder; yields False where locks don't exist.
 
   Raises:
     OSError: nothing can be written in the folder.

@@ -5,7 +5,6 @@ import dataclasses
 import pathlib
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -201,17 +200,12 @@ def save(
   with storage.failures(directory):
     if directory.exists() and any(directory.iterdir()):
       raise WorkdirError(f'{directory} is not empty: give another directory.')
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-      dir=directory.parent, prefix=f'.{directory.name}.'
-    ) as partial:
-      written = pathlib.Path(partial) / 'weights'
-      with Checkpoints(str(written)) as checkpoints:
-        progress = {'model': model, 'source': source}
-        checkpoints.save(Moment(0, variables, progress), score=None)
-      if directory.exists():
-        directory.rmdir()
-      written.rename(directory)
+    with (
+      storage.new_folder(directory) as draft,
+      Checkpoints(str(draft)) as checkpoints,
+    ):
+      progress = {'model': model, 'source': source}
+      checkpoints.save(Moment(0, variables, progress), score=None)
 
 
 def load(directory: str) -> Weights:

@@ -10,7 +10,7 @@ import pytest
 import started
 import tiny
 
-from srdl_jax import evaluate, main, srdl
+from srdl_jax import evaluate, main, srdl, trained
 from srdl_jax.errors import ConfigError
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import stop_request
@@ -67,10 +67,10 @@ def test_archives_to_an_evaluated_network(prepared, tmp_path, capsys):
     if line['stage'] == 2
   ]
   assert imitation[-1] < 0.5 * imitation[0]
-  experiment = evaluate.open_run(tmp_path, None)
+  experiment = trained.open_run(tmp_path, None)
   for name in ('final', 'ensemble'):
-    members = evaluate.load_members(tmp_path, name, experiment)
-    metrics = evaluate.evaluate(experiment, members, 'test')
+    members = trained.load_members(tmp_path, name, experiment)
+    metrics = evaluate.evaluate([(experiment, members)], 'test')
     assert metrics['accuracy'] == found[name]['test']['accuracy']
 
 

@@ -387,7 +387,7 @@ def test_one_prepares_and_the_other_waits(made, tmp_path):
   thread = threading.Thread(
     target=market1501.prepare, args=(source, made.counts), daemon=True
   )
-  with locks.locked(folder):
+  with locks.taking_turns(folder):
     thread.start()
     thread.join(timeout=0.3)
     assert thread.is_alive() and not (folder / '1.0.0').exists()

@@ -600,7 +600,7 @@ def test_who_waits_says_so(made, tmp_path, caplog):
   thread = threading.Thread(
     target=made.spec.prepare, args=(made.source(tmp_path),), daemon=True
   )
-  with locks.locked(folder) as alone:
+  with locks.taking_turns(folder) as alone:
     assert alone
     thread.start()
     said = f'waiting for another process that works in {folder}'

@@ -135,20 +135,20 @@ def test_place_that_cannot_be_written_is_one_line(tmp_path):
 
 
 _KILLED = """
-import os, sys
+import os, pathlib, sys
 import numpy as np
 from srdl_jax import soft_targets
 from srdl_jax.runs import bank
 from srdl_jax.storage import files
 module, name = {
     'values': (bank, '_marker'),
-    'marker': (bank, '_put_in_place'),
-    'rename': (files, 'sync_folder'),
+    'marker': (os, 'rename'),
+    'rename': (files, 'sync'),
 }[sys.argv[2]]
 real = getattr(module, name)
 def kill(*args):
-  # write_json syncs a folder too, that of the marker.
-  if name != 'sync_folder' or not str(args[0]).endswith('.partial'):
+  # What is in the bank is synchronised before.
+  if name != 'sync' or args[0] == pathlib.Path(sys.argv[1]).parent:
     os.kill(os.getpid(), 9)
   real(*args)
 setattr(module, name, kill)

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 import tiny
 from PIL import Image
 
-from srdl_jax import build, data, evaluate, soft_targets, srdl, storage
+from srdl_jax import build, data, evaluate, soft_targets, srdl, storage, trained
 from srdl_jax import config as config_lib
 from srdl_jax.data import fetching
 from srdl_jax.errors import (
@@ -442,9 +442,9 @@ def test_killed_run_goes_on_to_the_same_bits(killed, tmp_path, capsys):
     path.name for path in (tmp_path / 'run').iterdir()
   } - {'.lock'}
   # Evaluated from what is there, and not trained again.
-  experiment = evaluate.open_run(there, None)
-  members = evaluate.load_members(there, 'ensemble', experiment)
-  again = evaluate.evaluate(experiment, members, 'test')
+  experiment = trained.open_run(there, None)
+  members = trained.load_members(there, 'ensemble', experiment)
+  again = evaluate.evaluate([(experiment, members)], 'test')
   assert again == found['ensemble']['test']
   before = {n: o for n, o in killed.objects.items() if 'stage' in n}
   assert run('gs://bucket/run') == found
@@ -544,7 +544,7 @@ def test_only_what_is_missing_is_copied(service, stored, pulled, capsys):
   assert not read(service) and not capsys.readouterr().err
   (pulled / 'features.json').unlink()
   (pulled / 'dataset_info.json').write_bytes(b'half')
-  (pulled / '.features.json.part').write_bytes(b'of a killed process')
+  (pulled / '.features.json.tmp').write_bytes(b'of a killed process')
   (pulled / 'srdl_index.npz').write_bytes(b'made here')
   fetch(str(stored), 'cifar10', '3.0.2')
   assert set(read(service)) == {'features.json', 'dataset_info.json'}

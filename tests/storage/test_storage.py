@@ -239,6 +239,52 @@ def test_missing_json_is_refused(tmp_path):
     storage.read_json(tmp_path)
 
 
+# --- Folders
+
+
+def names_in(folder):
+  return sorted(str(p.relative_to(folder)) for p in folder.rglob('*'))
+
+
+def test_a_folder_gets_its_name_at_the_end(tmp_path):
+  path = tmp_path / 'deep' / 'a'
+  with storage.new_folder(path) as draft:
+    (draft / 'x').write_text('new')
+    assert not path.exists()
+  assert names_in(tmp_path) == ['deep', 'deep/a', 'deep/a/x']
+
+
+def test_nothing_is_left_of_a_folder_that_fails(tmp_path):
+  with pytest.raises(KeyError), storage.new_folder(tmp_path / 'a') as draft:
+    (draft / 'x').write_text('half')
+    raise KeyError
+  assert names_in(tmp_path) == []
+
+
+def test_a_folder_with_something_in_it_stays_unless_replaced(tmp_path):
+  path = tmp_path / 'a'
+  path.mkdir()
+  with storage.new_folder(path) as draft:
+    (draft / 'x').write_text('old')
+  with (
+    pytest.raises(OSError, match='not empty'),
+    storage.new_folder(path) as draft,
+  ):
+    (draft / 'y').write_text('new')
+  assert names_in(tmp_path) == ['a', 'a/x']
+  with storage.new_folder(path, replace=True) as draft:
+    (draft / 'y').write_text('new')
+  assert names_in(tmp_path) == ['a', 'a/y']
+
+
+def test_a_draft_that_was_left_is_written_anew(tmp_path):
+  (tmp_path / 'draft').mkdir()
+  (tmp_path / 'draft' / 'half').write_text('of a killed process')
+  with storage.new_folder(tmp_path / 'a', tmp_path / 'draft') as draft:
+    (draft / 'x').write_text('new')
+  assert names_in(tmp_path) == ['a', 'a/x']
+
+
 # --- Progress
 
 

@@ -120,7 +120,7 @@ def _indices(
     with contextlib.ExitStack() as stack:
       # Where nothing can be written, everyone reads for himself.
       with contextlib.suppress(OSError):
-        stack.enter_context(locks.locked(directory.parent))
+        stack.enter_context(locks.taking_turns(directory.parent))
       stored = _fitting(builder, directory)
       indices = {s: stored.get(s) or _built(builder, s) for s in SPLITS}
       if len(stored) < len(SPLITS):

@@ -10,7 +10,6 @@ was ended at any moment goes on behind the last finished shard.
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 import shutil
 import socket
@@ -62,11 +61,11 @@ def prepare(
   archives = imagenet_archives.open_archives(folder, counts)
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with locks.locked(directory.parent) as alone:
+    with locks.taking_turns(directory.parent) as alone:
       staging = _staging(directory, alone)
       if not directory.exists():
         _write(archives, counts, staging, shard_examples)
-        os.rename(staging / directory.name, directory)
+        files.move(staging / directory.name, directory)
       shutil.rmtree(staging, ignore_errors=True)
   except OSError as error:
     raise DataError(
@@ -107,8 +106,6 @@ def _write(
     draft.unlink()
   _write_index(folder, shards)
   _write_metadata(folder, archives.classes, shards)
-  for path in folder.iterdir():
-    files.sync(path)
 
 
 def _check_plan(
@@ -186,6 +183,7 @@ def _write_metadata(
     template,
     splits,
     tfds.features.ClassLabel(names=classes),
+    version=imagenet.VERSION,
     description='ILSVRC 2012, prepared from the official archives.',
     homepage='https://image-net.org/',
   )

@@ -23,7 +23,6 @@ from srdl_jax.data.persons import checks as person_checks
 from srdl_jax.data.persons import folder as persons_folder
 from srdl_jax.data.records import Example, Records
 from srdl_jax.errors import DataError
-from srdl_jax.storage import files
 
 NAME = 'market1501'
 FOLDER = 'Market-1501-v15.09.15'
@@ -89,13 +88,13 @@ def prepare(
   """
   directory, root = _directory(source), _folder(source)
 
-  def write(staging: pathlib.Path) -> None:
+  def write(draft: pathlib.Path) -> None:
     parts = persons_folder.read(root, source.skip_unreadable)
     person_checks.check(
       root, parts, counts=counts, allow_differences=source.allow_differences
     )
     _log.info('preparing %s, once', directory)
-    _write(parts, staging / directory.parent.name / directory.name)
+    _write(parts, draft)
 
   preparation.make_once(directory, write)
 
@@ -121,7 +120,6 @@ def _folder(source: data.Location) -> pathlib.Path:
 
 def _write(parts: Mapping[str, Part], folder: pathlib.Path) -> None:
   """Writes all of a TFDS directory."""
-  folder.mkdir(parents=True)
   template = tfds.core.ShardedFileTemplate(
     data_dir=folder, dataset_name=NAME, filetype_suffix='array_record'
   )
@@ -140,10 +138,9 @@ def _write(parts: Mapping[str, Part], folder: pathlib.Path) -> None:
     template,
     splits,
     tfds.features.Scalar(np.int64),
+    version=persons.VERSION,
     description='Market-1501, prepared from the official folder.',
   )
-  for path in folder.iterdir():
-    files.sync(path)
 
 
 def _examples(part: Part) -> Iterator[Example]:
