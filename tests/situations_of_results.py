@@ -31,6 +31,7 @@ from srdl_jax import (
   report,
   retrieval,
   storage,
+  trained,
 )
 from srdl_jax import config as config_lib
 from srdl_jax.flatness import __main__ as flatness_command
@@ -52,13 +53,13 @@ TABLE = Table()
 def trained_on_other_data(place):
   directory = place.run()
   rewrite(directory / 'config.json', fingerprint='another')
-  evaluate.open_run(directory, None)
+  trained.open_run(directory, None)
 
 
 def ranked_other_images(place):
   directory = place.run()
   rewrite(directory / 'config.json', ranked='others')
-  evaluate.open_run(directory, None)
+  trained.open_run(directory, None)
 
 
 def built(**fields: Any):
@@ -67,7 +68,7 @@ def built(**fields: Any):
 
 
 def other_examples(split: str) -> Provoke:
-  return lambda place: evaluate.ensemble(
+  return lambda place: evaluate.evaluate(
     [(built(), {}), (built(data__classes=5), {})], split
   )
 
@@ -88,14 +89,14 @@ def other_galleries(place):
   folder = place.market()
   min((folder / 'bounding_box_test').glob('0*')).unlink()
   first, second = persons(place.shared.market.folder), persons(folder)
-  evaluate.ensemble([(first, {}), (second, {})], 'test')
+  evaluate.evaluate([(first, {}), (second, {})], 'test')
 
 
 def infinite_features(place):
   experiment = persons(place.shared.market.folder)
   variables = experiment.stages[0].initial_state(None).variables
   broken = jax.tree.map(lambda x: np.full(x.shape, np.inf), variables)
-  evaluate.evaluate(experiment, {1: broken}, 'test')
+  evaluate.evaluate([(experiment, {1: broken})], 'test')
 
 
 def compared_with_other_classes(place):
@@ -126,7 +127,7 @@ def no_image_in_common(place):
 TABLE.add(
   'evaluation',
   {
-    'no run': lambda p: evaluate.open_run(p.folder / 'none', None),
+    'no run': lambda p: trained.open_run(p.folder / 'none', None),
     'other data': trained_on_other_data,
     'other images to rank': ranked_other_images,
     'runs of other test examples': other_examples('test'),
@@ -340,14 +341,14 @@ def sweep_in_a_file(place):
 
 
 def row_of_unknown_fields(place):
-  run_of_row = scales.rows('table1', 'full')[0].run
+  setting = scales.rows('table1', 'full')[0].setting
   fields = (('no.such', 1),)
-  scales.config(dataclasses.replace(run_of_row, fields=fields))
+  scales.config(dataclasses.replace(setting, fields=fields))
 
 
 def row_of_no_file(place):
-  run_of_row = scales.rows('table1', 'full')[0].run
-  scales.config(dataclasses.replace(run_of_row, file='none'))
+  setting = scales.rows('table1', 'full')[0].setting
+  scales.config(dataclasses.replace(setting, file='none'))
 
 
 def no_speed(place):
@@ -460,7 +461,7 @@ def failed_jobs(place):
 
 def jobs_of_another_program(place):
   (row, *_) = reproduce_command.choose(['table4'], 'smoke', '')
-  done = sweep.directory(place.folder / 'sweep', row.run, 0)
+  done = sweep.directory(place.folder / 'sweep', row.setting, 0)
   done.mkdir(parents=True)
   (done / 'result.json').write_text('{}')
   reproduced('table4', dry_run=True)(place)

@@ -13,7 +13,6 @@ from srdl_jax.report import html as html_report
 from srdl_jax.report.document import Figure, Items, Part, Section
 from srdl_jax.report.paper_tables import Placed
 from srdl_jax.report.rows import Found, ReportRow, read
-from srdl_jax.reproduce import scales
 from srdl_jax.runs import directory as run_directory
 
 __all__ = ['read', 'text', 'write']
@@ -114,7 +113,7 @@ def _names(
       if one.ours:
         yield one.ours, f'{one.row.name} ({where})'
       if one.teacher:
-        model = reproduce.NAMES[one.row.run.teacher.model]
+        model = reproduce.NAMES[one.row.setting.teacher.model]
         yield one.teacher, f'{model}, teacher ({where})'
 
 
@@ -129,7 +128,7 @@ def _scale(
   figures: ModuleType | None,
 ) -> Iterator[Section]:
   """Yields a section for each table of a scale that has rows."""
-  title, about = f'{scale.capitalize()} scale', scales.stand_ins(scale)
+  title, about = f'{scale.capitalize()} scale', reproduce.SCALES[scale].meaning
   if scale != 'full':
     title += ': no reproduction of the paper'
   everything = [one for rows in placed.values() for one in rows]
@@ -152,7 +151,7 @@ def _scale(
     title = 'Why it may work'
     yield Section(f'{scale}-reasons', title, (_REASONS, reasons), 3)
   pairs = placed.get('table2', ())
-  if any(one.teacher or one.ours and one.row.run.teacher for one in pairs):
+  if any(one.teacher or one.ours and one.row.setting.teacher for one in pairs):
     yield Section(
       f'{scale}-teachers', 'Teacher check', (paper_tables.teachers(pairs),), 3
     )

@@ -54,9 +54,9 @@ class Placed:
 
 
 @functools.cache
-def _expected(run: reproduce.Run) -> tuple[dict[str, Any], bool]:
+def _expected(setting: reproduce.Setting) -> tuple[dict[str, Any], bool]:
   """Returns a configuration's fields, and whether it imports weights."""
-  return scales.identity(run), scales.starts_from_weights(run)
+  return scales.identity(setting), scales.starts_from_weights(setting)
 
 
 def place(table: str, scale: str, rows: Sequence[ReportRow]) -> list[Placed]:
@@ -70,29 +70,31 @@ def place(table: str, scale: str, rows: Sequence[ReportRow]) -> list[Placed]:
   """
   placed = []
   for row in scales.rows(table, scale):
-    ours, *beside = _matching(row.run, rows) or [None]
-    taught = row.run.teacher and _matching(row.run.teacher, rows)
+    ours, *beside = _matching(row.setting, rows) or [None]
+    taught = row.setting.teacher and _matching(row.setting.teacher, rows)
     teacher = taught[0] if taught else None
     placed.append(Placed(row, ours, tuple(beside), teacher))
   return placed
 
 
-def _matching(run: reproduce.Run, rows: Sequence[ReportRow]) -> list[ReportRow]:
+def _matching(
+  setting: reproduce.Setting, rows: Sequence[ReportRow]
+) -> list[ReportRow]:
   matching = [
     row
     for row in rows
-    if (row.fields, bool(row.first.weights)) == _expected(run)
-    and _is_taught_as(run, row)
+    if (row.fields, bool(row.first.weights)) == _expected(setting)
+    and _is_taught_as(setting, row)
   ]
   return sorted(matching, key=lambda row: -len(row.runs))
 
 
-def _is_taught_as(run: reproduce.Run, row: ReportRow) -> bool:
-  """Whether all seeds of a row learnt from the teacher that a run names."""
+def _is_taught_as(setting: reproduce.Setting, row: ReportRow) -> bool:
+  """Whether all seeds of a row learnt from the teacher that a setting names."""
   teachers = [one.teacher for one in row.runs.values()]
-  if run.teacher is None or None in teachers:
-    return run.teacher is None and not any(teachers)
-  expected, _ = _expected(run.teacher)
+  if setting.teacher is None or None in teachers:
+    return setting.teacher is None and not any(teachers)
+  expected, _ = _expected(setting.teacher)
   return all(one.fields in (None, expected) for one in teachers)
 
 
@@ -256,8 +258,8 @@ def teachers(placed: Sequence[Placed]) -> Table:
   """Returns training cross-entropies of teachers and of their students."""
 
   def lines(one: Placed) -> Iterator[Line]:
-    if one.row.run.teacher:
-      name = f'{reproduce.NAMES[one.row.run.teacher.model]}, teacher'
+    if one.row.setting.teacher:
+      name = f'{reproduce.NAMES[one.row.setting.teacher.model]}, teacher'
       # Told by its own runs, or else by those of its student.
       if one.teacher:
         yield _network(name, one.teacher, 'train_cross_entropy')

@@ -9,6 +9,7 @@ What is finished isn't trained again: the same command goes on after any kill.
 
 import fnmatch
 import functools
+import itertools
 import pathlib
 import shlex
 import subprocess
@@ -29,7 +30,7 @@ from srdl_jax.errors import (
   unknown,
 )
 from srdl_jax.reproduce import scales, sweep
-from srdl_jax.reproduce.paper import TABLES, Row, Run
+from srdl_jax.reproduce.paper import TABLES, Row, Setting
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import finished, stop_request
 from srdl_jax.runs.progress import duration
@@ -57,9 +58,10 @@ def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
   names = [name for name in TABLES if name in asked]
   rows = [row for table in names for row in scales.rows(table, scale)]
   titles = [f'{row.group}: {row.name}' for row in rows]
-  chosen = set()
-  for pattern in filter(None, (p.strip() for p in patterns.split(';'))):
-    found = {title for title in titles if _fits(title, pattern)}
+  chosen: set[str] = set()
+  for pattern in filter(None, map(str.strip, patterns.split(';'))):
+    fitting = f'*{pattern.lower()}*'
+    found = {t for t in titles if fnmatch.fnmatch(t.lower(), fitting)}
     if not found:
       listed = '; '.join(dict.fromkeys(titles)) or 'none'
       raise ConfigError(
@@ -74,26 +76,22 @@ def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
   ]
 
 
-def _fits(title: str, pattern: str) -> bool:
-  return fnmatch.fnmatch(title.lower(), f'*{pattern.lower()}*')
-
-
 @functools.cache
-def work_of(run: Run) -> float:
-  """Returns the TrCost of a run's own stages, in 1e16 multiply-adds."""
-  config = scales.config(run)
-  if run.teacher:
+def work_of(setting: Setting) -> float:
+  """Returns the TrCost of a setting's own stages, in 1e16 multiply-adds."""
+  config = scales.config(setting)
+  if setting.teacher:
     # It is a run of its own, which need not be there yet.
     config.teacher.workdir = '.'
   return cost.own_training_cost(config)
 
 
-def _whole_work(run: Run) -> float:
+def _whole_work(setting: Setting) -> float:
   """Returns the TrCost of a run, its teacher's and its extraction included."""
-  if not run.teacher:
-    return work_of(run)
-  taught = work_of(run.teacher)
-  return work_of(run) + taught * (1 + 1 / scales.config(run.teacher).epochs)
+  own, teacher = work_of(setting), setting.teacher
+  if not teacher:
+    return own
+  return own + work_of(teacher) * (1 + 1 / scales.config(teacher).epochs)
 
 
 def flatness_jobs(
@@ -101,7 +99,7 @@ def flatness_jobs(
 ) -> list[sweep.Job]:
   """Returns the job of Figure 4, if all of its rows are chosen."""
   places = [
-    sweep.directory(root, row.run, 0) for row in rows if row.table == 'fig4'
+    sweep.directory(root, row.setting, 0) for row in rows if row.table == 'fig4'
   ]
   if not places or len(places) < len(scales.rows('fig4', scale)):
     return []
@@ -127,42 +125,44 @@ def table_of(
   root: pathlib.Path,
   rows: Sequence[Row],
   seeds: Callable[[Row], int],
-  extra: Callable[[Run], Iterable],
+  extra: Callable[[Setting], Iterable],
 ) -> str:
   """Returns what would be run: rows, costs of a run, and what is there."""
   lines = []
-  for table in dict.fromkeys(row.table for row in rows):
-    lines.append(f'{TABLES[table].title}')
-    for row in rows:
-      if row.table == table:
-        done = sum(
-          (sweep.directory(root, row.run, seed) / run_directory.RESULT).exists()
-          for seed in range(seeds(row))
-        )
-        lines.append(
-          f'  {row.group}: {row.name}: {_whole_work(row.run):.3g} (1e16), '
-          f'{done} of {seeds(row)} seeds done, {_command(row.run, extra)}'
-        )
+  for table, its_rows in itertools.groupby(rows, lambda row: row.table):
+    lines.append(TABLES[table].title)
+    for row in its_rows:
+      places = (
+        sweep.directory(root, row.setting, seed) for seed in range(seeds(row))
+      )
+      done = sum((place / run_directory.RESULT).exists() for place in places)
+      lines.append(
+        f'  {row.group}: {row.name}: {_whole_work(row.setting):.3g} (1e16), '
+        f'{done} of {seeds(row)} seeds done, {_command(row.setting, extra)}'
+      )
   return '\n'.join(lines)
 
 
-def _command(run: Run, extra: Callable[[Run], Iterable]) -> str:
-  fields = (f'--config.{n}={v}' for n, v in [*run.fields, *extra(run)])
-  return shlex.join([f'--config={run.config}', *fields])
+def _command(setting: Setting, extra: Callable[[Setting], Iterable]) -> str:
+  fields = (f'--config.{n}={v}' for n, v in [*setting.fields, *extra(setting)])
+  return shlex.join([f'--config={setting.config}', *fields])
 
 
 def refuse_damaged(jobs: Sequence[sweep.Job]) -> None:
-  """Raises WorkdirError where a finished job's result is damaged: a report
-  would leave it out."""
+  """Checks finished jobs' results, as a report would leave a damaged one out.
+
+  Raises:
+    WorkdirError: names a result that is damaged.
+  """
   for job in jobs:
-    if job.is_done:
-      try:
+    try:
+      if job.is_done:
         storage.read_json(job.done)
-      except WorkdirError as error:
-        raise WorkdirError(
-          f'{error}; without it, this command makes it again from what the '
-          'run has saved.'
-        ) from error
+    except WorkdirError as error:
+      raise WorkdirError(
+        f'{error}; without it, this command makes it again from what the run '
+        'has saved.'
+      ) from error
 
 
 def main(argv: Sequence[str]) -> None:
@@ -184,11 +184,11 @@ def main(argv: Sequence[str]) -> None:
   def seeds(row: Row) -> int:
     return args.seeds or min(scales.SCALES[scale].seeds, row.seeds)
 
-  def extra(run: Run):
+  def extra(setting: Setting):
     if args.data_dir:
       yield 'data.data_dir', args.data_dir
-    if scales.starts_from_weights(run):
-      yield 'init.from_path', str(pathlib.Path(args.weights) / run.model)
+    if scales.starts_from_weights(setting):
+      yield 'init.from_path', str(pathlib.Path(args.weights) / setting.model)
 
   jobs = sweep.run_jobs(root, rows, seeds, extra=extra, work=work_of)
   jobs += flatness_jobs(root, rows, scale)

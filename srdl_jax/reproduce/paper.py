@@ -31,7 +31,7 @@ Metrics = tuple[tuple[str, float | None], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Setting:
   """A configuration to train, without its seed.
 
   Attributes:
@@ -40,7 +40,7 @@ class Run:
     method: a key of methods.METHODS.
     recipe: a key of config.RECIPES.
     fields: by dotted names, over those of the file.
-    teacher: a run, of seed 0, whose last network teaches this one.
+    teacher: a setting whose run of seed 0 teaches this one.
   """
 
   file: str
@@ -48,7 +48,7 @@ class Run:
   method: str
   recipe: str = 'paper'
   fields: Fields = ()
-  teacher: 'Run | None' = None
+  teacher: 'Setting | None' = None
 
   @property
   def config(self) -> str:
@@ -73,7 +73,7 @@ class Row:
     table: a key of TABLES.
     group: the data set, or what else the paper's table has as columns.
     name: of the network and the method.
-    run: what to train.
+    setting: what to train.
     metrics: what is measured, with the paper's numbers.
     against: name of the row, of the same table and group, that the gain is
       over; '' for none.
@@ -84,7 +84,7 @@ class Row:
   table: str
   group: str
   name: str
-  run: Run
+  setting: Setting
   metrics: Metrics
   against: str = ''
   cost: float | None = None
@@ -92,7 +92,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class PaperTable:
   """A table or figure.
 
   Attributes:
@@ -124,31 +124,35 @@ LABELS = {
 }
 
 
-def _run(file: str, model: str, method: str, **rest: Any) -> Run:
+def _setting(file: str, model: str, method: str, **rest: Any) -> Setting:
   # DenseNet-BC trains longer than the file's other networks.
   longer = model.startswith('densenet_bc') and file.startswith('cifar')
   fields = (('epochs', 300),) if longer else ()
   if method.startswith('born_again'):
     fields = (('born_again.generations', 2),)
-  return Run(file, model, method, fields=fields, **rest)
+  return Setting(file, model, method, fields=fields, **rest)
 
 
-def _name(run: Run) -> str:
-  label = LABELS[run.method]
-  if run.teacher:
-    label += f' from {NAMES[run.teacher.model]}'
-  return f'{NAMES[run.model]}, {label}'
+def _name(setting: Setting) -> str:
+  label = LABELS[setting.method]
+  if setting.teacher:
+    label += f' from {NAMES[setting.teacher.model]}'
+  return f'{NAMES[setting.model]}, {label}'
 
 
 def _row(
-  table: str, group: str, run: Run, metrics: Metrics, **rest: Any
+  table: str,
+  group: str,
+  setting: Setting,
+  metrics: Metrics,
+  against: str | None = None,
+  **rest: Any,
 ) -> Row:
-  against = rest.pop('against', None)
   if against is None:
-    against = '' if run.method == 'vanilla' else 'vanilla'
+    against = '' if setting.method == 'vanilla' else 'vanilla'
   if against:
-    against = _name(_run(run.file, run.model, against))
-  return Row(table, group, _name(run), run, metrics, against, **rest)
+    against = _name(_setting(setting.file, setting.model, against))
+  return Row(table, group, _name(setting), setting, metrics, against, **rest)
 
 
 def _numbers(text: str) -> dict[str, list[float]]:
@@ -168,8 +172,10 @@ def _table1() -> Iterator[Row]:
     for i, (file, group) in enumerate(DATA.items()):
       *accuracies, cost = numbers[3 * i : 3 * i + 3]
       for method, accuracy in zip(('vanilla', 'srdl'), accuracies, strict=True):
-        run = _run(file, model, method)
-        yield _row('table1', group, run, (('accuracy', accuracy),), cost=cost)
+        setting = _setting(file, model, method)
+        yield _row(
+          'table1', group, setting, (('accuracy', accuracy),), cost=cost
+        )
 
 
 def _table2() -> Iterator[Row]:
@@ -184,10 +190,12 @@ def _table2() -> Iterator[Row]:
     for name, numbers in found.items():
       teacher = None
       if name not in LABELS:
-        teacher = _run(file, name, 'vanilla')
-      run = _run(file, 'resnet32', 'kd' if teacher else name, teacher=teacher)
+        teacher = _setting(file, name, 'vanilla')
+      setting = _setting(
+        file, 'resnet32', 'kd' if teacher else name, teacher=teacher
+      )
       accuracy, cost = numbers[2 * i : 2 * i + 2]
-      yield _row('table2', group, run, (('accuracy', accuracy),), cost=cost)
+      yield _row('table2', group, setting, (('accuracy', accuracy),), cost=cost)
 
 
 def _table3() -> Iterator[Row]:
@@ -200,8 +208,8 @@ def _table3() -> Iterator[Row]:
   for model, numbers in found.items():
     for method, part in (('vanilla', numbers[:4]), ('srdl', numbers[4:])):
       metrics = tuple(zip(columns, part, strict=True))
-      run = _run('market1501', model, method)
-      yield _row('table3', 'Market-1501', run, metrics)
+      setting = _setting('market1501', model, method)
+      yield _row('table3', 'Market-1501', setting, metrics)
 
 
 def _cifar100(table: str, *numbers: tuple[str, str, float | None, str]):
@@ -210,7 +218,7 @@ def _cifar100(table: str, *numbers: tuple[str, str, float | None, str]):
     _row(
       table,
       'CIFAR-100',
-      _run('cifar100', 'resnet32', method),
+      _setting('cifar100', 'resnet32', method),
       ((metric, number),),
       against=against,
     )
@@ -221,16 +229,16 @@ def _cifar100(table: str, *numbers: tuple[str, str, float | None, str]):
 def _imagenet() -> Iterator[Row]:
   for method, top1, top5 in (('vanilla', 77.20, 94.57), ('srdl', 77.72, 94.89)):
     metrics = (('accuracy', top1), ('top5_accuracy', top5))
-    run = _run('imagenet', 'densenet201', method)
-    yield _row('imagenet', 'ImageNet', run, metrics, seeds=1)
+    setting = _setting('imagenet', 'densenet201', method)
+    yield _row('imagenet', 'ImageNet', setting, metrics, seeds=1)
 
 
 def _budget() -> Iterator[Row]:
   for epochs in (25, 50, 100, 200, 400):
     for method in ('vanilla', 'srdl'):
       fields = (('epochs', epochs),) if epochs != 200 else ()
-      run = Run('cifar100', 'resnet32', method, fields=fields)
-      row = _row('budget', 'CIFAR-100', run, (('accuracy', None),))
+      setting = Setting('cifar100', 'resnet32', method, fields=fields)
+      row = _row('budget', 'CIFAR-100', setting, (('accuracy', None),))
       names = [
         f'{n}, M = {epochs}' if n else '' for n in (row.name, row.against)
       ]
@@ -256,45 +264,49 @@ def _figure(table: str) -> tuple[Row, ...]:
   )
 
 
-TABLES: dict[str, Table] = {
-  'table1': Table('Table 1: SRDL against vanilla training', tuple(_table1())),
-  'imagenet': Table('ImageNet (section 4.2)', tuple(_imagenet())),
-  'table2': Table(
-    'Table 2: SRDL against knowledge distillation', tuple(_table2())
-  ),
-  'table3': Table('Table 3: Market-1501', tuple(_table3())),
-  'table4': Table(
-    'Table 4: the stage-complete schedule',
-    _cifar100(
+def _controls() -> tuple[Row, ...]:
+  methods = ('label_smoothing', 'same_initialisation', 'self_kd')
+  methods += ('born_again', 'born_again_equal_budget')
+  return _cifar100(
+    'controls',
+    ('vanilla', 'accuracy', None, ''),
+    *((method, 'accuracy', None, 'vanilla') for method in methods),
+  )
+
+
+TABLES: dict[str, PaperTable] = {
+  name: PaperTable(title, tuple(rows))
+  for name, title, rows in (
+    ('table1', 'Table 1: SRDL against vanilla training', _table1()),
+    ('imagenet', 'ImageNet (section 4.2)', _imagenet()),
+    ('table2', 'Table 2: SRDL against knowledge distillation', _table2()),
+    ('table3', 'Table 3: Market-1501', _table3()),
+    (
       'table4',
-      ('stage_incomplete', 'accuracy', 58.11, ''),
-      ('srdl', 'accuracy', 71.63, 'stage_incomplete'),
+      'Table 4: the stage-complete schedule',
+      _cifar100(
+        'table4',
+        ('stage_incomplete', 'accuracy', 58.11, ''),
+        ('srdl', 'accuracy', 71.63, 'stage_incomplete'),
+      ),
     ),
-  ),
-  'table5': Table(
-    'Table 5: the random restart',
-    _cifar100(
+    (
       'table5',
-      ('no_restart', 'accuracy', 69.73, ''),
-      ('srdl', 'accuracy', 71.63, 'no_restart'),
+      'Table 5: the random restart',
+      _cifar100(
+        'table5',
+        ('no_restart', 'accuracy', 69.73, ''),
+        ('srdl', 'accuracy', 71.63, 'no_restart'),
+      ),
     ),
-  ),
-  'table6': Table('Table 6: ensembles', _ensembles()),
-  'fig3': Table('Figure 3: learning-rate schedules', _figure('fig3')),
-  'fig4': Table('Figure 4: the width of the optima', _figure('fig4')),
-  'budget': Table(
-    'SRDL over vanilla by the budget M (not in the paper)', tuple(_budget())
-  ),
-  'controls': Table(
-    'Controls (not in the paper)',
-    _cifar100(
-      'controls',
-      ('vanilla', 'accuracy', None, ''),
-      ('label_smoothing', 'accuracy', None, 'vanilla'),
-      ('same_initialisation', 'accuracy', None, 'vanilla'),
-      ('self_kd', 'accuracy', None, 'vanilla'),
-      ('born_again', 'accuracy', None, 'vanilla'),
-      ('born_again_equal_budget', 'accuracy', None, 'vanilla'),
+    ('table6', 'Table 6: ensembles', _ensembles()),
+    ('fig3', 'Figure 3: learning-rate schedules', _figure('fig3')),
+    ('fig4', 'Figure 4: the width of the optima', _figure('fig4')),
+    (
+      'budget',
+      'SRDL over vanilla by the budget M (not in the paper)',
+      _budget(),
     ),
-  ),
+    ('controls', 'Controls (not in the paper)', _controls()),
+  )
 }

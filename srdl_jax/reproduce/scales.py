@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from srdl_jax import config as config_lib
 from srdl_jax.errors import ConfigError, unknown
-from srdl_jax.reproduce.paper import NAMES, TABLES, Fields, Row, Run
+from srdl_jax.reproduce.paper import NAMES, TABLES, Fields, Row, Setting
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 
@@ -117,66 +117,55 @@ def rows(table: str, scale: str) -> list[Row]:
   return [row for row in found if row is not None]
 
 
-def stand_ins(scale: str) -> str:
-  """Returns a sentence that names a scale's networks and data, '' for full."""
-  return SCALES[scale].meaning
-
-
 def _at(scale: Scale, row: Row) -> Row | None:
   share = 1.0
   if row.table == 'budget':
-    share = dict(row.run.fields).get('epochs', 200) / 200
-  run = _run_at(scale, row.run, share)
-  if run is None or share > scale.largest_budget:
+    share = dict(row.setting.fields).get('epochs', 200) / 200
+  epochs = round(scale.epochs * share)
+  setting = _setting_at(scale, row.setting, epochs)
+  if setting is None or share > scale.largest_budget:
     return None
   if scale.epochs and scale.epochs * share < 2:
     return None
-  names = [row.name, row.against]
-  for model, ours in (scale.models or {}).items():
-    stand_in = f'{NAMES[ours]} for {NAMES[model]}'
-    names = [name.replace(NAMES[model], stand_in) for name in names]
+  stand_ins = {
+    NAMES[model]: f'{NAMES[ours]} for {NAMES[model]}'
+    for model, ours in (scale.models or {}).items()
+  }
   if scale.epochs and row.table == 'budget':
-    names = [
-      name.replace(f'M = {round(200 * share)}', f'M = {_epochs(scale, share)}')
-      for name in names
-    ]
-  metrics = row.metrics
-  if run.file != row.run.file and row.table == 'table3':
+    stand_ins[f'M = {round(200 * share)}'] = f'M = {epochs}'
+  name, against, metrics = row.name, row.against, row.metrics
+  for theirs, ours in stand_ins.items():
+    name, against = name.replace(theirs, ours), against.replace(theirs, ours)
+  if setting.file != row.setting.file and row.table == 'table3':
     # What stands in for a person is classified.
     metrics = (('accuracy', None), *metrics)
   return dataclasses.replace(
-    row, run=run, name=names[0], against=names[1], metrics=metrics
+    row, setting=setting, name=name, against=against, metrics=metrics
   )
 
 
-def _epochs(scale: Scale, share: float) -> int:
-  return round(scale.epochs * share)
-
-
-def _run_at(scale: Scale, run: Run, share: float = 1.0) -> Run | None:
-  files = scale.files or {run.file: run.file}
-  models = scale.models or {run.model: run.model}
-  teacher = _run_at(scale, run.teacher) if run.teacher else None
-  if run.file not in files or run.model not in models:
+def _setting_at(scale: Scale, setting: Setting, epochs: int) -> Setting | None:
+  files = scale.files or {setting.file: setting.file}
+  models = scale.models or {setting.model: setting.model}
+  if setting.file not in files or setting.model not in models:
     return None
-  if run.teacher and not teacher:
+  teacher = setting.teacher and _setting_at(scale, setting.teacher, epochs)
+  if setting.teacher and not teacher:
     return None
-  fields = dict(run.fields)
-  if scale.epochs:
-    fields['epochs'] = _epochs(scale, share)
-  return Run(
-    files[run.file],
-    models[run.model],
-    run.method,
-    recipe=scale.recipe or run.recipe,
+  fields = dict(setting.fields) | ({'epochs': epochs} if scale.epochs else {})
+  return dataclasses.replace(
+    setting,
+    file=files[setting.file],
+    model=models[setting.model],
+    recipe=scale.recipe or setting.recipe,
     fields=tuple({**fields, **dict(scale.fields)}.items()),
     teacher=teacher,
   )
 
 
-def starts_from_weights(run: Run) -> bool:
+def starts_from_weights(setting: Setting) -> bool:
   """Whether a run begins with imported ImageNet weights: Table 3's do."""
-  return run.file == 'market1501'
+  return setting.file == 'market1501'
 
 
 def possible(
@@ -192,8 +181,8 @@ def possible(
   Raises:
     ConfigError: that directory lacks a network.
   """
-  needy = [row for row in rows if starts_from_weights(row.run)]
-  networks = dict.fromkeys(row.run.model for row in needy)
+  needy = [row for row in rows if starts_from_weights(row.setting)]
+  networks = dict.fromkeys(row.setting.model for row in needy)
   if not needy:
     return rows, ''
   if weights is None:
@@ -210,17 +199,17 @@ def possible(
   return rows, ''
 
 
-def config(run: Run) -> ConfigDict:
+def config(setting: Setting) -> ConfigDict:
   """Returns the configuration of a run, its seed 0.
 
   Raises:
     ConfigError: the file isn't there, or a field is unknown.
   """
-  made = _file(run.file).get_config(run.arguments)
+  made = _file(setting.file).get_config(setting.arguments)
   try:
-    made.update_from_flattened_dict(dict(run.fields))
+    made.update_from_flattened_dict(dict(setting.fields))
   except (KeyError, AttributeError, TypeError, ValueError) as error:
-    raise ConfigError(f'{run.config}: {error}') from error
+    raise ConfigError(f'{setting.config}: {error}') from error
   return made
 
 
@@ -238,20 +227,20 @@ def _file(name: str) -> Any:
   return module
 
 
-def identity(run: Run) -> dict[str, Any]:
+def identity(setting: Setting) -> dict[str, Any]:
   """Returns the fields that change a run's numbers, but the seed."""
-  fields = config_lib.identity(config_lib.flatten(config(run)))
+  fields = config_lib.identity(config_lib.flatten(config(setting)))
   del fields['seed']
   return fields
 
 
-def digested(run: Run) -> dict[str, Any]:
+def digested(setting: Setting) -> dict[str, Any]:
   """Returns the fields by which a sweep's directory tells a run.
 
   What came after the first version counts only where it isn't what it was born
   with: an earlier sweep's directories stay theirs.
   """
-  fields = identity(run)
+  fields = identity(setting)
   first = {n for n in fields if config_lib.FIELDS[n].since == '0.1.0'}
   return {
     n: fields[n] for n in fields if n in first | {*config_lib.told(fields)}

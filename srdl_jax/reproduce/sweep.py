@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from srdl_jax import storage
 from srdl_jax.errors import EXIT_CODES
 from srdl_jax.reproduce import scales
-from srdl_jax.reproduce.paper import Row, Run
+from srdl_jax.reproduce.paper import Row, Setting
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs.progress import duration
 from srdl_jax.runs.stop_request import StopRequest
@@ -48,24 +48,21 @@ class Job:
     return self.done.exists()
 
 
-def directory(root: pathlib.Path, run: Run, seed: int) -> pathlib.Path:
+def directory(root: pathlib.Path, setting: Setting, seed: int) -> pathlib.Path:
   """Returns where a run of a sweep lies: the same place for the same numbers.
 
   Args:
     root: of the sweep.
-    run: what is trained.
+    setting: what is trained.
     seed: of the run.
   """
-  text = json.dumps([scales.digested(run), _of_teacher(run)])
-  digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-  parts = [run.file, run.model, run.method]
-  if run.teacher:
-    parts.append(run.teacher.model)
+  parts = [setting.file, setting.model, setting.method]
+  teacher = setting.teacher
+  if teacher:
+    parts.append(teacher.model)
+  told = scales.digested(setting), teacher and scales.digested(teacher)
+  digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
   return root / 'runs' / f'{"-".join(parts)}-{digest}-seed{seed}'
-
-
-def _of_teacher(run: Run) -> object:
-  return scales.digested(run.teacher) if run.teacher else None
 
 
 def run_jobs(
@@ -73,37 +70,39 @@ def run_jobs(
   rows: Iterable[Row],
   seeds: Callable[[Row], int],
   *,
-  extra: Callable[[Run], Sequence[tuple[str, object]]],
-  work: Callable[[Run], float],
+  extra: Callable[[Setting], Sequence[tuple[str, object]]],
+  work: Callable[[Setting], float],
 ) -> list[Job]:
   """Returns the jobs that train rows: no run twice, teachers first.
 
   Args:
     root: of the sweep.
-    rows: whose runs may coincide.
+    rows: whose settings may coincide.
     seeds: how many of a row; a teacher has seed 0, for all of its students.
-    extra: fields of a run besides its own, by dotted names.
-    work: what a run costs.
+    extra: fields of a setting besides its own, by dotted names.
+    work: what a run of a setting costs.
   """
   jobs: dict[str, Job] = {}
 
-  def add(run: Run, seed: int) -> Job:
-    fields = [('seed', seed), *run.fields, *extra(run)]
+  def add(setting: Setting, seed: int) -> Job:
+    fields = [('seed', seed), *setting.fields, *extra(setting)]
     needs = ()
-    if run.teacher:
-      teacher = add(run.teacher, 0)
+    if setting.teacher:
+      teacher = add(setting.teacher, 0)
       needs = (teacher.name,)
-      fields.append(('teacher.workdir', str(directory(root, run.teacher, 0))))
-    place = directory(root, run, seed)
+      fields.append(
+        ('teacher.workdir', str(directory(root, setting.teacher, 0)))
+      )
+    place = directory(root, setting, seed)
     command = (
       '-m',
       'srdl_jax.main',
-      f'--config={scales.CONFIGS.parent / run.config}',
+      f'--config={scales.CONFIGS.parent / setting.config}',
       *(f'--config.{name}={value}' for name, value in fields),
       f'--workdir={place}',
     )
     job = Job(
-      place.name, command, place / run_directory.RESULT, needs, work(run)
+      place.name, command, place / run_directory.RESULT, needs, work(setting)
     )
     return jobs.setdefault(job.name, job)
 
@@ -111,7 +110,7 @@ def run_jobs(
   for seed in range(max(map(seeds, rows), default=0)):
     for row in rows:
       if seed < seeds(row):
-        add(row.run, seed)
+        add(row.setting, seed)
   return list(jobs.values())
 
 

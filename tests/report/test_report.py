@@ -48,17 +48,17 @@ def place_row(tmp_path):
   """Writes invented runs of a row of the paper, one a seed."""
 
   def write(row, *accuracies, **changes):
-    flat = config_lib.flatten(scales.config(row.run))
+    flat = config_lib.flatten(scales.config(row.setting))
     for seed, accuracy in enumerate(accuracies):
       fields = flat | {'seed': seed}
       found = made_runs.result(
         fields.pop('method'), fields.pop('seed'), accuracy
       )
       found['config'] |= fields
-      if row.run.teacher:
-        found['teacher']['model'] = row.run.teacher.model
+      if row.setting.teacher:
+        found['teacher']['model'] = row.setting.teacher.model
         found['teacher']['config'] = config_lib.flatten(
-          scales.config(row.run.teacher)
+          scales.config(row.setting.teacher)
         )
       count = len(list(tmp_path.iterdir()))
       made_runs.write(tmp_path / f'row{count}', found | changes)
@@ -296,7 +296,7 @@ def test_at_other_scales_the_papers_numbers_are_called_its_own(
   found = rows_lib.read([str(tmp_path)])
   text = document.markdown('t', report.sections(found, None), None)
   assert '## Smoke scale: no reproduction of the paper' in text
-  assert scales.stand_ins('smoke') in text
+  assert scales.SCALES['smoke'].meaning in text
   assert 'ours are not to be compared with them' in text
 
 
@@ -332,7 +332,7 @@ def test_several_metrics_are_several_lines(place_row, tmp_path):
 def kd(scale='full'):
   """Returns a vanilla row, and one that it taught."""
   rows = [row for row in scales.rows('table2', scale)]
-  taught = next(row for row in rows if row.run.teacher)
+  taught = next(row for row in rows if row.setting.teacher)
   return next(row for row in rows if row.name == taught.against), taught
 
 
@@ -442,21 +442,21 @@ def test_teachers_and_students_have_their_training_losses(place_row, tmp_path):
       for line in lines
     }
 
-  name = reproduce.NAMES[taught.run.teacher.model]
+  name = reproduce.NAMES[taught.setting.teacher.model]
   # From the students' records, until the teacher's own runs are there.
   assert read() == {
     vanilla.name: '0.1637 (1)',
     f'{name}, teacher': '0.0087 ± 0.0000 (2)',
     taught.name: '0.1637 ± 0.0000 (2)',
   }
-  teacher = reproduce.Row('', '', '', taught.run.teacher, ())
+  teacher = reproduce.Row('', '', '', taught.setting.teacher, ())
   place_row(teacher, 0.8)
   assert read()[f'{name}, teacher'] == '0.1637 (1)'
 
 
 def test_a_teacher_is_reported_before_its_students(place_row, tmp_path):
   _, taught = kd('short')
-  place_row(reproduce.Row('', '', '', taught.run.teacher, ()), 0.8)
+  place_row(reproduce.Row('', '', '', taught.setting.teacher, ()), 0.8)
   found = rows_lib.read([str(tmp_path)])
   sections = {s.name: s for s in report.sections(found, None)}
   (line,) = rows_of(sections['short-teachers'].parts[0])
@@ -512,7 +512,7 @@ def test_gains_are_drawn_by_budget(place_row, tmp_path, monkeypatch):
     lambda lines: drawn.append(lines) or '<svg/>',
   )
   for row in scales.rows('budget', 'full')[:4]:
-    good = row.run.method == 'srdl'
+    good = row.setting.method == 'srdl'
     place_row(row, 0.52 if good else 0.5, 0.54 if good else 0.5)
   rows = rows_lib.read([str(tmp_path)]).rows
   placed = paper_tables.place('budget', 'full', rows)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srdl_jax import build, data, models, reproduce, schedules
 from srdl_jax import config as config_lib
+from srdl_jax import data, methods, models, reproduce, schedules
 from srdl_jax.errors import ConfigError
 from srdl_jax.reproduce import scales
 
@@ -23,29 +23,29 @@ ROWS = [
   for row in scales.rows(table, scale)
 ]
 RUNS = {
-  (run.config, run.fields): run
+  (setting.config, setting.fields): setting
   for _, row in ROWS
-  for run in (row.run, row.run.teacher)
-  if run is not None
+  for setting in (row.setting, row.setting.teacher)
+  if setting is not None
 }
 HIGH, MIDDLE, LOW = 0.1, 0.01, 0.001
 
 
-def config_of(run):
-  config = scales.config(run)
+def config_of(setting):
+  config = scales.config(setting)
   config_lib.validate(config)
-  if run.teacher:
+  if setting.teacher:
     config.teacher.workdir = 'anywhere'
   return config
 
 
-@pytest.mark.parametrize('run', RUNS.values(), ids=lambda r: r.config)
+@pytest.mark.parametrize('setting', RUNS.values(), ids=lambda r: r.config)
 @pytest.mark.slow
-def test_a_row_loads_and_its_network_fits_its_data(run):
-  config = config_of(run)
+def test_a_row_loads_and_its_network_fits_its_data(setting):
+  config = config_of(setting)
   shape = data.shape(config.data.name)
   classes = config.data.classes or shape.num_classes
-  for stage in build.create_plan(config):
+  for stage in methods.create(config):
     assert output_of(stage.model, classes, shape.image_shape) == (1, classes)
 
 
@@ -58,15 +58,15 @@ def output_of(name, classes, image_shape):
   return logits.shape
 
 
-@pytest.mark.parametrize('run', RUNS.values(), ids=lambda r: r.config)
-def test_the_schedule_of_a_row_to_its_last_step(run):
-  config = config_of(run)
+@pytest.mark.parametrize('setting', RUNS.values(), ids=lambda r: r.config)
+def test_the_schedule_of_a_row_to_its_last_step(setting):
+  config = config_of(setting)
   shape = data.shape(config.data.name)
   examples = config.data.examples_per_class * (
     config.data.classes or shape.num_classes
   )
   per_epoch = (examples or shape.train_examples) // config.batch_size
-  stages = build.create_plan(config)
+  stages = methods.create(config)
   parts = [stage.epochs * per_epoch for stage in stages]
   schedule = schedules.over_stages(
     config.optimiser.learning_rate,
@@ -88,7 +88,7 @@ def test_the_schedule_of_a_row_to_its_last_step(run):
     start += steps
   rates = jax.vmap(schedule)(jnp.arange(sum(parts)))
   np.testing.assert_allclose(rates, np.concatenate(expected), rtol=1e-6)
-  if run.method in ('vanilla', 'srdl', 'stage_incomplete', 'no_restart'):
+  if setting.method in ('vanilla', 'srdl', 'stage_incomplete', 'no_restart'):
     assert sum(stage.epochs for stage in stages) == config.epochs
 
 
@@ -96,7 +96,7 @@ def test_epochs_are_the_papers():
   # PAPER: CIFAR 200, DenseNet-BC 300; Tiny ImageNet 150; Market-1501 120.
   found = collections.defaultdict(set)
   for row in reproduce.TABLES['table1'].rows + reproduce.TABLES['table3'].rows:
-    found[row.group, row.run.model].add(scales.config(row.run).epochs)
+    found[row.group, row.setting.model].add(scales.config(row.setting).epochs)
   for (group, model), epochs in found.items():
     expected = {'Tiny ImageNet': 150, 'Market-1501': 120}.get(group, 200)
     if model == 'densenet_bc_190_40' and group.startswith('CIFAR'):
@@ -132,7 +132,7 @@ def test_gains_are_those_that_the_paper_prints():
   for row in rows:
     if row.against:
       gain = accuracy[row.group, row.name] - accuracy[row.group, row.against]
-      expected = printed.pop((row.run.model, row.group))
+      expected = printed.pop((row.setting.model, row.group))
       assert gain == pytest.approx(expected, abs=1e-9)
   assert not printed
 
@@ -143,20 +143,20 @@ def test_tables_that_share_a_row_share_its_numbers():
     for row in table.rows:
       for name, number in row.metrics:
         if number is not None:
-          accuracy[row.run.config, row.run.fields, name].add(number)
+          accuracy[row.setting.config, row.setting.fields, name].add(number)
   assert all(len(numbers) == 1 for numbers in accuracy.values())
 
 
 def test_every_config_of_a_row_names_its_file_and_arguments():
-  for (text, _), run in RUNS.items():
+  for (text, _), setting in RUNS.items():
     path, _, arguments = text.partition(':')
     assert (pathlib.Path(scales.CONFIGS).parent / path).is_file()
     assert re.fullmatch(r'model=\w+,method=\w+(,\w+=\w+)*', arguments)
-    assert scales.identity(run)['model.name'] == run.model
+    assert scales.identity(setting)['model.name'] == setting.model
 
 
 def test_what_a_scale_leaves_out_is_another_network_or_data_set():
-  left_in = {row.run.model for s, row in ROWS if s == 'short'}
+  left_in = {row.setting.model for s, row in ROWS if s == 'short'}
   assert left_in == {'resnet8'}
   for table in ('table1', 'table2', 'table4', 'table5', 'table6', 'budget'):
     assert scales.rows(table, 'short')
@@ -175,14 +175,16 @@ def test_unknown_tables_and_scales_are_listed(unknown):
 
 
 def test_a_field_that_is_none_is_named():
-  run = reproduce.Run('digits', 'resnet8', 'srdl', fields=(('sede', 1),))
+  setting = reproduce.Setting(
+    'digits', 'resnet8', 'srdl', fields=(('sede', 1),)
+  )
   with pytest.raises(ConfigError, match='sede'):
-    scales.config(run)
+    scales.config(setting)
 
 
 def test_a_missing_file_is_named():
   with pytest.raises(ConfigError, match=r'none\.py is missing: install'):
-    scales.config(reproduce.Run('none', 'resnet8', 'srdl'))
+    scales.config(reproduce.Setting('none', 'resnet8', 'srdl'))
 
 
 def test_the_readme_has_the_papers_numbers():
@@ -192,10 +194,10 @@ def test_the_readme_has_the_papers_numbers():
   )
   assert len(rows) == 5
   expected = {
-    (row.run.method, metric): number
+    (row.setting.method, metric): number
     for table in ('table1', 'table4', 'table5', 'table6')
     for row in reproduce.TABLES[table].rows
-    if row.group == 'CIFAR-100' and row.run.model == 'resnet32'
+    if row.group == 'CIFAR-100' and row.setting.model == 'resnet32'
     for metric, number in row.metrics
   }
   for method, ensemble, number in rows:

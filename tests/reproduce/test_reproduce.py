@@ -169,7 +169,7 @@ def test_a_failed_row_is_listed_and_the_rest_goes_on(swept, tmp_path):
     place.unlink()
   # A run directory that isn't one: its row can't be trained.
   (row,) = reproduce_command.choose(['table4'], 'smoke', 'stage-incomplete')
-  place = sweep.directory(workdir, row.run, 0)
+  place = sweep.directory(workdir, row.setting, 0)
   (place / run_directory.CONFIG).write_text('{}')
   code, out, err = finish(workdir, 'table4', '--scale=smoke')
   assert code == 6
@@ -245,7 +245,7 @@ def test_no_row_is_an_error_that_lists_the_rows():
 @pytest.mark.parametrize('more', [(), ('--dry-run',)])
 def test_a_damaged_result_is_no_finished_row(tmp_path, more):
   (row,) = reproduce_command.choose(['table4'], 'smoke', 'stage-incomplete')
-  place = sweep.directory(tmp_path, row.run, 0)
+  place = sweep.directory(tmp_path, row.setting, 0)
   place.mkdir(parents=True)
   (place / run_directory.RESULT).write_text('{')
   code, _, err = ask(tmp_path, 'table4', '--scale=smoke', *more)

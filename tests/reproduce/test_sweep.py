@@ -13,7 +13,7 @@ import pytest
 import started
 from clock import Clock
 
-from srdl_jax import build, config, reproduce, storage
+from srdl_jax import config, methods, reproduce, storage
 from srdl_jax.errors import Interrupted, WorkdirError
 from srdl_jax.reproduce import scales, sweep
 from srdl_jax.runs import stop_request
@@ -126,15 +126,15 @@ def test_a_request_to_stop_lets_jobs_save(tmp_path):
 
 
 def test_a_later_field_leaves_directories_where_they_were(monkeypatch):
-  run = scales.rows('table1', 'smoke')[0].run
+  setting = scales.rows('table1', 'smoke')[0].setting
   place = pathlib.Path('runs/digits-resnet8-vanilla-8b27656d-seed0')
-  assert sweep.directory(pathlib.Path(), run, 0) == place
+  assert sweep.directory(pathlib.Path(), setting, 0) == place
   later = {'later': config.Field(0, 'a test', since='0.2.0')}
   monkeypatch.setattr(config, 'FIELDS', {**config.FIELDS, **later})
-  assert sweep.directory(pathlib.Path(), run, 0) == place
+  assert sweep.directory(pathlib.Path(), setting, 0) == place
   first = {'later': config.Field(0, 'a test')}
   monkeypatch.setattr(config, 'FIELDS', {**config.FIELDS, **first})
-  assert sweep.directory(pathlib.Path(), run, 0) != place
+  assert sweep.directory(pathlib.Path(), setting, 0) != place
 
 
 def test_what_another_process_holds_is_left_to_it(tmp_path):
@@ -246,24 +246,30 @@ def test_time_left_follows_from_work_done(tmp_path, monkeypatch):
 def jobs_of(tables, scale, seeds=1, root=pathlib.Path('/sweep')):
   rows = [row for table in tables for row in scales.rows(table, scale)]
   return sweep.run_jobs(
-    root, rows, lambda row: seeds, extra=lambda run: (), work=lambda run: 1.0
+    root,
+    rows,
+    lambda row: seeds,
+    extra=lambda setting: (),
+    work=lambda setting: 1.0,
   )
 
 
-def trained(run, seed):
+def trained(setting, seed):
   """What a run does, whatever its method is called."""
-  config = scales.config(run)
-  if run.teacher:
+  config = scales.config(setting)
+  if setting.teacher:
     config.teacher.workdir = 'anywhere'
-  stages = build.create_plan(config)
-  fields = scales.identity(run)
+  stages = methods.create(config)
+  fields = scales.identity(setting)
   rest = {
     name: value
     for name, value in fields.items()
     if name != 'method'
     and not name.startswith(('srdl.', 'born_again.', 'teacher.'))
   }
-  return repr((stages, rest, run.teacher and trained(run.teacher, 0), seed))
+  return repr(
+    (stages, rest, setting.teacher and trained(setting.teacher, 0), seed)
+  )
 
 
 @pytest.mark.parametrize('scale', reproduce.SCALES)
@@ -272,12 +278,12 @@ def test_no_two_runs_are_the_same_training(scale):
     row for table in reproduce.TABLES for row in scales.rows(table, scale)
   ]
   runs = {
-    sweep.directory(pathlib.Path('/sweep'), run, 0): run
+    sweep.directory(pathlib.Path('/sweep'), setting, 0): setting
     for row in rows
-    for run in (row.run, row.run.teacher)
-    if run
+    for setting in (row.setting, row.setting.teacher)
+    if setting
   }
-  done = [trained(run, 0) for run in runs.values()]
+  done = [trained(setting, 0) for setting in runs.values()]
   assert len(set(done)) == len(done)
   assert len(jobs_of(reproduce.TABLES, scale)) == len(runs) < len(rows)
 
@@ -309,9 +315,9 @@ def test_one_teacher_serves_students_of_all_seeds():
 def test_the_place_of_a_run_depends_on_its_numbers():
   root = pathlib.Path('/sweep')
   rows = scales.rows('table2', 'full')
-  places = {sweep.directory(root, row.run, 0) for row in rows}
+  places = {sweep.directory(root, row.setting, 0) for row in rows}
   assert len(places) == len(rows)
-  assert sweep.directory(root, rows[0].run, 1) not in places
+  assert sweep.directory(root, rows[0].setting, 1) not in places
 
 
 @pytest.mark.parametrize('count', [1, 2, 3, 7])
