@@ -8,7 +8,7 @@ does, resize to a square (bilinear), mirror at random, and batch.
 import pathlib
 from collections.abc import Iterator
 
-from srdl_jax.data import folder
+from srdl_jax.data.images import IMAGENET_MEAN, IMAGENET_STD
 
 # Of a crop: as shares of the area, and width over height.
 AREAS, ASPECTS = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -40,7 +40,7 @@ def torch_batches(
   ]
   normalised = [
     transforms.ToTensor(),
-    transforms.Normalize(folder.MEAN, folder.STD),
+    transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
   ]
   endings = {'pytorch': [transforms.PILToTensor()], 'pytorch_float': normalised}
 

@@ -45,12 +45,14 @@ class Cifar(preparation.Archive):
       'image': tfds.features.Image(shape=_SHAPE),
     }
 
-  def examples(self, path: pathlib.Path) -> dict[str, preparation.Examples]:
+  def examples(
+    self, path: pathlib.Path
+  ) -> dict[str, preparation.KeyedExamples]:
     return {split: self._examples_of(path, split) for split in self.splits}
 
   def _examples_of(
     self, path: pathlib.Path, split: str
-  ) -> preparation.Examples:
+  ) -> preparation.KeyedExamples:
     records = b''.join(self._read(path, self.files[split]))
     count = len(self.class_names)
     rows = np.frombuffer(records, np.uint8).reshape(-1, count + 3072)

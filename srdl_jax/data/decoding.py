@@ -7,6 +7,7 @@ its size, and no further down than the crop reaches. `image_files` says what
 becomes of the many kinds of pixels.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -48,7 +49,6 @@ Box = tuple[float, float, float, float]
 def decode(
   content: bytes,
   *,
-  at_least: tuple[int, int] | None = None,
   orient: bool = False,
 ) -> Image.Image:
   """Decodes an image file of any of the known formats.
@@ -56,8 +56,6 @@ def decode(
   Args:
     content: the file: JPEG, PNG, BMP, GIF, WebP, TIFF or PPM, whatever its
       name says.
-    at_least: (width, height) that the result must reach, if the image does; a
-      JPEG may then be read at a half, a quarter or an eighth of its size.
     orient: turn the image as its EXIF says. TIFF files are always turned.
 
   Returns:
@@ -68,9 +66,6 @@ def decode(
   """
   image = image_files.open_image(content)
   turn = image_files.orientation(image) if orient else 1
-  if at_least is not None:
-    wide, high = at_least[::-1] if turn > 4 else at_least
-    image_files.reduce(image, min(image.width / wide, image.height / high))
   return _upright(image_files.pixels(image), turn)
 
 
@@ -92,10 +87,7 @@ def evaluation_view(
   Raises:
     DecodeError: see `decode`.
   """
-
-  def choose(width: int, height: int) -> Box:
-    return centre_box(width, height, resize, size)
-
+  choose = functools.partial(centre_box, resize=resize, size=size)
   return _view(content, choose, size, _EVALUATION_GAP, orient)
 
 
@@ -125,10 +117,7 @@ def training_view(
   Raises:
     DecodeError: see `decode`.
   """
-
-  def choose(width: int, height: int) -> Box:
-    return random_box(width, height, rng, least_area)
-
+  choose = functools.partial(random_box, rng=rng, least_area=least_area)
   return _view(content, choose, size, 1, orient)
 
 

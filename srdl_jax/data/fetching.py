@@ -7,6 +7,7 @@ opens files of this machine only, and a local disk is faster than a bucket when
 rows are read in random order.
 """
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -16,6 +17,7 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from concurrent import futures
 
 from srdl_jax import storage
@@ -58,12 +60,8 @@ def fetch(
     verify(destination, sha256)
     return destination
   part = destination.with_name(f'{destination.name}.part')
-  try:
+  with _failures(url, timeout):
     _receive(url, part, timeout, destination.name)
-  except (OSError, http.client.HTTPException, ValueError) as error:
-    raise DataError(
-      f'could not download {url}: {_reason(error, timeout)}'
-    ) from error
   try:
     verify(part, sha256)
   except DataError:
@@ -84,12 +82,8 @@ def check(url: str, *, timeout: float = 10.0) -> None:
   Raises:
     DataError: the network or server failed.
   """
-  try:
+  with _failures(url, timeout):
     _open(url, 0, timeout).close()
-  except (OSError, http.client.HTTPException, ValueError) as error:
-    raise DataError(
-      f'could not download {url}: {_reason(error, timeout)}'
-    ) from error
 
 
 def verify(path: pathlib.Path, sha256: str) -> None:
@@ -112,6 +106,16 @@ def verify(path: pathlib.Path, sha256: str) -> None:
       f'{path} is damaged or another file: expected sha256 {sha256}, '
       f'got {got}; replace it'
     )
+
+
+@contextlib.contextmanager
+def _failures(url: str, timeout: float) -> Iterator[None]:
+  try:
+    yield
+  except (OSError, http.client.HTTPException, ValueError) as error:
+    raise DataError(
+      f'could not download {url}: {_reason(error, timeout)}'
+    ) from error
 
 
 def _reason(error: Exception, timeout: float) -> str:

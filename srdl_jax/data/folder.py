@@ -23,14 +23,11 @@ import numpy as np
 from srdl_jax import data
 from srdl_jax.data import folder_files
 from srdl_jax.data.folder_files import Fault, Paths
-from srdl_jax.data.images import StreamedImages
+from srdl_jax.data.images import IMAGENET_MEAN, IMAGENET_STD, StreamedImages
 from srdl_jax.errors import ConfigError, DataError
 
 VERSION = '1.0.0'
 SIZE = 224
-# ImageNet's, which imported networks expect.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 _TEST_FOLDERS = ('val', 'test')
 _HELD_OUT = 1 / 5
 _SEED = 'srdl_jax folder 1'
@@ -70,8 +67,8 @@ def load(source: data.Location) -> data.Dataset:
     name='folder',
     version=VERSION,
     num_classes=len(parts['train']),
-    mean=MEAN,
-    std=STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     train=train,
     test=test,
   )
@@ -184,9 +181,7 @@ def _report(
 
 
 def _listed(names: Sequence[str]) -> str:
-  shown = ', '.join(folder_files.printable(n) for n in names[:_SHOWN])
-  more = len(names) - _SHOWN
-  return f'{shown} and {more} more' if more > 0 else shown
+  return folder_files.listed(names, _SHOWN)
 
 
 def _divided(root: pathlib.Path, part: Paths) -> dict[str, Paths]:

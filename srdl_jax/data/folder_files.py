@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from srdl_jax.data import image_files
 from srdl_jax.errors import DataError
@@ -65,6 +65,13 @@ class Files:
 def printable(path: str) -> str:
   """Returns a path as text: a file's name may be any bytes."""
   return os.fsencode(path).decode('utf-8', 'backslashreplace')
+
+
+def listed(names: Sequence[str], most: int) -> str:
+  """Returns the first of some names, and how many more there are."""
+  shown = ', '.join(printable(name) for name in names[:most])
+  more = len(names) - most
+  return f'{shown} and {more} more' if more > 0 else shown
 
 
 def folders(directory: pathlib.Path) -> list[str]:

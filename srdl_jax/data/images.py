@@ -19,6 +19,10 @@ from PIL import Image
 from srdl_jax.data import decoding
 from srdl_jax.errors import DataError
 
+# Per channel, of ImageNet's training pixels scaled to [0, 1]: everyone uses
+# these, and imported networks expect them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 _THREADS = 16
 # What reading a record raises: files, ArrayRecord, sockets, the decoder.
 _UNREADABLE = (OSError, RuntimeError, ValueError, IndexError)

@@ -23,7 +23,7 @@ _THREADS = 2
 _AHEAD = 2
 
 
-class Examples(Protocol):
+class RandomAccess(Protocol):
   """Examples by position; it can be pickled, for worker processes."""
 
   def __len__(self) -> int:
@@ -129,7 +129,7 @@ def _end_with(run: multiprocessing.process.BaseProcess) -> None:
 
 
 def batches(
-  source: Examples, batch_size: int, *, first: int = 0, workers: int = 0
+  source: RandomAccess, batch_size: int, *, first: int = 0, workers: int = 0
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the source's examples in order, stacked; the remainder is dropped.
 
@@ -182,7 +182,7 @@ class _Batches:
       it.
   """
 
-  source: Examples
+  source: RandomAccess
   size: int
   shared: bool
 

@@ -27,7 +27,7 @@ from srdl_jax.storage import locks
 
 _log = logging.getLogger(__name__)
 # TFDS orders them by a hash of their keys.
-Examples = Iterator[tuple[str | int, dict[str, Any]]]
+KeyedExamples = Iterator[tuple[str | int, dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Archive(abc.ABC):
     """
 
   @abc.abstractmethod
-  def examples(self, path: pathlib.Path) -> dict[str, Examples]:
+  def examples(self, path: pathlib.Path) -> dict[str, KeyedExamples]:
     """Returns the examples of each split: keys, and features by name.
 
     Args:
@@ -173,7 +173,7 @@ def builder_of(
       found = archive.examples(path)
       return {s: self._generate_examples(found[s]) for s in archive.splits}
 
-    def _generate_examples(self, examples: Examples) -> Examples:
+    def _generate_examples(self, examples: KeyedExamples) -> KeyedExamples:
       yield from examples
 
   return Builder(data_dir=data_dir)
@@ -267,33 +267,34 @@ def find(file: str, source: data.Location) -> pathlib.Path | None:
   return next((path for path in paths if path.is_file()), None)
 
 
-def _missing(archive: Archive, source: data.Location, reason: str) -> str:
-  return (
-    f'{archive.name}/{archive.version} is not in '
-    f'{tfds_reader.root(source.data_dir)}, and {reason}. Put {archive.file} '
-    f'from {archive.url} (sha256 {archive.sha256}) into '
-    f'{folders(source)[0]}, or set data_dir to where it is prepared'
-  )
+@contextlib.contextmanager
+def _or_by_hand(archive: Archive, source: data.Location) -> Iterator[None]:
+  """Adds what else to do to an error inside."""
+  try:
+    yield
+  except DataError as error:
+    raise DataError(
+      f'{archive.name}/{archive.version} is not in '
+      f'{tfds_reader.root(source.data_dir)}, and {error}. Put {archive.file} '
+      f'from {archive.url} (sha256 {archive.sha256}) into '
+      f'{folders(source)[0]}, or set data_dir to where it is prepared'
+    ) from error
 
 
 def _check_server(archive: Archive, source: data.Location) -> None:
   """Fails, before anything is written, where a download could not begin."""
-  if not source.download:
-    raise DataError(_missing(archive, source, 'downloading is off'))
-  try:
+  with _or_by_hand(archive, source):
+    if not source.download:
+      raise DataError('downloading is off')
     fetching.check(archive.url)
-  except DataError as error:
-    raise DataError(_missing(archive, source, str(error))) from error
 
 
 def _download(archive: Archive, source: data.Location) -> pathlib.Path:
   folder = folders(source)[1]
   folder.mkdir(parents=True, exist_ok=True)
-  try:
+  with _or_by_hand(archive, source):
     path = folder / archive.file
     return fetching.fetch(archive.url, path, sha256=archive.sha256)
-  except DataError as error:
-    raise DataError(_missing(archive, source, str(error))) from error
 
 
 def _run(archive: Archive, path: pathlib.Path, folder: pathlib.Path) -> None:
@@ -306,6 +307,7 @@ def _run(archive: Archive, path: pathlib.Path, folder: pathlib.Path) -> None:
   except RuntimeError as error:
     # What array_record raises on a full disk.
     raise OSError(str(error)) from error
+  # TFDS makes DATASET/VERSION below.
   for file in list(builder.data_path.iterdir()):
     file.rename(folder / file.name)
   shutil.rmtree(folder / 'tfds')

@@ -8,7 +8,6 @@ when a note about it is there, which is written last.
 
 import bisect
 import dataclasses
-import io
 import itertools
 import os
 import pathlib
@@ -258,9 +257,8 @@ class Shards:
       image_bytes=sum(sizes),
       file_bytes=path.stat().st_size,
     )
-    content = io.BytesIO()
-    np.savez(content, **vars(shard))
-    files.replace_here(self._note(number), content.getvalue())
+    with files.new_file(self._note(number)) as draft, draft.open('wb') as file:
+      np.savez(file, **vars(shard))
     self.finished.append(shard)
 
   def _path(self, number: int) -> pathlib.Path:

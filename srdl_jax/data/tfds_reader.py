@@ -177,13 +177,19 @@ def read_split(
     images[row] = image
     labels[row] = label
     ids.append(example_id)
-  if count and not 0 <= labels.min() <= labels.max() < num_classes:
-    raise DataError(
-      f'{info.full_name}, {name}: labels from {labels.min()} to '
-      f'{labels.max()}, expected 0 to {num_classes - 1}'
-    )
+  if count:
+    check_labels(f'{info.full_name}, {name}', labels, num_classes)
   identity = data.fingerprint(info.full_name, name, ids, labels)
   return data.Split(name, images, labels, identity)
+
+
+def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
+  """Raises a DataError where a label is not in 0 .. num_classes - 1."""
+  if not 0 <= labels.min() <= labels.max() < num_classes:
+    raise DataError(
+      f'{where}: labels from {labels.min()} to {labels.max()}, expected 0 to '
+      f'{num_classes - 1}'
+    )
 
 
 def _examples(

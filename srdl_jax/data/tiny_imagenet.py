@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 
 from srdl_jax import storage
 from srdl_jax.data import preparation, tfds_reader
+from srdl_jax.data.folder_files import listed
 from srdl_jax.errors import DataError
 
 _SHAPE = (64, 64, 3)
@@ -51,7 +52,9 @@ class TinyImageNet(preparation.Archive):
       'label': tfds.features.ClassLabel(names=classes),
     }
 
-  def examples(self, path: pathlib.Path) -> dict[str, preparation.Examples]:
+  def examples(
+    self, path: pathlib.Path
+  ) -> dict[str, preparation.KeyedExamples]:
     # All lists are looked at before the first image is written.
     with _opened(path) as archive:
       classes = _classes(archive, self)
@@ -66,7 +69,7 @@ class TinyImageNet(preparation.Archive):
 
   def _examples_of(
     self, path: pathlib.Path, split: str, labels: Mapping[str, str]
-  ) -> preparation.Examples:
+  ) -> preparation.KeyedExamples:
     told = storage.Told(f'{self.name}, {split}', 'images', len(labels))
     for member, content in _images(path, labels):
       name = member.rpartition('/')[2]
@@ -158,13 +161,15 @@ def _train_labels(
   """Returns classes by image: those of the folders that images are in."""
   folder = f'{_FOLDER}/train'
   labels = {m: m.split('/')[2] for m in _files(archive, folder)}
-  counts = collections.Counter(labels.values())
-  if unknown := sorted(set(counts) - set(classes)):
-    raise _wrong(archive, f'{_CLASSES} does not list {folder}/{_some(unknown)}')
-  if empty := sorted(set(classes) - set(counts)):
-    raise _wrong(archive, f'no images are in {folder}/{_some(empty)}')
-  for name in classes:
-    _check_count(archive, 'train', name, counts[name], spec.train_per_class)
+  found = set(labels.values())
+  if unknown := sorted(found - set(classes)):
+    raise _wrong(
+      archive,
+      f'{_CLASSES} does not list {folder}/{listed(unknown, 1)}',
+    )
+  if empty := sorted(set(classes) - found):
+    raise _wrong(archive, f'no images are in {folder}/{listed(empty, 1)}')
+  _check_counts(archive, 'train', labels, classes, spec.train_per_class)
   return labels
 
 
@@ -183,32 +188,31 @@ def _validation_labels(
     labels[f'{folder}/{name}'] = rest[0]
   files = set(_files(archive, folder))
   if unlabelled := sorted(files - set(labels)):
-    raise _wrong(archive, f'{_ANNOTATIONS} lacks {_some(unlabelled)}')
+    raise _wrong(archive, f'{_ANNOTATIONS} lacks {listed(unlabelled, 1)}')
   if absent := sorted(set(labels) - files):
-    raise _wrong(archive, f'{_ANNOTATIONS} names absent {_some(absent)}')
+    raise _wrong(archive, f'{_ANNOTATIONS} names absent {listed(absent, 1)}')
   if unknown := sorted(m for m, k in labels.items() if k not in classes):
     raise _wrong(
       archive,
       f'{_ANNOTATIONS} gives {unknown[0]} the class {labels[unknown[0]]}, '
       f'which {_CLASSES} does not list',
     )
-  counts = collections.Counter(labels.values())
   expected = spec.validation_per_class
-  for name in classes:
-    _check_count(archive, 'validation', name, counts[name], expected)
+  _check_counts(archive, 'validation', labels, classes, expected)
   return dict(sorted(labels.items()))
 
 
-def _check_count(
-  archive: zipfile.ZipFile, split: str, name: str, count: int, expected: int
+def _check_counts(
+  archive: zipfile.ZipFile,
+  split: str,
+  labels: Mapping[str, str],
+  classes: Iterable[str],
+  expected: int,
 ) -> None:
-  if count != expected:
-    raise _wrong(
-      archive, f'{split} has {count} images of {name}, expected {expected}'
-    )
-
-
-def _some(names: list[str]) -> str:
-  """The first of the names, and how many more there are."""
-  more = len(names) - 1
-  return f'{names[0]} and {more} more' if more else names[0]
+  counts = collections.Counter(labels.values())
+  for name in classes:
+    if counts[name] != expected:
+      raise _wrong(
+        archive,
+        f'{split} has {counts[name]} images of {name}, expected {expected}',
+      )

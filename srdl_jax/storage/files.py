@@ -71,7 +71,8 @@ def replace(path: str | os.PathLike[str], content: bytes) -> None:
     if bucket.is_bucket(path):
       path.write_bytes(content)
     else:
-      replace_here(path, content)
+      with new_file(path) as draft:
+        draft.write_bytes(content)
 
 
 def exists(path: bucket.Path) -> bool:
@@ -82,16 +83,6 @@ def exists(path: bucket.Path) -> bool:
   """
   with failures(path, 'read'):
     return path.exists()
-
-
-def replace_here(path: pathlib.Path, content: bytes) -> None:
-  """Does what `replace` does with a file of this machine.
-
-  Raises:
-    OSError: it can't be written; an earlier one stays.
-  """
-  with new_file(path) as draft:
-    draft.write_bytes(content)
 
 
 @contextlib.contextmanager

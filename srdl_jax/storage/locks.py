@@ -98,42 +98,36 @@ def _take_within(descriptor: int, seconds: float) -> None:
 
 def _open_lock(workdir: pathlib.Path) -> int:
   """Creates the run directory and opens its lock file."""
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
+  with bucket.failures(f'workdir {workdir}'):
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+      raise errors.WorkdirError(
+        f'workdir {workdir} is a file: give a directory'
+      ) from error
     return os.open(workdir / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-  except FileExistsError as error:
-    raise errors.WorkdirError(
-      f'workdir {workdir} is a file: give a directory'
-    ) from error
-  except OSError as error:
-    raise errors.WorkdirError(
-      f'workdir {workdir} cannot be written: {error.strerror}'
-    ) from error
 
 
 def _take(
   descriptor: int, workdir: pathlib.Path, patience: float | None
 ) -> None:
   """Locks the open file and writes into it who holds it."""
-  try:
-    if patience is None:
-      fcntl.flock(descriptor, fcntl.LOCK_EX)
-    else:
-      _take_within(descriptor, patience)
+  with bucket.failures(f'workdir {workdir}', 'locked'):
+    try:
+      if patience is None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+      else:
+        _take_within(descriptor, patience)
+    except BlockingIOError as error:
+      holder = os.pread(descriptor, 1000, 0).decode(errors='replace').strip()
+      raise errors.WorkdirError(
+        f'workdir {workdir} is in use by {holder or "another process"}: wait '
+        'for it, or give another workdir'
+      ) from error
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     holder = f'pid {os.getpid()} on {socket.gethostname()} since {since}\n'
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, holder.encode(), 0)
-  except BlockingIOError as error:
-    holder = os.pread(descriptor, 1000, 0).decode(errors='replace').strip()
-    raise errors.WorkdirError(
-      f'workdir {workdir} is in use by {holder or "another process"}: wait '
-      'for it, or give another workdir'
-    ) from error
-  except OSError as error:
-    raise errors.WorkdirError(
-      f'workdir {workdir} cannot be locked: {error.strerror}'
-    ) from error
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from srdl_jax import data
 from srdl_jax.data import tfds_reader
 from srdl_jax.data.imagenet import index as imagenet_index
 from srdl_jax.data.imagenet.index import Index
-from srdl_jax.data.images import StreamedImages
+from srdl_jax.data.images import IMAGENET_MEAN, IMAGENET_STD, StreamedImages
 from srdl_jax.data.records import Records
 from srdl_jax.errors import DataError
 from srdl_jax.storage import locks
@@ -36,9 +36,6 @@ __all__ = [
 NAME = 'imagenet2012'
 VERSION = '5.1.0'
 SPLITS = ('train', 'validation')
-# Of the training images' pixels, scaled to [0, 1]; everyone uses these.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 _SIZE, _RESIZE = 224, 256
 _log = logging.getLogger(__name__)
 
@@ -87,8 +84,8 @@ def load(source: data.Location) -> data.Dataset:
     name='imagenet',
     version=VERSION,
     num_classes=num_classes,
-    mean=MEAN,
-    std=STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     train=train,
     test=validation,
   )
@@ -127,7 +124,10 @@ def _indices(
         _keep(directory, indices)
   num_classes = builder.info.features['label'].num_classes
   for split, index in indices.items():
-    _check_labels(f'{directory}, {split}', index.labels, num_classes)
+    where = f'{directory}, {split}'
+    if not len(index.labels):
+      raise DataError(f'{where}: there are no images')
+    tfds_reader.check_labels(where, index.labels, num_classes)
   return indices
 
 
@@ -158,14 +158,4 @@ def _keep(directory: pathlib.Path, indices: dict[str, Index]) -> None:
       'cannot keep the labels in %s (%s): the next run reads all images again',
       directory,
       error,
-    )
-
-
-def _check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
-  if not len(labels):
-    raise DataError(f'{where}: there are no images')
-  if not 0 <= labels.min() <= labels.max() < num_classes:
-    raise DataError(
-      f'{where}: labels from {labels.min()} to {labels.max()}, expected 0 to '
-      f'{num_classes - 1}'
     )

@@ -5,7 +5,6 @@ Without it, labels would be had by reading 140 GB of images.
 """
 
 import dataclasses
-import io
 import logging
 import os
 import pathlib
@@ -72,9 +71,8 @@ def write(directory: pathlib.Path, indices: Mapping[str, Index]) -> None:
     for split, index in indices.items()
     for name, value in vars(index).items()
   }
-  content = io.BytesIO()
-  np.savez(content, **arrays)
-  files.replace_here(directory / FILE, content.getvalue())
+  with files.new_file(directory / FILE) as draft, draft.open('wb') as file:
+    np.savez(file, **arrays)
 
 
 def read(directory: pathlib.Path, splits: Sequence[str]) -> dict[str, Index]:

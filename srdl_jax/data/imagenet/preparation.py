@@ -125,7 +125,8 @@ def _check_plan(
     plan[archives.path(split).name] = archives.path(split).stat().st_size
   path = staging / 'plan.json'
   if not path.exists():
-    files.replace_here(path, json.dumps(plan, indent=2).encode())
+    with files.new_file(path) as draft:
+      draft.write_text(json.dumps(plan, indent=2))
   begun = json.loads(path.read_text())
   if differs := [name for name in plan if begun.get(name) != plan[name]]:
     raise DataError(

@@ -14,7 +14,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from srdl_jax import data
-from srdl_jax.data.images import EncodedImages, PersonImages
+from srdl_jax.data.images import (
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  EncodedImages,
+  PersonImages,
+)
 from srdl_jax.errors import ConfigError
 
 __all__ = [
@@ -33,9 +38,6 @@ JUNK = -1
 DISTRACTOR = 0
 VERSION = '1.0.0'
 HEIGHT = 256
-# ImageNet's, which imported networks expect.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 _NAME = re.compile(
   r'(-1|[0-9]{4})_c([0-9]{1,2})'
   r'(?:s[0-9]_[0-9]{6}_[0-9]{2}|_f?[0-9]+)\.jpg(?:\.jpg)?'
@@ -138,8 +140,8 @@ def dataset(
     name=name,
     version=VERSION,
     num_classes=len(identities),
-    mean=MEAN,
-    std=STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     train=data.Split(
       name='train',
       images=images['train'][:],

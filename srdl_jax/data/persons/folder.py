@@ -82,7 +82,7 @@ def read(root: pathlib.Path, skip_unreadable: bool = False) -> dict[str, Part]:
       'skipped: %s',
       root,
       len(skipped),
-      _some(skipped),
+      folder_files.listed(skipped, _SHOWN),
     )
   if 'multi_query' in paths:
     paths['multi_query'] = _asked_for(paths['multi_query'], paths['query'])
@@ -138,7 +138,8 @@ def _report(
 ) -> None:
   """Refuses the folder for images that can't be read, or logs them."""
   named = [f'{path} ({reason})' for path, reason in sorted(faults)]
-  told = f'in {root}, {len(faults)} image(s) cannot be read: {_some(named)}'
+  shown = folder_files.listed(named, _SHOWN)
+  told = f'in {root}, {len(faults)} image(s) cannot be read: {shown}'
   if not skip:
     raise DataError(
       f'{told}; restore them, or have them skipped by data.skip_unreadable=True'
@@ -157,9 +158,3 @@ def _nothing(root: pathlib.Path, split: str) -> str:
     f'{root / FOLDERS[split]} has no images that are named like '
     '0002_c1s1_000451_03.jpg and can be read'
   )
-
-
-def _some(names: Sequence[str]) -> str:
-  shown = ', '.join(folder_files.printable(name) for name in names[:_SHOWN])
-  more = len(names) - _SHOWN
-  return f'{shown} and {more} more' if more > 0 else shown
