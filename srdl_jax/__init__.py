@@ -7,7 +7,7 @@ To be read in this order:
   methods       a method is a list of stages; METHODS
   losses        Eq 2, 5, 6, 7
   schedules     Eq 3 and 4
-  steps         the train step and the predict step
+  steps         the train step
   train_state   the state, the random restart, SGD
   augment       flip, crop, normalise
   stage         one stage, from fresh to final
@@ -37,7 +37,8 @@ Packages:
   report     finished runs beside the paper's tables
 
 Beside them: errors, command (what all commands share), result (result.json),
-cost, flops, rank (metrics of given features).
+trained (a run's networks, opened again), cost, flops, rank (metrics of given
+features).
 
 Letters in names such as `logits_BxK`, here and in every module:
 

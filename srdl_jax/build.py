@@ -30,7 +30,7 @@ from srdl_jax.data import sampling
 from srdl_jax.errors import ConfigError
 from srdl_jax.experiment import BoundStage, Experiment, Imported
 from srdl_jax.network import CLASSIFICATION, RETRIEVAL, Network
-from srdl_jax.retrieval import Task
+from srdl_jax.retrieval import measure
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import finished
 from srdl_jax.runs.checkpoint import Checkpoints
@@ -166,11 +166,12 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
   dataset = dataclasses.replace(dataset, num_classes=classes)
   if dataset.train.is_streamed:
     dataset = with_crops(dataset, config.augment.least_area)
-  imported_network = None
+  teacher = None
   if imported is not None:
     check_teacher(imported, dataset, train_rows)
-    imported_network = create_network(
-      imported.config, imported.config.model.name, dataset, devices
+    its = imported.config
+    teacher = imported.teacher(
+      create_network(its, its.model.name, dataset, devices)
     )
   flip_and_crop = augmentation(config, dataset)
   steps_per_epoch = len(train_rows) // config.batch_size
@@ -196,7 +197,7 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
     stages=_bind(
       config,
       plan,
-      [imported_network, *(networks[stage.model] for stage in plan)],
+      [teacher and teacher.network, *(networks[s.model] for s in plan)],
       weights,
       # Stages that learn alike share a compilation.
       functools.cache(
@@ -207,7 +208,7 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
     ),
     weights=weights,
     imported=imported,
-    imported_network=imported_network,
+    imported_teacher=teacher,
     schedule=schedule,
     devices=devices,
     flip_and_crop=jax.jit(flip_and_crop),
@@ -348,24 +349,10 @@ def choose_examples(
       f'{len(train_rows)} training examples.'
     )
   if isinstance(dataset.test, data.Retrieval):
-    _check_retrieval(dataset.test)
+    measure.refuse_impossible(dataset.test)
     return train_rows, validation_rows, np.arange(0)
   test_rows = sampling.rows_of_classes(dataset.test.labels, config.data.classes)
   return train_rows, validation_rows, test_rows
-
-
-def _check_retrieval(test):
-  """Refuses a test in which no query can be answered, before training."""
-  asked = [slice(None)]
-  if test.multi_query is not None:
-    asked.append(test.pictured_queries)
-  for queries in asked:
-    Task(
-      test.query.identities[queries],
-      test.gallery.identities,
-      test.query.cameras[queries],
-      test.gallery.cameras,
-    ).refuse_impossible()
 
 
 def with_crops(dataset: data.Dataset, least_area: float) -> data.Dataset:

@@ -300,35 +300,19 @@ def defaults() -> ConfigDict:
   return ConfigDict(nested).lock()
 
 
-def _argument_model(config: ConfigDict, value: str) -> None:
-  config.model.name = value
+def _settings_of(argument: str, value: str) -> dict[str, Any]:
+  """Returns the fields that 'argument=value' of a configuration file sets."""
+  if argument == 'teacher':
+    # Not what is there: a name means the same in every directory.
+    return {'teacher.workdir' if '/' in value else 'teacher.model': value}
+  if argument == 'recipe':
+    if value not in RECIPES:
+      raise ConfigError(unknown('recipe', value, RECIPES))
+    return RECIPES[value]
+  return {{'model': 'model.name', 'method': 'method'}[argument]: value}
 
 
-def _argument_teacher(config: ConfigDict, value: str) -> None:
-  # Not what is there: a name means the same in every directory.
-  if '/' in value:
-    config.teacher.workdir = value
-  else:
-    config.teacher.model = value
-
-
-def _argument_method(config: ConfigDict, value: str) -> None:
-  config.method = value
-
-
-def _argument_recipe(config: ConfigDict, value: str) -> None:
-  if value not in RECIPES:
-    raise ConfigError(unknown('recipe', value, RECIPES))
-  for name, setting in RECIPES[value].items():
-    config.update_from_flattened_dict({name: setting})
-
-
-ARGUMENTS: dict[str, Callable[[ConfigDict, str], None]] = {
-  'model': _argument_model,
-  'method': _argument_method,
-  'teacher': _argument_teacher,
-  'recipe': _argument_recipe,
-}
+ARGUMENTS = ('model', 'method', 'teacher', 'recipe')
 
 
 def apply_arguments(config: ConfigDict, text: str | None) -> ConfigDict:
@@ -354,7 +338,7 @@ def apply_arguments(config: ConfigDict, text: str | None) -> ConfigDict:
     if name in seen:
       raise ConfigError(f'Config argument {name!r} is given twice.')
     seen.add(name)
-    ARGUMENTS[name](config, value)
+    config.update_from_flattened_dict(_settings_of(name, value))
   return config
 
 

@@ -178,23 +178,16 @@ class Imported:
     """Of that run."""
     return self.identity.config
 
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-  """Those examples of a split that a run uses.
-
-  Attributes:
-    split: all of it.
-    rows: numbers of the examples, int [n], ascending.
-  """
-
-  split: data.Split
-  rows: np.ndarray
-
-  @property
-  def labels(self) -> np.ndarray:
-    """Classes of the n examples."""
-    return self.split.labels[self.rows]
+  def teacher(self, network: Network) -> Teacher:
+    """Returns what teaches: this run's network."""
+    return Teacher(
+      methods.IMPORTED,
+      network,
+      self.end.variables,
+      self.checkpoint,
+      self.config.seed,
+      self.config.distillation.temperature,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +202,7 @@ class Experiment:
     stages: what the method does, one after another.
     weights: that the configured network starts from, or None.
     imported: the finished run that teaches, or None.
-    imported_network: its network, or None.
+    imported_teacher: its network, or None.
     schedule: rate by global step.
     devices: to run on.
     flip_and_crop: the augmentation, see `augment.flip_and_crop`.
@@ -223,7 +216,7 @@ class Experiment:
   stages: tuple[BoundStage, ...]
   weights: weights_lib.Weights | None
   imported: Imported | None
-  imported_network: Network | None
+  imported_teacher: Teacher | None
   schedule: optax.Schedule
   devices: list[jax.Device]
   flip_and_crop: Callable[..., jax.Array]
@@ -257,7 +250,7 @@ class Experiment:
       f'{len(self.devices)} {device.platform} device(s), {device.device_kind}'
     ) + (self.weights and self.weights.description(classes) or '')
 
-  def examples(self, split: str) -> Examples:
+  def examples(self, split: str) -> data.Subset:
     """Returns the examples of 'train', 'validation' or 'test'.
 
     Raises:
@@ -269,9 +262,9 @@ class Experiment:
         'ranked, not classified.'
       )
     if split == 'test':
-      return Examples(self.dataset.test, self.test_rows)
+      return data.Subset(self.dataset.test, self.test_rows)
     rows = self.train_rows if split == 'train' else self.validation_rows
-    return Examples(self.dataset.train, rows)
+    return data.Subset(self.dataset.train, rows)
 
   @property
   def selection_split(self) -> str:
@@ -303,20 +296,6 @@ class Experiment:
       checkpoint.digest(end.state),
       self.config.seed,
       self.config.distillation.temperature,
-    )
-
-  @property
-  def imported_teacher(self) -> Teacher | None:
-    """The network of the finished run that teaches, or None."""
-    if self.imported is None:
-      return None
-    return Teacher(
-      methods.IMPORTED,
-      self.imported_network,
-      self.imported.end.variables,
-      self.imported.checkpoint,
-      self.imported.config.seed,
-      self.imported.config.distillation.temperature,
     )
 
   @property

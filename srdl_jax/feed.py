@@ -28,9 +28,7 @@ class ResidentFeed(contextlib.AbstractContextManager):
     """Puts the training split, and what teaches it, on every device.
 
     Args:
-      experiment: of the run.
-      stage: that is trained.
-      knowledge: of the stage's teacher, or None for labels alone.
+      experiment, stage, knowledge: see `open_feed`.
     """
     arrays = {
       'image': experiment.dataset.train.images,
@@ -79,10 +77,7 @@ class StreamedFeed(contextlib.AbstractContextManager):
     """Begins to decode.
 
     Args:
-      experiment: of the run.
-      stage: that is trained.
-      knowledge: of the stage's teacher, or None for labels alone.
-      step: of the stage, from 0, that comes first.
+      experiment, stage, knowledge, step: see `open_feed`.
     """
     config = experiment.config
     teacher = {'teacher': knowledge and knowledge.online}

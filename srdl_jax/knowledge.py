@@ -137,13 +137,13 @@ def induce_imported(
   imported, teacher = experiment.imported, experiment.imported_teacher
   if imported is None:
     return {}
-  config = experiment.config.distillation
+  config = experiment.config
   directory = run_directory.soft_targets(
-    imported.directory, len(imported.run.stages), config.views
+    imported.directory, len(imported.run.stages), config.distillation.views
   )
   made = soft_targets.is_complete(directory) and _timing(directory).exists()
   hold = contextlib.nullcontext()
-  if not (made or config.online) and processes.is_first():
+  if not (made or config.distillation.online) and processes.is_first():
     # Several students may come to a new teacher at once.
     hold = storage.lock(imported.directory, wait=True)
   with hold:

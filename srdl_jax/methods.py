@@ -138,23 +138,22 @@ def kd(config: ConfigDict) -> tuple[Stage, ...]:
   Raises:
     ConfigError: no teacher is named.
   """
-  teacher = config.teacher
-  if teacher.workdir:
+  if config.teacher.workdir:
     # Named too, so that the configuration tells students apart.
-    if teacher.model and not teacher.epochs:
+    if config.teacher.model and not config.teacher.epochs:
       return (Stage(config.epochs, teacher=IMPORTED),)
     raise ConfigError(
       'With teacher.workdir, teacher.model names its network, and '
       'teacher.epochs is 0.'
     )
-  if not teacher.model:
+  if not config.teacher.model:
     raise ConfigError(
       "method 'kd' needs a teacher: name its network in teacher.model, or a "
       'finished run in teacher.workdir.'
     )
-  return (
-    Stage(teacher.epochs or config.epochs, model=teacher.model),
-    Stage(config.epochs, teacher=1),
+  first = config.teacher.epochs or config.epochs
+  return Stage(first, model=config.teacher.model), Stage(
+    config.epochs, teacher=1
   )
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srdl_jax import augment, parallel, steps
+from srdl_jax import augment, data, models, parallel
 
 CLASSIFICATION = 'classification'
 RETRIEVAL = 'retrieval'
@@ -62,10 +62,27 @@ class Network:
     return augment.normalise(images, self.mean, self.std, dtype)
 
   def predict_step(self, variables: Any, images: jax.Array) -> jax.Array:
-    """Returns logits [b, K] of uint8 images, on one device, not compiled."""
-    return steps.predict_step(
-      variables, images, model=self.model, normalise=self.normalise
-    )
+    """Returns logits [b, K] of uint8 images, in evaluation mode; on one device.
+
+    Neither this nor `feature_step` is compiled.
+    """
+    return self.model.apply(variables, self.normalise(images), train=False)
+
+  def feature_step(
+    self, variables: Any, images: jax.Array, *, mirrored: bool = False
+  ) -> jax.Array:
+    """Returns pooled features [b, D] of uint8 images, in evaluation mode.
+
+    Args:
+      variables: parameters and statistics.
+      images: uint8 [b, H, W, C].
+      mirrored: whether to average them with those of the mirrored images.
+    """
+    found_BxD = models.features(self.model, variables, self.normalise(images))
+    if not mirrored:
+      return found_BxD
+    flipped = self.normalise(images[:, :, ::-1])
+    return (found_BxD + models.features(self.model, variables, flipped)) / 2
 
   def predict(
     self, variables: Any, images: Any, rows: np.ndarray, batch_size: int
@@ -85,7 +102,7 @@ class Network:
     *,
     mirrored: bool = False,
   ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (rows [b], features [b, D]) in order; see `steps.feature_step`."""
+    """Yields (rows [b], features [b, D]) in order; see `feature_step`."""
     step = self._feature_batch(mirrored)
     return parallel.predict(
       step, variables, images, rows, batch_size, self.devices
@@ -98,12 +115,23 @@ class Network:
   @functools.cached_property
   def _feature_batch(self) -> Callable[[bool], Callable[..., jax.Array]]:
     def compiled(mirrored):
-      step = functools.partial(
-        steps.feature_step,
-        model=self.model,
-        normalise=self.normalise,
-        mirrored=mirrored,
-      )
+      step = functools.partial(self.feature_step, mirrored=mirrored)
       return parallel.map_predict(step, self.devices)
 
     return functools.cache(compiled)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+  """One of the networks that are evaluated together.
+
+  Attributes:
+    network: which predicts.
+    variables: its parameters and statistics.
+    examples: as it sees them: those of the others, at its own size of images;
+      or the queries and the gallery that its features rank.
+  """
+
+  network: Network
+  variables: Any
+  examples: data.Subset | data.Retrieval

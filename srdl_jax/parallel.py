@@ -238,13 +238,11 @@ def predict(
     padded = np.resize(block, batch_size)
     outputs = step(variables, images[own(padded, devices)])
     if pending is not None:
-      yield _unpad(*pending)
+      yield _cut(*pending)
     pending = (block, outputs)
   if pending is not None:
-    yield _unpad(*pending)
+    yield _cut(*pending)
 
 
-def _unpad(
-  block: np.ndarray, outputs: jax.Array
-) -> tuple[np.ndarray, np.ndarray]:
+def _cut(block, outputs):
   return block, np.asarray(outputs)[: len(block)]

@@ -12,8 +12,9 @@ import numpy as np
 
 from srdl_jax import config as config_lib
 from srdl_jax import cost, methods, parallel, schedules, soft_targets
+from srdl_jax.data import Subset
 from srdl_jax.evaluate import evaluate
-from srdl_jax.experiment import BoundStage, Examples, Experiment
+from srdl_jax.experiment import BoundStage, Experiment
 from srdl_jax.knowledge import Knowledge
 from srdl_jax.metrics import Classification, log_softmax
 from srdl_jax.runs import environment
@@ -69,7 +70,7 @@ def assemble(
     **experiment.environment,
   }
   if len(variables) > 1:
-    found['ensemble'] = {'test': evaluate(experiment, variables, 'test')}
+    found['ensemble'] = {'test': evaluate([(experiment, variables)], 'test')}
   return found
 
 
@@ -100,7 +101,7 @@ def _test(
   if evaluation['split'] == 'test':
     place = {'split', 'stage', 'epoch', 'step'}
     return {name: v for name, v in evaluation.items() if name not in place}
-  return evaluate(experiment, {stage.number: end.variables}, 'test')
+  return evaluate([(experiment, {stage.number: end.variables})], 'test')
 
 
 def _teacher(
@@ -244,7 +245,7 @@ def _parts(rows: np.ndarray) -> list[np.ndarray]:
 
 
 def _on_training_images(
-  examples: Examples, blocks
+  examples: Subset, blocks
 ) -> tuple[dict[str, float | int], np.ndarray]:
   """Returns metrics, and the predicted classes [n], of what was predicted."""
   sums, top1 = Classification(), []
@@ -255,7 +256,7 @@ def _on_training_images(
 
 
 def _of_soft_targets(
-  examples: Examples, bank: soft_targets.Bank
+  examples: Subset, bank: soft_targets.Bank
 ) -> dict[str, float | int]:
   """Returns how soft targets are made, and their mean entropy, in nats."""
   views, entropy = bank.provenance['views'], 0.0

@@ -105,8 +105,7 @@ def save(
 ) -> None:
   """Softens logits and writes them as a bank, all of it or nothing.
 
-  A sound bank of the same making stays, and `blocks` is not read; any other
-  bank in its place is replaced once the new one is whole.
+  Another bank in its place is replaced once the new one is whole.
 
   Args:
     directory: the bank's folder; its parents are created.
@@ -133,12 +132,9 @@ def save(
     'temperature': float(temperature),
     'provenance': _as_json(path, provenance),
   }
-  shape = num_examples, num_classes
   expected_N = _row_mask(path, expected_rows, num_examples)
-  if _is_there(path, attributes, shape, dtype, expected_N):
-    return
   bank_files.refuse_other_files(path)
-  values_NxK = np.full(shape, np.nan, dtype)
+  values_NxK = np.full((num_examples, num_classes), np.nan, dtype)
   _fill(path, values_NxK, blocks, expected_N, temperature)
   bank_files.write(path, values_NxK, attributes)
 
@@ -262,21 +258,3 @@ def _as_json(path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(provenance), allow_nan=False))
   except (TypeError, ValueError) as error:
     raise _error(path, f'provenance is not JSON: {error}') from error
-
-
-def _is_there(path, attributes, shape, dtype, expected_N) -> bool:
-  """Whether a sound bank of the same making stands here already."""
-  try:
-    bank = load(
-      path,
-      provenance=attributes['provenance'],
-      num_examples=shape[0],
-      num_classes=shape[1],
-    )
-  except errors.SoftTargetsError:
-    return False
-  return (
-    bank.temperature == attributes['temperature']
-    and bank.log_probs_NxK.dtype == dtype
-    and np.array_equal(bank.present_N, expected_N)
-  )

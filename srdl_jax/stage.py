@@ -234,7 +234,7 @@ class _Loop:
     begun = time.monotonic()
     split = self.experiment.selection_split
     variables = {self.stage.number: self.state.variables}
-    metrics = evaluate(self.experiment, variables, split)
+    metrics = evaluate([(self.experiment, variables)], split)
     self.record.seconds['evaluate'] += time.monotonic() - begun
     if not np.isfinite(list(metrics.values())).all():
       self._diverged(f'predictions of the {split} split', self.step)

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The train step and the predict step: pure functions, written per device."""
+"""The train step: pure functions, written per device."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from srdl_jax import losses, models
+from srdl_jax import losses
 from srdl_jax.targets import Source
 from srdl_jax.train_state import TrainState
 
@@ -73,41 +72,6 @@ def train_step(
     grads=grads, learning_rate=rate, batch_stats=batch_stats
   )
   return state, {**metrics, 'learning_rate': rate}
-
-
-def predict_step(
-  variables: Any,
-  images: jax.Array,
-  *,
-  model: nn.Module,
-  normalise: Callable[[jax.Array], jax.Array],
-) -> jax.Array:
-  """Returns logits [b, K] of clean uint8 images, in evaluation mode."""
-  return model.apply(variables, normalise(images), train=False)
-
-
-def feature_step(
-  variables: Any,
-  images: jax.Array,
-  *,
-  model: nn.Module,
-  normalise: Callable[[jax.Array], jax.Array],
-  mirrored: bool = False,
-) -> jax.Array:
-  """Returns pooled features [b, D] of clean uint8 images, in evaluation mode.
-
-  Args:
-    variables: parameters and statistics.
-    images: uint8 [b, H, W, C].
-    model: see `models.features`.
-    normalise: uint8 to the network's input.
-    mirrored: whether to average them with those of the mirrored images.
-  """
-  features_BxD = models.features(model, variables, normalise(images))
-  if not mirrored:
-    return features_BxD
-  flipped = normalise(images[:, :, ::-1])
-  return (features_BxD + models.features(model, variables, flipped)) / 2
 
 
 def gather(resident: Mapping[str, Any], examples: jax.Array | Batch) -> Batch:

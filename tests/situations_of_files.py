@@ -23,7 +23,7 @@ from situation_table import (
   run,
 )
 
-from srdl_jax import evaluate, feed, models, soft_targets
+from srdl_jax import feed, models, soft_targets, trained
 from srdl_jax.runs import checkpoint
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.weights import __main__ as weights_command
@@ -105,7 +105,7 @@ def saved_below_a_file(place):
 
 
 def members_of(name: str, stages: int = 2) -> Provoke:
-  return lambda place: evaluate.load_members(
+  return lambda place: trained.load_members(
     place.run(stages=stages), name, place.shared.experiment
   )
 
@@ -113,7 +113,7 @@ def members_of(name: str, stages: int = 2) -> Provoke:
 def half_trained(place):
   directory = place.run()
   shutil.rmtree(directory / 'stage_2' / 'checkpoints' / '10')
-  evaluate.load_members(directory, 'final', place.shared.experiment)
+  trained.load_members(directory, 'final', place.shared.experiment)
 
 
 TABLE.add(

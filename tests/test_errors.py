@@ -11,7 +11,7 @@ import started
 import tensorflow_datasets as tfds
 import tiny
 
-from srdl_jax import build, evaluate, srdl, storage
+from srdl_jax import build, srdl, storage, trained
 from srdl_jax.errors import EXIT_CODES, SrdlError
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import stop_request
@@ -370,7 +370,7 @@ def test_evaluation_of_a_checkpoint_that_is_not_there(
 ):
   experiment = build.build(tiny.config())
   with pytest.raises(SrdlError) as caught:
-    evaluate.load_members(stage_two_to_do, checkpoint, experiment)
+    trained.load_members(stage_two_to_do, checkpoint, experiment)
   assert_known(caught.value, code, pattern)
 
 

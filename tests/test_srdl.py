@@ -24,6 +24,7 @@ from srdl_jax import (
   stage,
   storage,
   train_state,
+  trained,
 )
 from srdl_jax import knowledge as knowledge_lib
 from srdl_jax.errors import ConfigError, Interrupted
@@ -172,7 +173,7 @@ def test_eq5_bank_holds_every_training_example_and_no_other(finished):
   np.testing.assert_array_equal(present, built.train_rows)
   labels = built.dataset.train.labels
   assert np.bincount(labels[present]).tolist() == 10 * [20]
-  direct = evaluate.evaluate(built, {1: end.variables}, 'train')
+  direct = evaluate.evaluate([(built, {1: end.variables})], 'train')
   assert found['stages'][0]['train']['accuracy'] == direct['accuracy']
   assert found['stages'][0]['train']['nll'] == pytest.approx(
     direct['nll'], rel=1e-5
@@ -220,14 +221,14 @@ def test_an_ensemble_may_be_of_several_runs(finished, tmp_path):
   record['config']['eval.batch_size'] = 60
   storage.write_json(tmp_path / 'config.json', record)
   for place, number, step in ((directory, 2, 20), (tmp_path, 1, 20)):
-    built = evaluate.open_run(place, None)
-    runs.append((built, evaluate.load_members(place, 'final', built)))
+    built = trained.open_run(place, None)
+    runs.append((built, trained.load_members(place, 'final', built)))
     variables = end_of(place, number, step).variables
     blocks = tiny.predict(built, number, variables, 'test')
     logits = np.concatenate([z for _, z in blocks]).astype(np.float64)
     exps = np.exp(logits - logits.max(1, keepdims=True))
     probabilities = probabilities + exps / exps.sum(1, keepdims=True) / 2
-  found = evaluate.ensemble(runs, 'test')
+  found = evaluate.evaluate(runs, 'test')
   labels = built.dataset.test.labels
   assert found['accuracy'] == np.mean(probabilities.argmax(1) == labels)
   assert 0 < found['disagreement'] < 1
@@ -238,20 +239,20 @@ def test_runs_of_other_classes_make_no_ensemble(finished, tmp_path):
   run(tmp_path, **{'method': 'vanilla', 'data.classes': 5})
   runs = []
   for place in (directory, tmp_path):
-    built = evaluate.open_run(place, None)
-    runs.append((built, evaluate.load_members(place, 'final', built)))
+    built = trained.open_run(place, None)
+    runs.append((built, trained.load_members(place, 'final', built)))
   with pytest.raises(ConfigError, match='other test examples or classes'):
-    evaluate.ensemble(runs, 'test')
+    evaluate.evaluate(runs, 'test')
 
 
 def test_several_checkpoints_of_a_run_are_named_with_commas(finished):
   directory, found = finished
-  built = evaluate.open_run(directory, None)
-  both = evaluate.load_members(directory, 'stage_1,final', built)
-  again = evaluate.evaluate(built, both, 'test')
+  built = trained.open_run(directory, None)
+  both = trained.load_members(directory, 'stage_1,final', built)
+  again = evaluate.evaluate([(built, both)], 'test')
   assert again['nll'] == pytest.approx(found['ensemble']['test']['nll'])
   with pytest.raises(ConfigError, match='names stage 2 twice'):
-    evaluate.load_members(directory, 'final,stage_2', built)
+    trained.load_members(directory, 'final,stage_2', built)
 
 
 def test_table6_control_is_two_independent_vanilla_runs_of_half_the_budget(
@@ -343,8 +344,8 @@ def test_kd_evaluates_each_stage_with_its_own_network(distilled):
     ('final', found['final']),
     ('ensemble', found['ensemble']),
   ):
-    members = evaluate.load_members(directory, name, built)
-    again = evaluate.evaluate(built, members, 'test')
+    members = trained.load_members(directory, name, built)
+    again = evaluate.evaluate([(built, members)], 'test')
     assert again['nll'] == pytest.approx(expected['test']['nll'], rel=1e-5)
 
 
@@ -352,14 +353,14 @@ def test_kd_evaluates_each_stage_with_its_own_network(distilled):
 def test_checkpoints_evaluate_to_what_the_result_says(finished, name):
   directory, found = finished
   built = build.build(tiny.config(devices=2))
-  members = evaluate.load_members(directory, name, built)
+  members = trained.load_members(directory, name, built)
   expected = {
     'stage_1': found['stages'][0],
     'stage_2': found['final'],
     'final': found['final'],
     'ensemble': found['ensemble'],
   }[name]['test']
-  again = evaluate.evaluate(built, members, 'test')
+  again = evaluate.evaluate([(built, members)], 'test')
   assert again['accuracy'] == expected['accuracy']
   assert again['nll'] == pytest.approx(expected['nll'], rel=1e-5)
 
@@ -367,8 +368,8 @@ def test_checkpoints_evaluate_to_what_the_result_says(finished, name):
 def test_best_checkpoint_is_the_best_epoch(finished):
   directory, found = finished
   built = build.build(tiny.config())
-  best = evaluate.load_members(directory, 'best', built)
-  again = evaluate.evaluate(built, best, 'test')
+  best = trained.load_members(directory, 'best', built)
+  again = evaluate.evaluate([(built, best)], 'test')
   assert again['accuracy'] == found['best']['accuracy']
 
 

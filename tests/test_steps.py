@@ -4,6 +4,7 @@
 import functools
 import itertools
 import types
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,7 +25,7 @@ from srdl_jax import (
 from srdl_jax import config as config_lib
 from srdl_jax.errors import ConfigError
 from srdl_jax.experiment import Purpose, key_for
-from srdl_jax.parallel import predict
+from srdl_jax.network import CLASSIFICATION, Network
 from srdl_jax.targets import Source
 
 T = 3.0
@@ -41,6 +42,7 @@ class Tiny(nn.Module):
 
   num_classes: int = 10
   axis_name: str | None = None
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, images, train):
@@ -364,11 +366,16 @@ def test_predict_gives_every_row_once_in_order(
   apply = jax.jit(functools.partial(Tiny().apply, train=False))
   expected = np.asarray(apply(state.variables, normalise(images)))
   devices = parallel.choose_devices(count)
-  step = parallel.map_predict(
-    functools.partial(steps.predict_step, model=Tiny(), normalise=normalise),
+  network = Network(
+    'tiny',
+    Tiny(),
+    (8, 8, 1),
+    10,
+    tiny_digits.mean,
+    tiny_digits.std,
+    CLASSIFICATION,
     devices,
   )
-  variables = parallel.replicate(state.variables, devices)
   all_rows = np.arange(48)
   # Fewer than a batch, one batch, full batches, and a remainder; a subset in
   # an order of its own.
@@ -379,7 +386,7 @@ def test_predict_gives_every_row_once_in_order(
     all_rows[:45],
     all_rows[40::-3],
   ):
-    blocks = list(predict(step, variables, images, rows, 8, devices))
+    blocks = list(network.predict(state.variables, images, rows, 8))
     assert len(blocks) == -(-len(rows) // 8)
     np.testing.assert_array_equal(np.concatenate([r for r, _ in blocks]), rows)
     np.testing.assert_allclose(

@@ -22,6 +22,7 @@ from srdl_jax import (
   srdl,
   storage,
   targets,
+  trained,
 )
 from srdl_jax.errors import ConfigError, SoftTargetsError, WorkdirError
 from srdl_jax.runs import directory as run_directory
@@ -130,9 +131,9 @@ def test_a_finished_student_is_evaluated_without_its_teacher(taught, tmp_path):
   assert run(directory, **kd(teacher)) == found
   away = teacher.rename(tmp_path / 'away')
   try:
-    experiment = evaluate.open_run(directory, None)
-    members = evaluate.load_members(directory, 'final', experiment)
-    again = evaluate.evaluate(experiment, members, 'test')
+    experiment = trained.open_run(directory, None)
+    members = trained.load_members(directory, 'final', experiment)
+    again = evaluate.evaluate([(experiment, members)], 'test')
   finally:
     away.rename(teacher)
   assert again['accuracy'] == found['final']['test']['accuracy']
@@ -288,7 +289,7 @@ def test_views_are_averaged_as_probabilities(tmp_path):
   with pytest.raises(SoftTargetsError, match='views have their temperature'):
     feed.to_learn_from(bank, 2.0)
   # Metrics on training images are of clean ones all the same.
-  direct = evaluate.evaluate(built, {1: end.variables}, 'train')
+  direct = evaluate.evaluate([(built, {1: end.variables})], 'train')
   assert found['stages'][0]['train']['accuracy'] == direct['accuracy']
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
   'DATASETS',
   'Dataset',
+  'Subset',
   'Entry',
   'Location',
   'Retrieval',
@@ -86,6 +87,19 @@ class Split:
   def is_streamed(self) -> bool:
     """Whether the images are decoded when they are asked for."""
     return not isinstance(self.images, np.ndarray)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+  """Those examples of a split that are used.
+
+  Attributes:
+    split: all of it.
+    rows: numbers of the examples, int [n], ascending.
+  """
+
+  split: Split
+  rows: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from srdl_jax import command, evaluate, storage
+from srdl_jax import command, storage, trained
 from srdl_jax import config as config_lib
 from srdl_jax.errors import ConfigError
 from srdl_jax.experiment import Experiment
@@ -75,8 +75,8 @@ def load(
     WorkdirError: there is no such run or checkpoint, or it is damaged.
   """
   directory = run_directory.resolve(given)
-  experiment = evaluate.open_run(directory, data_dir)
-  network, variables = evaluate.load_one(directory, name, experiment)
+  experiment = trained.open_run(directory, data_dir)
+  network, variables = trained.load_one(directory, name, experiment)
   config = experiment.config
   result = directory / run_directory.RESULT
   params = variables['params']

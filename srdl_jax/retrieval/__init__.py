@@ -12,7 +12,6 @@ from srdl_jax.retrieval.metrics import (
   nearest,
 )
 from srdl_jax.retrieval.re_ranking import ReRanking
-from srdl_jax.retrieval.task import Task
 
 __all__ = [
   'METRICS',
@@ -20,7 +19,6 @@ __all__ = [
   'Nearest',
   'ReRanking',
   'Scores',
-  'Task',
   'arrays',
   'evaluate_features',
   'evaluate_ranking',

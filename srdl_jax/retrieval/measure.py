@@ -7,14 +7,23 @@ images, and Euclidean distance tells who is alike.
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from srdl_jax import data
-from srdl_jax.retrieval.features import pool_queries
+from srdl_jax.errors import NonFiniteLossError
+from srdl_jax.network import Member
+from srdl_jax.retrieval.features import (
+  LONGEST,
+  normalise,
+  pool_queries,
+  squared_lengths,
+)
 from srdl_jax.retrieval.metrics import evaluate_features, nearest
 from srdl_jax.retrieval.re_ranking import ReRanking
+from srdl_jax.retrieval.task import Task
 from srdl_jax.runs import processes
 
 
@@ -45,6 +54,69 @@ class Extracted:
   query: np.ndarray
   gallery: np.ndarray
   multi_query: np.ndarray | None
+
+
+def refuse_impossible(test: data.Retrieval) -> None:
+  """Raises DataError where no query can be answered, and says why."""
+  asked = [slice(None)]
+  if test.multi_query is not None:
+    asked.append(test.pictured_queries)
+  for queries in asked:
+    Task(
+      test.query.identities[queries],
+      test.gallery.identities,
+      test.query.cameras[queries],
+      test.gallery.cameras,
+    ).refuse_impossible()
+
+
+def extract(
+  members: Sequence[Member], settings: Settings, batch_size: int
+) -> Extracted:
+  """Computes the features of all images of a test, each once, in order.
+
+  Args:
+    members: whose examples are one test. Features of several networks stand
+      side by side, each of length 1.
+    settings: how to rank.
+    batch_size: images in a call.
+
+  Raises:
+    NonFiniteLossError: a feature isn't finite.
+  """
+  test = members[0].examples
+  found = {
+    part.name: _features(members, part.name, settings, batch_size)
+    for part in test.parts
+  }
+  return Extracted(test, settings, **{'multi_query': None, **found})
+
+
+def _features(members, part: str, settings, batch_size: int) -> np.ndarray:
+  """Returns the features [N, D] of the N images of a part of a test."""
+  found = []
+  for member in members:
+    sightings = getattr(member.examples, part)
+    blocks = member.network.features(
+      member.variables,
+      sightings.images,
+      np.arange(len(sightings.identities)),
+      batch_size,
+      mirrored=settings.mirror,
+    )
+    features_NxD = np.concatenate([features_BxD for _, features_BxD in blocks])
+    with np.errstate(over='ignore', invalid='ignore'):
+      wrong_N = ~(squared_lengths(features_NxD) < LONGEST)
+    if wrong_N.any():
+      raise NonFiniteLossError(
+        f'The features of {part} image {wrong_N.argmax()} are not finite or '
+        'too large: lower optimiser.learning_rate, in another workdir, or look '
+        'at the data.'
+      )
+    found.append(features_NxD)
+  if len(found) > 1 or settings.normalise:
+    found = [normalise(features_NxD, part) for features_NxD in found]
+  return np.concatenate(found, axis=1)
 
 
 def metrics(found: Extracted) -> dict[str, float | int]:

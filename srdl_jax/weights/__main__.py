@@ -23,7 +23,7 @@ import numpy as np
 import safetensors.numpy
 from absl import flags
 
-from srdl_jax import command, evaluate, models, storage
+from srdl_jax import command, models, storage, trained
 from srdl_jax import weights as weights_lib
 from srdl_jax.errors import CheckpointError, ConfigError
 from srdl_jax.experiment import Experiment
@@ -153,7 +153,7 @@ def export(
     ConfigError: the name stands for several networks, or for none.
     CheckpointError: there is no such checkpoint, or it is damaged.
   """
-  network, variables = evaluate.load_one(directory, name, experiment)
+  network, variables = trained.load_one(directory, name, experiment)
   if form == 'safetensors':
     return to_safetensors(variables, network.name)
 
@@ -187,7 +187,7 @@ def main(argv: Sequence[str]) -> None:
   elif argv[1:] == ['export']:
     directory = run_directory.resolve(_required('workdir'))
     out = _path('out')
-    experiment = evaluate.open_run(directory, flags.FLAGS.data_dir)
+    experiment = trained.open_run(directory, flags.FLAGS.data_dir)
     args = flags.FLAGS
     content = export(experiment, directory, args.checkpoint, args.format)
     storage.replace(out, content)

@@ -16,7 +16,7 @@ import pytest
 import started
 import tiny
 
-from srdl_jax import evaluate, models, network, srdl, steps
+from srdl_jax import evaluate, models, network, srdl, trained
 from srdl_jax.errors import CheckpointError, ConfigError
 from srdl_jax.flatness import __main__ as flatness_command
 from srdl_jax.flatness import landscape
@@ -135,9 +135,7 @@ def test_only_parameters_move(drawn_variables):
   images = rng.standard_normal((6, 8, 8, 1)).astype(np.float32)
   variables = drawn_variables(model, jnp.asarray(images))
   before = jax.tree.map(np.copy, variables)
-  step = functools.partial(
-    steps.predict_step, model=model, normalise=lambda x: x
-  )
+  step = functools.partial(model.apply, train=False)
   found = landscape.curves(
     landscape.compile_losses(step),
     variables,
@@ -179,10 +177,10 @@ def test_curves_begin_at_the_runs_own_losses(finished, loaded):
     seed=0,
   )
   for directory, found in zip(finished, runs, strict=True):
-    own = evaluate.open_run(directory, None)
-    members = evaluate.load_members(directory, 'final', own)
+    own = trained.open_run(directory, None)
+    members = trained.load_members(directory, 'final', own)
     for split in flatness_command.SPLITS:
-      metrics = evaluate.evaluate(own, members, split)
+      metrics = evaluate.evaluate([(own, members)], split)
       assert splits[split].count == metrics['examples']
       for kind in landscape.KINDS:
         starts = [line[0] for line in found['curves'][kind][split]]

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srdl_jax import cost, models, steps
+from srdl_jax import cost, models
 from srdl_jax.errors import ConfigError
 from srdl_jax.models import cifar_resnet, densenet, resnet, wide_resnet
 from srdl_jax.models.layers import BasicBlock, Layers
+from srdl_jax.network import CLASSIFICATION, Network
 
 CIFAR = (32, 32, 3)
 
@@ -445,18 +446,24 @@ def test_features_are_what_the_classifier_is_given(
   )
   assert name == ('classifier' if family == 'densenet' else 'fc')
 
-  def normalise(x):
-    return jnp.asarray(x, jnp.float32) / 64
-
-  found = jax.jit(
-    functools.partial(
-      steps.feature_step, model=model, normalise=normalise, mirrored=mirrored
-    )
-  )(variables, images)
+  network = Network(
+    family,
+    model,
+    (16, 16, 3),
+    10,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+    task=CLASSIFICATION,
+    devices=jax.devices()[:1],
+  )
+  blocks = network.features(
+    variables, images, np.arange(2), 2, mirrored=mirrored
+  )
+  ((_, found),) = blocks
   # The classifier is linear: of the mean feature it gives the mean logits.
-  logits = model.apply(variables, normalise(images), train=False)
+  logits = model.apply(variables, network.normalise(images), train=False)
   if mirrored:
-    flipped = normalise(images[:, :, ::-1])
+    flipped = network.normalise(images[:, :, ::-1])
     logits = (logits + model.apply(variables, flipped, train=False)) / 2
   assert found.shape == (2, layer['kernel'].shape[0])
   again = np.asarray(found) @ layer['kernel'] + np.asarray(layer['bias'])

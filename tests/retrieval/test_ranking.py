@@ -23,10 +23,10 @@ from srdl_jax.errors import (
   NonFiniteLossError,
   WorkdirError,
 )
-from srdl_jax.evaluate import load_members, open_run
 from srdl_jax.report import rows, run_file
 from srdl_jax.retrieval import measure as measure_lib
 from srdl_jax.runs import finished, stop_request
+from srdl_jax.trained import load_members, open_run
 
 FIELDS = {
   'data.name': 'market1501',

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import tiny
 
-from srdl_jax import __version__, config, evaluate, methods, srdl, storage
+from srdl_jax import (
+  __version__,
+  config,
+  methods,
+  srdl,
+  storage,
+  trained,
+)
 from srdl_jax.errors import WorkdirError
 from srdl_jax.report import rows
 from srdl_jax.runs import checkpoint, formats, stop_request
@@ -107,7 +114,7 @@ def test_a_directory_of_a_later_format_is_refused(finished, tmp_path):
   with pytest.raises(WorkdirError, match=message):
     run(directory)
   with pytest.raises(WorkdirError, match=message):
-    evaluate.open_run(directory, None)
+    trained.open_run(directory, None)
   assert storage.read_json(path) == record
   assert not (directory / 'stage_2').exists()
 

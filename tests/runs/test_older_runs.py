@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from srdl_jax import evaluate, report, srdl, storage
+from srdl_jax import evaluate, report, srdl, storage, trained
 from srdl_jax.errors import WorkdirError
 from srdl_jax.report import rows
 from srdl_jax.runs import stop_request
@@ -67,16 +67,16 @@ def _saved_steps(folder):
 @pytest.mark.parametrize('checkpoint', ['stage_1', 'final', 'best'])
 def test_a_finished_run_evaluates_to_what_it_found(copy_of, checkpoint):
   directory = copy_of('finished')
-  experiment = evaluate.open_run(directory, None)
-  members = evaluate.load_members(directory, checkpoint, experiment)
+  experiment = trained.open_run(directory, None)
+  members = trained.load_members(directory, checkpoint, experiment)
   result = storage.read_json(directory / 'result.json')
   if checkpoint == 'best':
-    found = evaluate.evaluate(experiment, members, 'validation')
+    found = evaluate.evaluate([(experiment, members)], 'validation')
     best = result['best']
     place = ('split', 'stage', 'epoch', 'step')
     expected = {n: v for n, v in best.items() if n not in place}
   else:
-    found = evaluate.evaluate(experiment, members, 'test')
+    found = evaluate.evaluate([(experiment, members)], 'test')
     number = {'stage_1': 0, 'final': 1}[checkpoint]
     expected = result['stages'][number]['test']
   assert_close(found, expected)

@@ -17,7 +17,7 @@ from clock import Clock
 from PIL import Image
 from sklearn import datasets
 
-from srdl_jax import evaluate, srdl
+from srdl_jax import evaluate, srdl, trained
 from srdl_jax.errors import ConfigError
 from srdl_jax.runs import hold, processes, stop_request
 
@@ -120,10 +120,10 @@ def test_a_lost_process_and_a_restart_change_nothing(streamed, tmp_path):
   assert two['final']['test'] == pytest.approx(found['final']['test'])
   assert two['device']['count'] == found['device']['count'] == 4
   # What many have written, one reads.
-  experiment = evaluate.open_run(tmp_path / 'two', None)
+  experiment = trained.open_run(tmp_path / 'two', None)
   with jax.enable_x64(True):
-    members = evaluate.load_members(tmp_path / 'two', 'ensemble', experiment)
-    metrics = evaluate.evaluate(experiment, members, 'test')
+    members = trained.load_members(tmp_path / 'two', 'ensemble', experiment)
+    metrics = evaluate.evaluate([(experiment, members)], 'test')
   assert metrics['accuracy'] == two['ensemble']['test']['accuracy']
 
 

@@ -17,7 +17,7 @@ import seeded
 import started
 import tiny
 
-from srdl_jax import build, evaluate, models, srdl
+from srdl_jax import build, models, srdl, trained
 from srdl_jax import weights as weights_lib
 from srdl_jax.errors import (
   CheckpointError,
@@ -382,8 +382,8 @@ def test_a_run_remembers_what_it_started_from(imported, tmp_path):
   stop = stop_request.StopRequest()
   srdl.run(tiny.config(**fields), str(tmp_path), stop)
   # Its checkpoints are evaluated without the weights' directory.
-  experiment = evaluate.open_run(tmp_path, None)
-  assert evaluate.load_members(tmp_path, 'final', experiment).keys() == {1}
+  experiment = trained.open_run(tmp_path, None)
+  assert trained.load_members(tmp_path, 'final', experiment).keys() == {1}
   before = (tmp_path / 'config.json').read_bytes()
   for other in ('', imported[7][0]):
     with pytest.raises(WorkdirError, match='the weights that it starts from'):
@@ -429,7 +429,7 @@ def test_a_program_runs_without_this_package(finished, tmp_path):
     cwd=ROOT,
   )
   assert done.returncode == 0, done.stderr
-  experiment = evaluate.open_run(finished, None)
+  experiment = trained.open_run(finished, None)
   images = experiment.dataset.test.images[:5]
   np.save(tmp_path / 'images.npy', images)
   (tmp_path / 'run.py').write_text(SCRIPT)
@@ -440,7 +440,7 @@ def test_a_program_runs_without_this_package(finished, tmp_path):
     cwd=tmp_path,
   )
   found = np.load(tmp_path / 'found.npy')
-  members = evaluate.load_members(finished, 'final', experiment)
+  members = trained.load_members(finished, 'final', experiment)
   _, logits = next(tiny.predict(experiment, 2, members[2], 'test'))
   np.testing.assert_allclose(
     found, jax.nn.softmax(logits[:5]), rtol=1e-4, atol=1e-6
@@ -449,9 +449,9 @@ def test_a_program_runs_without_this_package(finished, tmp_path):
 
 @pytest.mark.parametrize('name', ['final', 'best', 'stage_1'])
 def test_an_exported_state_dict_is_the_checkpoints(finished, name):
-  experiment = evaluate.open_run(finished, None)
+  experiment = trained.open_run(finished, None)
   content = weights_command.export(experiment, finished, name, 'safetensors')
-  members = evaluate.load_members(finished, name, experiment)
+  members = trained.load_members(finished, name, experiment)
   ((_, variables),) = members.items()
   expected = torch_layout.to_torch(variables)
   for key, value in safetensors.numpy.load(content).items():
@@ -459,7 +459,7 @@ def test_an_exported_state_dict_is_the_checkpoints(finished, name):
 
 
 def test_an_ensemble_is_not_one_file(finished):
-  experiment = evaluate.open_run(finished, None)
+  experiment = trained.open_run(finished, None)
   with pytest.raises(ConfigError, match='several networks'):
     weights_command.export(experiment, finished, 'ensemble', 'safetensors')
 

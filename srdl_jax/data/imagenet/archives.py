@@ -65,7 +65,7 @@ OFFICIAL = Counts(classes=1000, train=1_281_167, validation=50_000)
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
+class TarEntry:
   """A file in a tar: its name without folders, and where its bytes are."""
 
   name: str
@@ -87,8 +87,8 @@ class Archives:
 
   folder: pathlib.Path
   classes: tuple[str, ...]
-  class_tars: tuple[Member, ...]
-  validation: tuple[Member, ...]
+  class_tars: tuple[TarEntry, ...]
+  validation: tuple[TarEntry, ...]
   labels: np.ndarray
 
   def path(self, split: str) -> pathlib.Path:
@@ -183,7 +183,7 @@ def _wrong(where: str | pathlib.Path, reason: str) -> DataError:
   return DataError(f'{where} is not as the official archive: {reason}')
 
 
-def _list(path: pathlib.Path) -> tuple[Member, ...]:
+def _list(path: pathlib.Path) -> tuple[TarEntry, ...]:
   with path.open('rb') as file:
     members = _members(file, path)
   if tar := next((m for m in members if m.name.endswith('.tar')), None):
@@ -191,7 +191,7 @@ def _list(path: pathlib.Path) -> tuple[Member, ...]:
   return members
 
 
-def _class_tars(path: pathlib.Path) -> tuple[Member, ...]:
+def _class_tars(path: pathlib.Path) -> tuple[TarEntry, ...]:
   with path.open('rb') as file:
     members = _members(file, path)
   for member in members:
@@ -202,7 +202,7 @@ def _class_tars(path: pathlib.Path) -> tuple[Member, ...]:
   return members
 
 
-def _members(file: BinaryIO, where: str | pathlib.Path) -> tuple[Member, ...]:
+def _members(file: BinaryIO, where: str | pathlib.Path) -> tuple[TarEntry, ...]:
   """Returns the files in a tar, by name; there is one at least."""
   try:
     with tarfile.open(fileobj=file, mode='r:') as tar:
@@ -222,7 +222,7 @@ def _members(file: BinaryIO, where: str | pathlib.Path) -> tuple[Member, ...]:
         'fetch it again'
       )
   members = [
-    Member(pathlib.PurePosixPath(m.name).name, m.offset_data, m.size)
+    TarEntry(pathlib.PurePosixPath(m.name).name, m.offset_data, m.size)
     for m in found
     if m.isfile()
   ]
@@ -235,7 +235,7 @@ def _members(file: BinaryIO, where: str | pathlib.Path) -> tuple[Member, ...]:
   return tuple(members)
 
 
-def _read(file: BinaryIO, member: Member, where: str | pathlib.Path) -> bytes:
+def _read(file: BinaryIO, member: TarEntry, where: str | pathlib.Path) -> bytes:
   file.seek(member.offset)
   content = file.read(member.size)
   if len(content) != member.size:
@@ -245,7 +245,7 @@ def _read(file: BinaryIO, member: Member, where: str | pathlib.Path) -> bytes:
 
 def _labels(
   folder: pathlib.Path,
-  validation: Sequence[Member],
+  validation: Sequence[TarEntry],
   truth: Sequence[str],
   classes: Sequence[str],
 ) -> np.ndarray:

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run has trained, opened again: its experiment, and its networks."""
+
+import pathlib
+from typing import Any
+
+from srdl_jax import build
+from srdl_jax.errors import CheckpointError, ConfigError, unknown
+from srdl_jax.experiment import BoundStage, Experiment
+from srdl_jax.network import Network
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs.checkpoint import Checkpoints
+
+
+def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
+  """Returns the experiment of a run, to read its checkpoints with.
+
+  Args:
+    workdir: of the run.
+    data_dir: TFDS directory, or directory of images, if not the one that the
+      run used.
+
+  Raises:
+    CheckpointError: the run was trained on other data.
+  """
+  identity = run_directory.load_identity(workdir)
+  config = identity.config
+  # Another machine may have other devices, and reading must not fetch.
+  config.devices = 1
+  config.data.download = False
+  if data_dir is not None and config.data.path:
+    config.data.path = data_dir
+  elif data_dir is not None:
+    config.data.data_dir = data_dir
+  experiment = build.build(config, to_train=False)
+  if experiment.dataset.train.fingerprint != identity.fingerprint:
+    raise CheckpointError(
+      f'{workdir} was trained on other data: its fingerprint is '
+      f"{identity.fingerprint}, this {experiment.dataset.name}'s is "
+      f'{experiment.dataset.train.fingerprint}.'
+    )
+  if experiment.identity.ranked != identity.ranked:
+    raise CheckpointError(
+      f'{workdir} ranked other images than those of this '
+      f'{experiment.dataset.name}.'
+    )
+  return experiment
+
+
+def load_members(
+  workdir: pathlib.Path,
+  name: str,
+  experiment: Experiment,
+) -> dict[int, Any]:
+  """Loads the network(s) that a checkpoint name stands for.
+
+  Args:
+    workdir: of the run.
+    name: 'final', 'best' (of the last stage), 'stage_N' (the end of a stage),
+      'ensemble' (the ends of all stages), or several, with commas.
+    experiment: of the run.
+
+  Returns:
+    Parameters and statistics of each, by the number of the stage.
+
+  Raises:
+    ConfigError: the name is unknown.
+    CheckpointError: it isn't there yet, or is damaged.
+  """
+  stages = len(experiment.stages)
+  ends = {f'stage_{n}': [n] for n in range(1, stages + 1)}
+  ends |= {'final': [stages], 'ensemble': list(range(1, stages + 1))}
+  members: dict[int, Any] = {}
+  for part in name.split(','):
+    if part != 'best' and part not in ends:
+      raise ConfigError(unknown('checkpoint', part, ['best', *ends]))
+    for number in ends.get(part, [stages]):
+      if number in members:
+        raise ConfigError(f'{name!r} names stage {number} twice.')
+      members[number] = _load(workdir, part, experiment.stages[number - 1])
+  return members
+
+
+def load_one(
+  workdir: pathlib.Path, name: str, experiment: Experiment
+) -> tuple[Network, Any]:
+  """Returns the network of one checkpoint, and its variables.
+
+  Args:
+    workdir, name, experiment: see `load_members`.
+
+  Raises:
+    ConfigError: the name stands for several networks, or for none.
+    CheckpointError: it isn't there yet, or is damaged.
+  """
+  members = load_members(workdir, name, experiment)
+  if len(members) > 1:
+    raise ConfigError(f'{name!r} is several networks: choose one stage_N.')
+  ((number, variables),) = members.items()
+  return experiment.stages[number - 1].network, variables
+
+
+def _load(workdir, name: str, stage: BoundStage) -> Any:
+  directory = run_directory.checkpoints(workdir, stage.number)
+  with Checkpoints(directory, read_only=True) as checkpoints:
+    if name == 'best':
+      moment = checkpoints.load_best()
+    else:
+      if stage.end_step not in (saved := checkpoints.steps()):
+        raise CheckpointError(
+          f'{directory}: the stage has not been trained to its end, step '
+          f'{stage.end_step}; its checkpoints are at {saved or "no step"}.'
+        )
+      moment = checkpoints.load(stage.end_step)
+  # What taught it need not be there any more.
+  lineage = stage.lineage(None)
+  del lineage['teacher'], lineage['weights']
+  moment.record.refuse_foreign(moment.step, lineage)
+  return moment.variables
