@@ -128,6 +128,7 @@ def groups(found: Flatness) -> dict[str, list[MeasuredNetwork]]:
   the epochs as M.
   """
   together: dict[str, list[MeasuredNetwork]] = {}
+  # By the name alone, two budgets of a method were averaged as if seeds.
   for network in found.networks:
     key = repr((network.name, sorted(network.what.items())))
     together.setdefault(key, []).append(network)
@@ -170,21 +171,13 @@ def _distinct(
   labels: Sequence[str], groups: Sequence[list[MeasuredNetwork]]
 ) -> list[str]:
   """Adds directories, and seeds, to labels that several groups have."""
-  for tell in (_directory, _seed, _number):
+  for tell in (
+    lambda network, n: network.workdir,
+    lambda network, n: f'seed {network.seed}',
+    lambda network, n: f'network {n}',
+  ):
     labels = [
-      tell(label, group[0], n) if labels.count(label) > 1 else label
+      f'{label}, {tell(group[0], n)}' if labels.count(label) > 1 else label
       for n, (label, group) in enumerate(zip(labels, groups, strict=True), 1)
     ]
   return list(labels)
-
-
-def _directory(label: str, network: MeasuredNetwork, number: int) -> str:
-  return f'{label}, {network.workdir}'
-
-
-def _seed(label: str, network: MeasuredNetwork, number: int) -> str:
-  return f'{label}, seed {network.seed}'
-
-
-def _number(label: str, network: MeasuredNetwork, number: int) -> str:
-  return f'{label}, network {number}'

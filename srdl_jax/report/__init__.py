@@ -138,16 +138,17 @@ def _scale(
     parts.append(Items(tuple(apart)))
   yield Section(scale, title, tuple(parts))
   for table, rows in placed.items():
-    if _is_run(rows) and table not in _FIGURES:
-      parts = [_count(rows)]
+    run = sum(one.ours is not None for one in rows)
+    if run and table not in _FIGURES:
+      parts = [f'{run} of {len(rows)} rows have been run.']
       if table == 'budget' and figures:
         parts += figures.gains(rows, f'{scale}_budget')
       parts.append(paper_tables.table(rows, scale))
       yield Section(
         f'{scale}-{table}', reproduce.TABLES[table].title, tuple(parts), 3
       )
-  if run := paper_tables.once(everything):
-    reasons = paper_tables.reasons(run)
+  if once := paper_tables.once(everything):
+    reasons = paper_tables.reasons(once)
     title = 'Why it may work'
     yield Section(f'{scale}-reasons', title, (_REASONS, reasons), 3)
   pairs = placed.get('table2', ())
@@ -159,25 +160,16 @@ def _scale(
     yield from _drawn(scale, placed, figures)
 
 
-def _is_run(placed: Sequence[Placed]) -> bool:
-  return any(one.ours for one in placed)
-
-
 def _not_run(scale: str, placed: Mapping[str, Sequence[Placed]]) -> str:
   """Returns which tables of a scale have no run at all, or ''."""
   blank = [
     _short(table)
     for table, rows in placed.items()
-    if rows and table not in _FIGURES and not _is_run(rows)
+    if rows and table not in _FIGURES and not any(one.ours for one in rows)
   ]
   if not blank:
     return ''
   return f'{scale.capitalize()} scale: no run at all of {"; ".join(blank)}.'
-
-
-def _count(placed: Sequence[Placed]) -> str:
-  run = sum(one.ours is not None for one in placed)
-  return f'{run} of {len(placed)} rows have been run.'
 
 
 def _drawn(

@@ -32,20 +32,20 @@ def learning_curves(
     Figures, each with the first row in it; none where there is no curve.
   """
   base, *over = named.items()
-  return [
-    figure
-    for first in range(0, max(1, len(over)), _LINES)
-    for figure in _learning_curves(
+  drawn = [
+    _learning_curves(
       dict([base, *over[first : first + _LINES]]),
       f'{name}_{first // _LINES + 1}' if first else name,
       title,
     )
+    for first in range(0, max(1, len(over)), _LINES)
   ]
+  return [figure for figure in drawn if figure]
 
 
 def _learning_curves(
   named: Mapping[str, ReportRow], name: str, title: str
-) -> list[Figure]:
+) -> Figure | None:
   runs = [run for row in named.values() for run in row.runs.values()]
   splits = {run.best_split for run in runs}
   evaluated = splits.pop() if len(splits) == 1 else 'evaluation'
@@ -59,16 +59,14 @@ def _learning_curves(
       drawn.append(_curve(short, row))
       told.append(f'{short} (R{row.number}, n = {len(row.curves)})')
   if not drawn:
-    return []
+    return None
   about = f'{title}, {shared}'.removesuffix(', ')
-  return [
-    Figure(
-      name,
-      drawings.learning_curves(drawn, evaluated, measured),
-      f'{measured.capitalize()} and learning rate by epoch: {", ".join(told)}',
-      f'{about}: {", ".join(told)}.',
-    )
-  ]
+  return Figure(
+    name,
+    drawings.learning_curves(drawn, evaluated, measured),
+    f'{measured.capitalize()} and learning rate by epoch: {", ".join(told)}',
+    f'{about}: {", ".join(told)}.',
+  )
 
 
 def _curve(name: str, row: ReportRow) -> Curve:

@@ -95,22 +95,21 @@ def _is_taught_as(setting: reproduce.Setting, row: ReportRow) -> bool:
   if setting.teacher is None or None in teachers:
     return setting.teacher is None and not any(teachers)
   expected, _ = _expected(setting.teacher)
+  # An older result doesn't say which run taught.
   return all(one.fields in (None, expected) for one in teachers)
 
 
 def baseline(placed: Placed, others: Iterable[Placed]) -> Placed | None:
   """Returns the row of a table that another one's gain is over."""
-  for other in others:
-    if (other.row.group, other.row.name) == (
-      placed.row.group,
-      placed.row.against,
-    ):
-      return other
-  return None
+  over = placed.row.group, placed.row.against
+  return next((o for o in others if (o.row.group, o.row.name) == over), None)
 
 
 def table(placed: Sequence[Placed], scale: str) -> Table:
-  """Returns a table of the paper: ours, the paper's, gains, costs, runs."""
+  """Returns a table of the paper: ours, the paper's, gains, costs, runs.
+
+  Columns of the paper's numbers that are all blank are left out.
+  """
   theirs = 'paper' if scale == 'full' else 'paper (its own network and data)'
   header = (
     'row',
@@ -123,21 +122,32 @@ def table(placed: Sequence[Placed], scale: str) -> Table:
     "paper's TrCost",
     'runs',
   )
-  lines = tuple(_grouped(placed, lambda one: _lines(one, placed)))
-  theirs_at = tuple(n for n, name in enumerate(header) if 'paper' in name)
-  found = _without_blank(Table(header, lines, theirs=theirs_at))
-  return dataclasses.replace(found, notes=tuple(_notes(placed)))
+  grouped = list(_grouped(placed, lambda one: _lines(one, placed)))
+  lines = [line for line in grouped if not isinstance(line, Heading)]
+  kept = [
+    n
+    for n, name in enumerate(header)
+    if 'paper' not in name or any(line[n].text for line in lines)
+  ]
+  return Table(
+    tuple(header[n] for n in kept),
+    tuple(
+      line if isinstance(line, Heading) else tuple(line[n] for n in kept)
+      for line in grouped
+    ),
+    tuple(_notes(placed)),
+    theirs=tuple(i for i, n in enumerate(kept) if 'paper' in header[n]),
+  )
 
 
 def _notes(placed: Sequence[Placed]) -> Iterator[str]:
   if any(one.ours and one.ours.one_teacher for one in placed):
     yield ONE_TEACHER
-  pairs = [(one.ours, baseline(one, placed)) for one in placed]
-  notes = [
-    comparison.unshared(ours, base.ours)
-    for ours, base in pairs
-    if ours and base and base.ours
-  ]
+  notes = []
+  for one in placed:
+    base = baseline(one, placed)
+    if one.ours and base and base.ours:
+      notes.append(comparison.unshared(one.ours, base.ours))
   yield from filter(None, dict.fromkeys(notes))
 
 
@@ -207,27 +217,6 @@ def beside(placed: Iterable[Placed]) -> list[str]:
   return list(lines.values())
 
 
-def _without_blank(table: Table) -> Table:
-  """Leaves out the columns of others' numbers that are blank."""
-  lines = [line for line in table.lines if not isinstance(line, Heading)]
-  kept = [
-    column
-    for column in range(len(table.header))
-    if column not in table.theirs or any(line[column].text for line in lines)
-  ]
-  return dataclasses.replace(
-    table,
-    header=tuple(table.header[column] for column in kept),
-    lines=tuple(
-      line
-      if isinstance(line, Heading)
-      else tuple(line[column] for column in kept)
-      for line in table.lines
-    ),
-    theirs=tuple(n for n, c in enumerate(kept) if c in table.theirs),
-  )
-
-
 def once(placed: Iterable[Placed]) -> list[Placed]:
   """Returns the rows that have been run, each of our rows once."""
   found: dict[int, Placed] = {}
@@ -282,12 +271,10 @@ def teachers(placed: Sequence[Placed]) -> Table:
 
 
 def _network(name: str, row: ReportRow, metric: str) -> Line:
-  cross_entropy = comparison.mean(row.values(metric), scale=1.0, digits=4)
   own = metric == 'train_cross_entropy'
-  accuracy = comparison.mean(row.values('accuracy')) if own else ''
   return (
     Cell(name),
-    Cell(cross_entropy, strong=True),
-    Cell(accuracy),
+    Cell(comparison.mean(row.values(metric), scale=1.0, digits=4), strong=True),
+    Cell(comparison.mean(row.values('accuracy')) if own else ''),
     reference(row),
   )

@@ -88,6 +88,7 @@ def curves(run: FinishedRun) -> Curves:
   wanted = re.compile('|'.join(f'"{split}"' for split in splits).encode())
   with storage.failures(path, 'read'), open(path, 'rb') as file:
     for number, text in enumerate(file, 1):
+      # A line that a kill cut short may have lost the name of its split.
       whole = text.endswith(b'}\n')
       if whole and not wanted.search(text):
         continue

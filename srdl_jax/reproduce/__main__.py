@@ -11,6 +11,7 @@ import fnmatch
 import functools
 import itertools
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from srdl_jax import command, cost, flops, models, storage
+from srdl_jax import command, cost, flatness, flops, models, storage
 from srdl_jax.errors import (
   ConfigError,
   SrdlError,
@@ -103,18 +104,13 @@ def flatness_jobs(
   ]
   if not places or len(places) < len(scales.rows('fig4', scale)):
     return []
-  out = root / f'flatness-{scale}' / 'flatness.json'
-  arguments = [f'--{n}={v}' for n, v in scales.SCALES[scale].flatness]
+  out = root / f'flatness-{scale}' / flatness.NAME
+  given = [f'--workdir={place}' for place in places]
+  given += [f'--{n}={v}' for n, v in scales.SCALES[scale].flatness]
   return [
     sweep.Job(
       name=out.parent.name,
-      command=(
-        '-m',
-        'srdl_jax.flatness',
-        *(f'--workdir={place}' for place in places),
-        *arguments,
-        f'--out={out}',
-      ),
+      command=('-m', 'srdl_jax.flatness', *given, f'--out={out}'),
       done=out,
       needs=tuple(place.name for place in places),
     )
@@ -218,11 +214,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _shard(text: str) -> tuple[int, int]:
-  index, slash, count = text.partition('/')
-  numbers = index.isdigit() and count.isdigit()
-  if not (slash and numbers and 1 <= int(index) <= int(count)):
+  found = re.fullmatch('([0-9]+)/([0-9]+)', text)
+  if not found or not 1 <= int(found[1]) <= int(found[2]):
     raise ConfigError(f'--shard={text!r}: give I/N, such as 1/4.')
-  return int(index), int(count)
+  return int(found[1]), int(found[2])
 
 
 def _tell(line: str) -> None:

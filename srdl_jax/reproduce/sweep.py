@@ -157,6 +157,7 @@ class Sweep:
     self._told = time.monotonic()
     self._running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
     self._spent, self._worked = 0.0, 0.0
+    self._by_name = {job.name: job for job in self.jobs}
 
   def run(self, stop: StopRequest) -> dict[str, str]:
     """Brings every job to its end, or tells why not.
@@ -184,8 +185,8 @@ class Sweep:
       self._end_all()
     stop.end_if_asked(f'with {self._done()} of {len(self.jobs)} jobs done')
     # Another sweep may have done meanwhile what failed here.
-    by_name = {job.name: job for job in self.jobs}
-    return {n: why for n, why in self.failed.items() if not by_name[n].is_done}
+    lost = [name for name in self.failed if not self._by_name[name].is_done]
+    return {name: self.failed[name] for name in lost}
 
   def _waiting(self) -> list[Job]:
     busy = {job.name for job, _, _ in self._running.values()}
@@ -199,14 +200,13 @@ class Sweep:
     return sum(job.is_done for job in self.jobs)
 
   def _start_what_can(self) -> None:
-    by_name = {job.name: job for job in self.jobs}
     for job in self._waiting():
       lost = [name for name in job.needs if name in self.failed]
       if lost:
         self._fail(job, f'{lost[0]} failed')
         continue
       free = [s for s in range(self.slots) if s not in self._running]
-      ready = all(by_name[name].is_done for name in job.needs)
+      ready = all(self._by_name[name].is_done for name in job.needs)
       if free and ready and not self._is_left_to_others(job):
         try:
           self._start(free[0], job)
@@ -297,5 +297,6 @@ def _cores(slot: int, slots: int) -> Iterator[None]:
 
 def last_line(path: pathlib.Path) -> str:
   """Returns the last line of a log that says something."""
+  # Lines of progress overwrite each other.
   lines = path.read_text(errors='replace').replace('\r', '\n').splitlines()
   return next((line for line in reversed(lines) if line.strip()), '')
