@@ -69,8 +69,8 @@ METHODS: dict[str, Method] = {}
 ENSEMBLES = frozenset({'vanilla_ensemble'})
 
 
-def _reads(*fields: str) -> Callable[[Any], Any]:
-  """Makes a function a method of its name, which reads these fields."""
+def reads(*fields: str) -> Callable[[Any], Any]:
+  """Makes a function a method of its own name, which reads these fields."""
 
   def register(plan):
     METHODS[plan.__name__] = Method(plan, fields)
@@ -79,13 +79,13 @@ def _reads(*fields: str) -> Callable[[Any], Any]:
   return register
 
 
-@_reads()
+@reads()
 def vanilla(config: ConfigDict) -> tuple[Stage, ...]:
   """One stage, labels alone (section 3.2)."""
   return (Stage(config.epochs),)
 
 
-@_reads('srdl.split', 'srdl.complete', 'srdl.start', 'srdl.keep_optimiser')
+@reads('srdl.split', 'srdl.complete', 'srdl.start', 'srdl.keep_optimiser')
 def srdl(config: ConfigDict) -> tuple[Stage, ...]:
   """Stages that share the budget, each taught by the one before (Alg 1).
 
@@ -128,7 +128,7 @@ def _self_taught(
   )
 
 
-@_reads('teacher.model', 'teacher.epochs', 'teacher.workdir')
+@reads('teacher.model', 'teacher.epochs', 'teacher.workdir')
 def kd(config: ConfigDict) -> tuple[Stage, ...]:
   """A teacher of another network first, at a cost of its own (Table 2).
 
@@ -157,44 +157,44 @@ def kd(config: ConfigDict) -> tuple[Stage, ...]:
   )
 
 
-@_reads()
+@reads()
 def vanilla_ensemble(config: ConfigDict) -> tuple[Stage, ...]:
   """Two independent networks of half the budget: Table 6's control."""
   half = config.epochs // 2
   return Stage(half), Stage(config.epochs - half)
 
 
-@_reads()
+@reads()
 def stage_incomplete(config: ConfigDict) -> tuple[Stage, ...]:
   """SRDL under a single decay over both stages (Table 4)."""
   return _self_taught(config.epochs, complete=(False, False))
 
 
-@_reads()
+@reads()
 def no_restart(config: ConfigDict) -> tuple[Stage, ...]:
   """SRDL whose stage two goes on from stage one's parameters (Table 5)."""
   return _self_taught(config.epochs, start='previous')
 
 
-@_reads()
+@reads()
 def same_initialisation(config: ConfigDict) -> tuple[Stage, ...]:
   """SRDL whose stage two restarts at stage one's random parameters."""
   return _self_taught(config.epochs, start='same')
 
 
-@_reads('label_smoothing')
+@reads('label_smoothing')
 def label_smoothing(config: ConfigDict) -> tuple[Stage, ...]:
   """One stage on smoothed labels: soft targets that know nothing."""
   return (Stage(config.epochs, label_smoothing=config.label_smoothing),)
 
 
-@_reads()
+@reads()
 def self_kd(config: ConfigDict) -> tuple[Stage, ...]:
   """A student of a fully trained copy of itself: one generation."""
   return _generations(config.epochs, 1)
 
 
-@_reads('born_again.generations')
+@reads('born_again.generations')
 def born_again(config: ConfigDict) -> tuple[Stage, ...]:
   """A network and generations of students, each of M epochs, each taught by
   the one before (Furlanello et al. 2018), with the loss of Eq 7."""
@@ -205,7 +205,7 @@ def _generations(epochs: int, students: int) -> tuple[Stage, ...]:
   return tuple(Stage(epochs, teacher=n or None) for n in range(students + 1))
 
 
-@_reads('born_again.generations')
+@reads('born_again.generations')
 def born_again_equal_budget(config: ConfigDict) -> tuple[Stage, ...]:
   """Born-again networks that share M: SRDL of more stages."""
   networks = config.born_again.generations + 1

@@ -133,7 +133,7 @@ TABLE.add(
     'runs of other test examples': other_examples('test'),
     'runs of other training examples': other_examples('train'),
     'runs of other galleries': other_galleries,
-    'persons classified': lambda p: persons(p.shared.market.folder).rows(
+    'persons classified': lambda p: persons(p.shared.market.folder).examples(
       'test'
     ),
     'features are not finite': infinite_features,

@@ -173,7 +173,8 @@ TABLE.add(
 
 def planned(*stages: methods.Stage) -> Provoke:
   def provoke(place):
-    place.patch.setitem(methods.METHODS, 'new', lambda settings: stages)
+    method = methods.Method(lambda config: stages)
+    place.patch.setitem(methods.METHODS, 'new', method)
     run(place.folder / 'run', method='new')
 
   return provoke

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from srdl_jax import config as config_lib
 from srdl_jax import methods, schedules
 
 HIGH, MIDDLE, LOW = 0.1, 0.01, 0.001
@@ -14,6 +15,13 @@ HIGH, MIDDLE, LOW = 0.1, 0.01, 0.001
 def _rates(schedule, steps):
   """The rate at each of the steps, which are traced, as in training."""
   return jax.jit(jax.vmap(schedule))(jnp.asarray(steps))
+
+
+def created(**fields):
+  """Returns the stages of a method of four epochs."""
+  config = config_lib.defaults()
+  config.update_from_flattened_dict({'epochs': 4, **fields})
+  return methods.create(config)
 
 
 def _assert_rates(schedule, steps, expected):
@@ -116,7 +124,7 @@ def test_factorial_of_complete_stages_at_every_step(complete, expected):
   ],
 )
 def test_each_method_has_its_rates(method, expected):
-  stages = methods.create(method, methods.Settings(4))
+  stages = created(method=method)
   schedule = schedules.over_stages(
     0.1,
     [2 * stage.epochs for stage in stages],
@@ -171,8 +179,7 @@ def test_fractions_and_factor_reach_every_stage():
 def test_the_factorial_of_table4_is_a_matter_of_fields(
   complete, start, expected
 ):
-  settings = methods.Settings(4, complete=complete, start=start)
-  stages = methods.create('srdl', settings)
+  stages = created(**{'srdl.complete': complete, 'srdl.start': start})
   schedule = schedules.over_stages(0.1, [4, 4], [s.complete for s in stages])
   _assert_rates(schedule, range(8), expected)
 
