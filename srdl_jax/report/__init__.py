@@ -10,7 +10,7 @@ from types import ModuleType
 from srdl_jax import reproduce, storage
 from srdl_jax.report import comparison, document, paper_tables, run_tables
 from srdl_jax.report import html as html_report
-from srdl_jax.report.document import Figure, Items, Part, Section
+from srdl_jax.report.document import Figure, Part, Section
 from srdl_jax.report.paper_tables import Placed
 from srdl_jax.report.rows import Found, ReportRow, read
 from srdl_jax.runs import directory as run_directory
@@ -97,7 +97,7 @@ def sections(found: Found, figures: ModuleType | None) -> list[Section]:
   reading = (*_READING, *filter(None, not_run))
   first = [Section('reading', 'How to read this', reading)]
   if found.left_out:
-    lines = Items(tuple(dict.fromkeys(found.left_out)))
+    lines = tuple(dict.fromkeys(found.left_out))
     first.append(Section('left-out', 'Left out', (lines,)))
   return first + middle
 
@@ -133,9 +133,8 @@ def _scale(
     title += ': no reproduction of the paper'
   everything = [one for rows in placed.values() for one in rows]
   parts: list[Part] = [about, _THEIRS] if about else []
-  apart = paper_tables.beside(everything)
-  if apart:
-    parts.append(Items(tuple(apart)))
+  if apart := paper_tables.beside(everything):
+    parts.append(tuple(apart))
   yield Section(scale, title, tuple(parts))
   for table, rows in placed.items():
     run = sum(one.ours is not None for one in rows)

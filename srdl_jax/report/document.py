@@ -81,18 +81,8 @@ class Figure:
   caption: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Items:
-  """A list.
-
-  Attributes:
-    lines: of it.
-  """
-
-  lines: tuple[str, ...]
-
-
-Part = str | Items | Table | Figure
+# A paragraph, a list of lines, a table or a figure.
+Part = str | tuple[str, ...] | Table | Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +92,7 @@ class Section:
   Attributes:
     name: that links refer to; no other section has it.
     title: of it.
-    parts: in their order; a string is a paragraph.
+    parts: in their order.
     level: 2 for the largest, 3 for one below it.
   """
 
@@ -140,8 +130,8 @@ def markdown(
 def _blocks(part: Part, figures: str | None) -> list[str]:
   if isinstance(part, str):
     return [_plain(part)]
-  if isinstance(part, Items):
-    return ['\n'.join(f'- {_plain(line)}' for line in part.lines)]
+  if isinstance(part, tuple):
+    return ['\n'.join(f'- {_plain(line)}' for line in part)]
   if isinstance(part, Table):
     return [_table(part), *map(_plain, part.notes)]
   if figures is None:

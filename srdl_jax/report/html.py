@@ -12,7 +12,6 @@ from srdl_jax.report.document import (
   Cell,
   Figure,
   Heading,
-  Items,
   Line,
   Part,
   Section,
@@ -136,9 +135,9 @@ def _contents(sections: Sequence[Section]) -> Iterator[str]:
 def _part(part: Part) -> Iterator[str]:
   if isinstance(part, str):
     yield f'<p>{escape(part)}</p>'
-  elif isinstance(part, Items):
+  elif isinstance(part, tuple):
     yield '<ul>'
-    yield from (f'<li>{escape(line)}</li>' for line in part.lines)
+    yield from (f'<li>{escape(line)}</li>' for line in part)
     yield '</ul>'
   elif isinstance(part, Table):
     yield from _table(part)

@@ -668,7 +668,7 @@ def test_every_section_is_in_the_contents(mixed):
 
 def test_a_damaged_log_leaves_out_its_curve_alone(mixed):
   sections = {s.name: s for s in report.sections(mixed, report_figures)}
-  lines = sections['left-out'].parts[0].lines
+  lines = sections['left-out'].parts[0]
   assert len(lines) == 2
   assert 'damaged/result.json' in lines[0]
   assert 'own/metrics.jsonl is damaged in line 1' in lines[1]
