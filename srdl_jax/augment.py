@@ -5,7 +5,9 @@ Each is a pure function of a key and a batch; the caller gives every example
 a key of its own, so that no draw depends on the batch or on the device.
 """
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +15,25 @@ import jax.numpy as jnp
 PADDINGS = {'reflect': 'reflect', 'zero': 'constant'}
 
 
-def normalise(
-  images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype=None
-) -> jax.Array:
-  """Returns (images / 255 - mean) / std.
+@dataclasses.dataclass(frozen=True)
+class Normalise:
+  """Makes of pixels what a network takes: (images / 255 - mean) / std.
 
-  Args:
-    images: pixel values in 0..255, uint8, [..., C].
+  Attributes:
     mean, std: of each channel, for pixel values in [0, 1].
-    dtype: of the result, float32 by default.
+    dtype: of the result.
   """
-  dtype = dtype or jnp.float32
-  channels = (1,) * (images.ndim - 1) + (-1,)
-  shift = 255.0 * jnp.asarray(mean, dtype).reshape(channels)
-  scale = 255.0 * jnp.asarray(std, dtype).reshape(channels)
-  return (images.astype(dtype) - shift) / scale
+
+  mean: Sequence[float]
+  std: Sequence[float]
+  dtype: Any = jnp.float32
+
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """Returns normalised images; they are uint8, 0 to 255, [..., C]."""
+    channels = (1,) * (images.ndim - 1) + (-1,)
+    shift = 255.0 * jnp.asarray(self.mean, self.dtype).reshape(channels)
+    scale = 255.0 * jnp.asarray(self.std, self.dtype).reshape(channels)
+    return (images.astype(self.dtype) - shift) / scale
 
 
 def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:

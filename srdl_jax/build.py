@@ -233,13 +233,14 @@ def create_network(
     ConfigError: the name or an option is unknown, or the images too small.
   """
   ranks = isinstance(dataset.test, data.Retrieval)
+  # uint8 less a mean in bfloat16 would lose what it tells.
+  dtype = jnp.promote_types(config.model.dtype, jnp.float32)
   network = Network(
     name,
     create_model(config, name, dataset.num_classes),
     dataset.train.images.shape[1:],
     dataset.num_classes,
-    dataset.mean,
-    dataset.std,
+    augment.Normalise(dataset.mean, dataset.std, dtype),
     RETRIEVAL if ranks else CLASSIFICATION,
     devices,
   )

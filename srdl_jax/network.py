@@ -6,7 +6,7 @@ Its parameters and batch-norm statistics are given with each call.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srdl_jax import augment, data, models, parallel
+from srdl_jax import data, models, parallel
+from srdl_jax.augment import Normalise
 
 CLASSIFICATION = 'classification'
 RETRIEVAL = 'retrieval'
@@ -30,7 +31,7 @@ class Network:
       while training.
     image_shape: (H, W, C) of an image.
     num_classes: K.
-    mean, std: per channel, of pixels scaled to [0, 1]; they normalise images.
+    normalise: uint8 images to what the model takes.
     task: CLASSIFICATION; or RETRIEVAL, where its features rank a gallery of
       classes that it doesn't know.
     devices: to run on.
@@ -40,8 +41,7 @@ class Network:
   model: nn.Module
   image_shape: tuple[int, int, int]
   num_classes: int
-  mean: Sequence[float]
-  std: Sequence[float]
+  normalise: Normalise
   task: str
   devices: list[jax.Device]
 
@@ -54,12 +54,6 @@ class Network:
     init = functools.partial(self.model.init, train=False)
     images = jnp.zeros((1, *self.image_shape))
     return jax.eval_shape(init, jax.random.key(0), images)
-
-  def normalise(self, images: jax.Array) -> jax.Array:
-    """Returns what the model takes of uint8 images [..., H, W, C]."""
-    # uint8 less a mean in bfloat16 would lose what it tells.
-    dtype = jnp.promote_types(self.model.dtype, jnp.float32)
-    return augment.normalise(images, self.mean, self.std, dtype)
 
   def predict_step(self, variables: Any, images: jax.Array) -> jax.Array:
     """Returns logits [b, K] of uint8 images, in evaluation mode; on one device.

@@ -53,7 +53,7 @@ def _offsets(crops, padded):
 def test_normalisation_in_closed_form():
   # 0, 51 and 255 are 0, 0.2 and 1; mean 0.2, std 0.4, then mean 0, std 1.
   images = np.uint8([[[[0, 0], [51, 51], [255, 255]]]])
-  found = augment.normalise(jnp.asarray(images), (0.2, 0.0), (0.4, 1.0))
+  found = augment.Normalise((0.2, 0.0), (0.4, 1.0))(jnp.asarray(images))
   assert found.dtype == jnp.float32
   expected = [[[[-0.5, 0], [0, 0.2], [2, 1]]]]
   np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
@@ -63,7 +63,7 @@ def test_normalised_pixels_have_mean_zero_and_deviation_one(x64):
   images = _batch(16)
   mean = (images / 255).mean(axis=(0, 1, 2))
   std = (images / 255).std(axis=(0, 1, 2))
-  found = augment.normalise(jnp.asarray(images), mean, std, jnp.float64)
+  found = augment.Normalise(mean, std, jnp.float64)(jnp.asarray(images))
   assert found.dtype == jnp.float64
   np.testing.assert_allclose(found.mean((0, 1, 2)), np.zeros(3), atol=1e-12)
   np.testing.assert_allclose(found.std((0, 1, 2)), np.ones(3), rtol=1e-12)
@@ -86,7 +86,7 @@ def test_zero_padding_is_black_before_normalisation():
   assert set(_offsets(crops, padded)) == set(_windows(padded))
   # A black pixel is -mean / std once normalised, not 0.
   corner = crops[np.argmax(crops[:, 0, 0, 0] == 0)]
-  found = augment.normalise(jnp.asarray(corner), (0.25,), (0.5,))
+  found = augment.Normalise((0.25,), (0.5,))(jnp.asarray(corner))
   np.testing.assert_allclose(found[0, 0], [-0.5], rtol=1e-6)
 
 

@@ -62,9 +62,7 @@ def state(drawn_variables):
 
 @pytest.fixture
 def normalise(tiny_digits):
-  return functools.partial(
-    augment.normalise, mean=tiny_digits.mean, std=tiny_digits.std
-  )
+  return augment.Normalise(tiny_digits.mean, tiny_digits.std)
 
 
 @pytest.fixture
@@ -371,8 +369,7 @@ def test_predict_gives_every_row_once_in_order(
     Tiny(),
     (8, 8, 1),
     10,
-    tiny_digits.mean,
-    tiny_digits.std,
+    normalise,
     CLASSIFICATION,
     devices,
   )
@@ -414,9 +411,7 @@ def three_steps(tiny_digits, drawn_variables):
       functools.partial(
         steps.augmented_step,
         augment=functools.partial(augment.flip_and_crop, flip=True, padding=1),
-        normalise=functools.partial(
-          augment.normalise, mean=tiny_digits.mean, std=tiny_digits.std
-        ),
+        normalise=augment.Normalise(tiny_digits.mean, tiny_digits.std),
         step=functools.partial(
           steps.train_step,
           schedule=schedules.step_decay(0.1, 4),

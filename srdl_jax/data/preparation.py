@@ -31,41 +31,25 @@ KeyedExamples = Iterator[tuple[str | int, dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Archive(abc.ABC):
+class Archive(tfds_reader.Prepared):
   """An official archive, and the data set that is prepared from it.
 
   Attributes:
-    name: the data set's, here and in TFDS.
-    version: version of the data set, such as '1.0.0'.
     description: of the data set.
     homepage: of its authors.
     url: where the archive is.
     sha256: the archive's digest, 64 hexadecimal digits.
-    num_classes: number of classes, K.
-    mean: per channel, of training pixels scaled to [0, 1].
-    std: per channel, of training pixels scaled to [0, 1].
-    splits: names of the splits to train and to test on.
   """
 
-  name: str
-  version: str
   description: str
   homepage: str
   url: str
   sha256: str
-  num_classes: int
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-  splits: tuple[str, str]
 
   @property
   def file(self) -> str:
     """The archive's file name."""
     return self.url.rpartition('/')[2]
-
-  def directory(self, source: data.Location) -> pathlib.Path:
-    """Where the prepared data set is, or will be."""
-    return tfds_reader.directory(source.data_dir, self.name, self.version)
 
   @abc.abstractmethod
   def features(
@@ -84,36 +68,6 @@ class Archive(abc.ABC):
     Args:
       path: the archive, already verified.
     """
-
-  def load(self, source: data.Location) -> data.Dataset:
-    """Loads the data set into memory, after preparing it where it is missing.
-
-    Args:
-      source: where it is, or may be fetched from.
-
-    Returns:
-      The data set, images uint8 [N, H, W, C]; rows and ids are TFDS's.
-
-    Raises:
-      DataError: it is missing, damaged or in another form than ArrayRecord.
-    """
-    directory = self.directory(source)
-    if not directory.exists():
-      self.prepare(source)
-    builder = tfds_reader.open_builder(directory, self.splits)
-    train, test = (
-      tfds_reader.read_split(builder, split, self.num_classes)
-      for split in self.splits
-    )
-    return data.Dataset(
-      name=self.name,
-      version=self.version,
-      num_classes=self.num_classes,
-      mean=self.mean,
-      std=self.std,
-      train=train,
-      test=test,
-    )
 
   def prepare(self, source: data.Location) -> None:
     """Makes the TFDS directory from the archive, all of it or nothing.

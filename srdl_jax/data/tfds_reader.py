@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a prepared TFDS directory of ArrayRecord files, without TensorFlow."""
 
+import abc
+import dataclasses
 import io
 import os
 import pathlib
@@ -35,6 +37,64 @@ _UNDECODABLE = (
   SyntaxError,
   ValueError,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared(abc.ABC):
+  """A data set that is read from its TFDS directory into memory.
+
+  Attributes:
+    name: the data set's, here and in TFDS.
+    version: version of the data set, such as '1.0.0'.
+    num_classes: number of classes, K.
+    mean: per channel, of training pixels scaled to [0, 1].
+    std: per channel, of training pixels scaled to [0, 1].
+    splits: names of the splits to train and to test on.
+  """
+
+  name: str
+  version: str
+  num_classes: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  splits: tuple[str, str]
+
+  def directory(self, source: data.Location) -> pathlib.Path:
+    """Where the prepared data set is, or will be."""
+    return directory(source.data_dir, self.name, self.version)
+
+  @abc.abstractmethod
+  def prepare(self, source: data.Location) -> None:
+    """Makes the directory: see `preparation.Archive.prepare`."""
+
+  def load(self, source: data.Location) -> data.Dataset:
+    """Loads the data set into memory, after preparing it where it is missing.
+
+    Args:
+      source: where it is, or may be fetched from.
+
+    Returns:
+      The data set, images uint8 [N, H, W, C]; rows and ids are TFDS's.
+
+    Raises:
+      DataError: it is missing, damaged or in another form than ArrayRecord.
+    """
+    place = self.directory(source)
+    if not place.exists():
+      self.prepare(source)
+    builder = open_builder(place, self.splits)
+    train, test = (
+      read_split(builder, split, self.num_classes) for split in self.splits
+    )
+    return data.Dataset(
+      name=self.name,
+      version=self.version,
+      num_classes=self.num_classes,
+      mean=self.mean,
+      std=self.std,
+      train=train,
+      test=test,
+    )
 
 
 def directory(data_dir: str, dataset: str, version: str) -> pathlib.Path:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srdl_jax import cost, models
+from srdl_jax import augment, cost, models
 from srdl_jax.errors import ConfigError
 from srdl_jax.models import cifar_resnet, densenet, resnet, wide_resnet
 from srdl_jax.models.layers import BasicBlock, Layers
@@ -451,10 +451,9 @@ def test_features_are_what_the_classifier_is_given(
     model,
     (16, 16, 3),
     10,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
-    task=CLASSIFICATION,
-    devices=jax.devices()[:1],
+    augment.Normalise((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    CLASSIFICATION,
+    jax.devices()[:1],
   )
   blocks = network.features(
     variables, images, np.arange(2), 2, mirrored=mirrored
