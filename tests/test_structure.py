@@ -276,3 +276,25 @@ def test_tests_and_benchmarks_import_what_is_there():
         assert module in FILES, (path.name, source)
         if module == source.removeprefix('.'):
           assert name in names_in(module), (path.name, source, name)
+
+
+def test_what_is_said_to_travel_through_functions_goes_through_those():
+  text = (PACKAGE.parent / 'CONTRIBUTING.md').read_text()
+  _, _, text = text.partition('## How a … travels')
+  *traces, _ = re.split(r'^\*\*|^## ', text, flags=re.M)[1:7]
+  most = {'temp': 9, 'split': 7, 'CIFAR': 11, 'ImageNet': 16, 'soft': 10}
+  assert len(traces) == len(most)
+  for trace, (name, count) in zip(traces, most.items(), strict=True):
+    title, _, path = trace.partition('**')
+    assert name in title
+    places = re.findall(r'`([\w.]+)`', path.partition('The teacher')[0])
+    files = set()
+    for place in re.findall(r'`([\w.]+)`', path):
+      module = max(
+        (m for m in FILES if f'{place}.'.startswith(f'{m}.')), key=len
+      )
+      owner = importlib.import_module(f'srdl_jax.{module}')
+      for part in place.removeprefix(f'{module}.').split('.'):
+        owner = getattr(owner, part)
+      files |= {module} if place in places else set()
+    assert len(files) <= count, (name, len(files))
