@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An array on disk or in a bucket: it reads back as written, or not at all.
 
-A folder with a zarr array `log_probs` and, written last, a JSON marker
-`COMPLETE` with the digests of the array's values and metadata.
+A folder, of an absolute path, with a zarr array `log_probs` and, written last,
+a JSON marker `COMPLETE` with the digests of the array's values and metadata.
 """
 
 import contextlib
@@ -30,12 +30,6 @@ _CHUNK_ROWS = 1024
 def is_complete(folder: str | os.PathLike[str]) -> bool:
   """Whether an array was written to its end here: whole, not yet sound.
 
-  Args:
-    folder: the array's folder, which may be missing.
-
-  Returns:
-    True where the marker is.
-
   Raises:
     WorkdirError: that can't be known.
   """
@@ -53,7 +47,7 @@ def write(
   what was there goes first, and the marker comes last.
 
   Args:
-    folder: an absolute path, its parents are created; or one in a bucket.
+    folder: its parents are created.
     values_NxK: float32 or float16, the same in all processes.
     attributes: names and JSON values to keep with it.
 
@@ -74,9 +68,6 @@ def write(
 def refuse_other_files(folder: storage.Path) -> None:
   """Lets `write` replace an array, but not files of someone's own.
 
-  Args:
-    folder: an absolute path.
-
   Raises:
     SoftTargetsError: the path is a file, or a folder with other things in it.
   """
@@ -89,12 +80,6 @@ def refuse_other_files(folder: storage.Path) -> None:
 
 def read_attributes(folder: storage.Path) -> dict[str, Any]:
   """What is kept with the array; the array itself isn't verified.
-
-  Args:
-    folder: an absolute path.
-
-  Returns:
-    The attributes.
 
   Raises:
     SoftTargetsError: the array is missing or unfinished, or its marker or
@@ -119,14 +104,7 @@ def read_attributes(folder: storage.Path) -> dict[str, Any]:
 
 
 def read_values(folder: storage.Path, shape: tuple[int, int]) -> np.ndarray:
-  """Reads the array into memory and verifies every bit of it.
-
-  Args:
-    folder: an absolute path.
-    shape: (N, K) that the array must have.
-
-  Returns:
-    The values, read-only.
+  """Reads an array of this shape, and verifies every bit; it is read-only.
 
   Raises:
     SoftTargetsError: the array is damaged or of another shape.
@@ -144,15 +122,7 @@ def read_values(folder: storage.Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def error(folder: storage.Path, text: str) -> errors.SoftTargetsError:
-  """An error about the bank in a folder.
-
-  Args:
-    folder: the bank's folder.
-    text: what is wrong, and the remedy.
-
-  Returns:
-    The error, to be raised.
-  """
+  """An error about a bank: what is wrong, and the remedy."""
   return errors.SoftTargetsError(f'soft targets {folder}: {text}')
 
 
@@ -184,10 +154,12 @@ def _write_array(path, values_NxK, attributes) -> None:
     'data_type': values_NxK.dtype.name,
     'fill_value': 'NaN',
     'chunk_grid': grid,
+    # Without crc32c TensorStore reads a flipped bit without a word.
     'codecs': [little, {'name': 'crc32c'}],
     'attributes': attributes,
   }
   spec = _spec(path) | {'metadata': metadata}
+  # Creating what another process has created fails.
   if processes.is_first():
     ts.open(spec, create=True).result()
   processes.wait('bank created')
@@ -217,7 +189,6 @@ def _room(folder: storage.Path, first: bool) -> Iterator[storage.Path]:
 
 
 def _marker(array: storage.Path, values_NxK: np.ndarray) -> dict[str, Any]:
-  """What the marker of this content holds."""
   content = hashlib.sha256()
   for start in range(0, len(values_NxK), _CHUNK_ROWS):
     part = np.ascontiguousarray(values_NxK[start : start + _CHUNK_ROWS])

@@ -59,12 +59,7 @@ class Checkpoints(contextlib.AbstractContextManager):
   def __init__(
     self, directory: epath.Path | str, *, read_only: bool = False
   ) -> None:
-    """Remembers the directory; it needn't exist.
-
-    Args:
-      directory: each checkpoint is a folder in it.
-      read_only: refuse `save`, so that nothing is ever written or deleted.
-    """
+    """Remembers the directory; it needn't exist. Read-only, `save` refuses."""
     # Orbax wants it absolute; `resolve` would take gs:// for a folder here.
     path = epath.Path(directory)
     self._directory = path if path.is_absolute() else path.resolve()
@@ -82,7 +77,6 @@ class Checkpoints(contextlib.AbstractContextManager):
     stays as it is, unless this score is its first; a damaged one is replaced.
 
     Args:
-      moment: what to save.
       score: higher is better; None (in mid-epoch) or NaN is never the best.
 
     Raises:
@@ -94,8 +88,10 @@ class Checkpoints(contextlib.AbstractContextManager):
       raise ValueError(f'{self._directory} was opened read-only')
     step, record = moment.step, _record(moment, score)
     self.wait()
+    # All of them save or none, as Orbax's save waits for every process.
     if processes.first_says(self._suffices(step, record['score'])):
       return
+    # Of unknown score, the best would be deleted by the save.
     for other in set(self.steps()) - self._known.scores.keys() - {step}:
       with contextlib.suppress(CheckpointError):
         self._read(other)
@@ -105,6 +101,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       self._open_writer().save_async(
         step,
         moment.state,
+        # By default Orbax skips what it is asked while another save goes on.
         force=True,
         overwrite=True,
         custom_metadata={'record': record, 'sha256': _sha256(record)},
@@ -138,6 +135,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     """Returns the moment saved at one of `steps()`, the same to the bit."""
     record = self._read(step)
     with self._failing(f'checkpoint {step} is damaged: state', step):
+      # Saved as numpy, so it loads without a template, on any devices.
       state = ocp.load(self._directory / str(step))
       stored, found = record['arrays'], _digests(state)
       paths = sorted(stored.keys() | found.keys())
@@ -153,8 +151,7 @@ class Checkpoints(contextlib.AbstractContextManager):
   ) -> Moment | None:
     """Returns the newest intact moment, or None if there are no checkpoints.
 
-    Args:
-      on_damaged: is told of each newer checkpoint that is damaged.
+    `on_damaged` is told of each newer one that is damaged.
 
     Raises:
       CheckpointError: there are checkpoints, and all are damaged.
@@ -242,7 +239,7 @@ class _Known:
     self.damaged: set[int] = set()
 
   def should_preserve(
-    self, checkpoints: Sequence[ocp.training.CheckpointMetadata], **unused
+    self, checkpoints: Sequence[ocp.training.CheckpointMetadata], **_
   ) -> list[bool]:
     steps = [checkpoint.step for checkpoint in checkpoints]
     intact = sorted(set(steps) - self.damaged)

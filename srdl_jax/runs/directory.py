@@ -40,7 +40,6 @@ class Identity:
   """Which run a directory belongs to.
 
   Attributes:
-    config: of the run.
     fingerprint: of its training split.
     weights: digest of the weights that it started from, or None.
     teacher: digest of the imported network that teaches it, or None.
@@ -106,11 +105,7 @@ def resolve(workdir: str) -> storage.Path:
 
 
 def local(workdir: str, name: str = 'workdir') -> pathlib.Path:
-  """Returns a directory or file of this machine.
-
-  Args:
-    workdir: its path.
-    name: of what asks for it, for the message.
+  """Returns a directory or file of this machine; `name` is for the message.
 
   Raises:
     WorkdirError: it is a URL.
@@ -130,8 +125,7 @@ def refuse_another(
 
   Args:
     workdir: may be missing.
-    config: of the run.
-    identity: of the run, once its data and weights have been read.
+    identity: given once data and weights have been read.
 
   Raises:
     WorkdirError: names what differs, or why nothing can be read there.

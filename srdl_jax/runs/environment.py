@@ -44,6 +44,7 @@ def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
   """Returns the largest memory used so far, in bytes: host and device."""
   kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   peaks = {'host': kibibytes * 1024}
+  # None on CPU.
   statistics = devices[0].memory_stats()
   if statistics and 'peak_bytes_in_use' in statistics:
     peaks['device'] = statistics['peak_bytes_in_use']

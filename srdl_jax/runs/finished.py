@@ -28,12 +28,8 @@ class FinishedStage:
   """A stage, and the network that it ended in.
 
   Attributes:
-    model: name of the network.
-    epochs: that it trained.
-    steps: that it trained.
     teacher: number of the stage that taught it, from 1; 0 for an imported
       network, None for labels alone.
-    test: metrics on the test split.
     train_epoch: means over the steps of the last epoch.
     soft_target_entropy: mean of what it taught, in nats; None if nothing was
       stored.
@@ -56,12 +52,10 @@ class ImportedTeacher:
   """The network of another run, which taught; it equals a copy elsewhere.
 
   Attributes:
-    model: its name.
     checkpoint: digest of its parameters.
     fields: of its run, see `FinishedRun`; None where the student doesn't say.
     workdir: of its run, '' where the student doesn't say.
-    train_epoch: see `FinishedStage`.
-    soft_target_entropy: see `FinishedStage`.
+    train_epoch, soft_target_entropy: see `FinishedStage`.
   """
 
   model: str
@@ -80,9 +74,8 @@ class RunCost:
     stages: fields of `cost.Work` of each stage, an imported teacher's first.
     training_1e16: TrCost, in 1e16 multiply-adds.
     training_flops: None where they aren't known.
-    train_seconds: by the clock, of training.
-    evaluate_seconds: by the clock, of evaluation while it trained.
-    extract_seconds: by the clock, of predicting soft targets.
+    evaluate_seconds: of evaluation while it trained.
+    extract_seconds: of predicting soft targets.
     teacher_device_seconds: of an imported teacher, times its devices.
     extraction_share: of all seconds, in [0, 1].
     extraction_epochs: of each stage that taught, in epochs of its training.
@@ -105,11 +98,9 @@ class FinishedRun:
 
   Attributes:
     workdir: as it was given.
-    seed: of the run.
     fields: of its configuration, those that change numbers but the seed.
     data: fingerprint of the training split, and of what the test ranks.
     weights: digest of the weights that it started from, or None.
-    teacher: that it imported, or None.
     stages: in their order, without an imported teacher's.
     final: test metrics of the last epoch.
     best: metrics of the best epoch, on `best_split`.
@@ -117,9 +108,6 @@ class FinishedRun:
     ensemble: test metrics of the stages' ends together, None for one stage.
     schedule: [(epoch, rate)], from which epoch of the run on the learning rate
       has which value.
-    cost: of the run.
-    device_kind: that it ran on.
-    device_count: that it ran on.
     jax: its version, '' where it isn't known.
     commit: of the program, None where it isn't known.
   """
@@ -176,9 +164,11 @@ def read(directory: storage.Path) -> FinishedRun:
   """
   path = directory / run_directory.RESULT
   if not path.exists():
+    # For what it raises of a directory without a run.
     run_directory.load_identity(directory)
     raise WorkdirError(f'{directory}: no finished run (no {path.name} yet).')
   if (directory / run_directory.CONFIG).exists():
+    # Before a later version's result is taken for another program's.
     run_directory.refuse_newer(directory)
   try:
     return parse(storage.read_json(path), str(directory))

@@ -26,11 +26,7 @@ def stamp() -> dict[str, int | str]:
 def refuse_newer(
   path: str | os.PathLike[str], record: Mapping[str, Any]
 ) -> None:
-  """Checks that a record can be read.
-
-  Args:
-    path: of its file, for the message.
-    record: what the file holds.
+  """Checks that the record of a file can be read.
 
   Raises:
     WorkdirError: a later version wrote it, in a format not known yet.

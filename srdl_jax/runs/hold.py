@@ -86,7 +86,7 @@ def _write(workdir: storage.Path, identity: run_directory.Identity) -> None:
 
 
 def _check_same(identity: run_directory.Identity, test_data: str) -> None:
-  """Compares what the processes are about to do, and with what."""
+  # What differs would have them make other calls, and hang for ever.
   fields = {
     name: value
     for name, value in config_lib.flatten(identity.config).items()
@@ -108,12 +108,14 @@ def _check_same(identity: run_directory.Identity, test_data: str) -> None:
 
 def _check_shared(workdir: storage.Path) -> None:
   """Has all processes read what the first has written."""
+  # No killed run can have left a file of this name behind.
   token = processes.first_ones(os.urandom(16))
   path = workdir / f'.shared_{token.hex()}'
   if processes.is_first():
     storage.replace(path, b'')
   processes.wait('workdir')
   seconds = SECONDS_TO_SEE if processes.several() else 0.0
+  # All have looked once any_says returns: then the file may go.
   alone = processes.any_says(not _appears(path, seconds))
   if processes.is_first():
     with storage.failures(path):

@@ -46,9 +46,8 @@ class RunLog:
     """Opens nothing yet, the first line does; fetches what a bucket has.
 
     Args:
-      workdir: the run directory, which exists.
-      total_epochs: epochs of all stages together: the bar's length.
-      tensorboard: whether to write TensorBoard's files too.
+      workdir: exists.
+      total_epochs: of all stages together: the bar's length.
       every_steps: a training step is recorded where its number is a multiple.
       stream: where a human reads, sys.stderr unless given; a bar is drawn
         only on a terminal.
@@ -105,7 +104,7 @@ class RunLog:
     """Records a chunk of training steps, one line a step.
 
     Args:
-      stage: the stage, from 1.
+      stage: from 1.
       epoch: the epoch that the steps belong to.
       first_step: number of the chunk's first step, so from 1: one more than
         the steps done before the chunk.
@@ -144,11 +143,9 @@ class RunLog:
     A line that a rewound record holds already isn't written a second time.
 
     Args:
-      stage: the stage, from 1.
+      stage: from 1.
       epoch: epochs done.
       step: number of the last step before it.
-      split: what was evaluated, 'test' for one.
-      metrics: name to value.
 
     Raises:
       ValueError: a metric has the name of a column.
@@ -174,20 +171,12 @@ class RunLog:
       self._mirror.upload()
 
   def event(self, text: str) -> None:
-    """Tells the human something, on a line of its own.
-
-    Args:
-      text: one line.
-    """
+    """Tells the human something, on a line of its own."""
     if self._active:
       self._display.event(text)
 
   def progress(self, **where: Any) -> None:
-    """Moves the bar, or, where none can be, says one line an epoch.
-
-    Args:
-      **where: what `progress.Progress.show` takes.
-    """
+    """See `progress.Progress.show`."""
     if self._active:
       self._display.show(**where)
 
@@ -232,6 +221,7 @@ class _MetricsFile:
             self._last_step = max(self._last_step, key[1])
           else:
             self._evaluations.add(key)
+      # A record that is right isn't put at risk.
       if b''.join(kept) != old:
         replace(self._path, b''.join(kept))
     self._opened = True
@@ -260,6 +250,7 @@ class _MetricsFile:
 
   def _ensure_open(self) -> None:
     if not self._opened:
+      # Keeps all but a half line, which the first new one would complete.
       self.rewind(math.inf, math.inf)
 
   def _parse(self, content: bytes) -> Iterator[tuple[bytes, tuple[Any, ...]]]:

@@ -37,8 +37,7 @@ def initialise(
     automatic: whether JAX finds them by itself (TPU pods, SLURM, Kubernetes,
       Open MPI).
     coordinator: HOST:PORT of the first process, if they are told by hand.
-    count: of processes.
-    index: of this one, from 0.
+    index: from 0.
     heartbeat_seconds: after which a silent process is taken for lost; the
       others then abort.
 
@@ -93,11 +92,7 @@ def is_first() -> bool:
 
 
 def wait(place: str) -> None:
-  """Waits until all processes have come to this place.
-
-  Args:
-    place: its name, the same in all.
-  """
+  """Waits until all processes have come to the place of this name."""
   if several():
     multihost_utils.sync_global_devices(place)
 
@@ -171,7 +166,7 @@ def failing_at_once() -> Iterator[None]:
 
 
 def _is_lost(error: BaseException | None) -> bool:
-  """Whether an error, or what caused it, comes of a process that is gone."""
+  # Of a process lost during a save, the cause of a CheckpointError tells.
   while error is not None:
     jax_says = isinstance(error, jax.errors.JaxRuntimeError)
     if jax_says and _LOST.search(str(error)):

@@ -16,12 +16,7 @@ class Progress:
   """Shows how far a run is; it never ends a run whose reader has gone."""
 
   def __init__(self, stream: TextIO, total_epochs: int):
-    """Shows nothing yet.
-
-    Args:
-      stream: where the human reads; a bar is drawn if it is a terminal.
-      total_epochs: epochs of all stages together: the bar's length.
-    """
+    """Shows nothing yet; will draw a bar if the stream is a terminal."""
     self._stream = stream
     self._total = total_epochs
     self._draws = _can_draw(stream)
@@ -29,11 +24,7 @@ class Progress:
     self._told: tuple[int, int] | None = None
 
   def event(self, text: str) -> None:
-    """Says one line, above the bar where there is one.
-
-    Args:
-      text: the line.
-    """
+    """Says one line, above the bar where there is one."""
     with contextlib.suppress(OSError):
       if self._bar is not None:
         self._bar.write(text, file=self._stream)
@@ -54,12 +45,10 @@ class Progress:
     """Moves the bar, or says a line at the end of an epoch.
 
     Args:
-      stage: the stage, from 1.
-      stages: how many there are.
+      stage: from 1.
       epoch: epochs done of all stages together, a fraction within one.
-      epochs: epochs of all stages together.
-      images_per_second: training images a second.
-      seconds_left: estimate for the whole run.
+      epochs: of all stages together.
+      seconds_left: of the whole run.
       **shown: more to show, such as loss=0.53.
     """
     notes = [f'{images_per_second:,.0f} images/s', _left(seconds_left)]

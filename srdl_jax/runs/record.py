@@ -42,7 +42,6 @@ class Record:
     """Checks that a checkpoint is of this run, stage and teacher.
 
     Args:
-      step: of the checkpoint, for the message.
       lineage: what that of the checkpoint must hold; its stage is the place.
 
     Raises:
@@ -87,14 +86,7 @@ class Record:
     self.sum_steps += len(metrics['loss'])
 
   def close_epoch(self, batch_size: int) -> dict[str, float | int]:
-    """Returns the means over the steps of an epoch, and begins a new one.
-
-    Args:
-      batch_size: examples in a step.
-
-    Returns:
-      The means of loss, its parts and accuracy, and the number of examples.
-    """
+    """Returns an epoch's means and number of examples, and begins a new one."""
     self.train = {
       name: total / self.sum_steps
       for name, total in self.sums.items()

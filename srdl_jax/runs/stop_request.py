@@ -31,19 +31,12 @@ class StopRequest:
     return self.heard if self.agreed is None else self.agreed
 
   def agree(self, any_says: Callable[[bool], bool]) -> None:
-    """Lets all processes know, where there are several.
-
-    Args:
-      any_says: whether any process was asked, from whether this one was.
-    """
+    """Lets all processes know; `any_says` is that of `processes`."""
     if self.agreed is not None:
       self.agreed = any_says(self.heard)
 
   def end_if_asked(self, where: str) -> None:
-    """Ends the run, once all is saved.
-
-    Args:
-      where: the place that the run has reached, for the message.
+    """Ends the run, once all is saved; `where` it is stands in the message.
 
     Raises:
       Interrupted: a signal asked for it.
@@ -59,13 +52,13 @@ class StopRequest:
 def listen() -> Iterator[StopRequest]:
   """Notes the first signal instead of dying of it; the second one kills."""
   request = StopRequest()
+  # None, a handler that Python hasn't set, could not be set again.
   before = {
     number: signal.getsignal(number) or signal.SIG_DFL
     for number in (signal.SIGINT, signal.SIGTERM)
   }
 
-  def note(number, frame):
-    del frame
+  def note(number, _frame):
     request.signal_name = signal.Signals(number).name
     restore()
     # Written at once: print is not safe within a handler.

@@ -19,31 +19,19 @@ class Curves:
   """Event files of one run, written here and now: no thread, no queue."""
 
   def __init__(self, folder: str | os.PathLike[str]):
-    """Opens nothing yet; the first point does.
-
-    Args:
-      folder: where the event files go; its parent exists.
-    """
+    """Opens nothing yet; the first point does. The folder's parent exists."""
     self._folder = pathlib.Path(folder)
     self._writer: EventsWriter | None = None
     self._first_new: int | None = None
     self._flushed = 0.0
 
   def rewind(self, step: int) -> None:
-    """Has TensorBoard forget the points beyond a step.
-
-    Args:
-      step: the last step whose points stay.
-    """
+    """Has TensorBoard forget the points beyond a step."""
     self.close()
     self._first_new = step + 1 if self._folder.exists() else None
 
   def add(self, step: int, values: Mapping[str, float]) -> None:
     """Adds a point to each of some curves.
-
-    Args:
-      step: where.
-      values: the curve's name to the point's value.
 
     Raises:
       WorkdirError: the file cannot be written.
@@ -87,6 +75,7 @@ class Curves:
     suffix = f'.{time.time_ns()}'
     self._writer = EventsWriter(str(self._folder / 'events'), suffix)
     if self._first_new is not None:
+      # TensorBoard drops what it has read of this step and later ones.
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
       self._write(self._first_new, session_log=start)
 

@@ -132,8 +132,7 @@ def failures(
   """Turns a failure of the storage inside into one readable line.
 
   Args:
-    path: what the line names.
-    verb: what cannot be done to it.
+    verb: what cannot be done to the path, for the line.
 
   Raises:
     WorkdirError: in place of what the storage raises.
@@ -141,6 +140,7 @@ def failures(
   try:
     yield
   except errors.SrdlError:
+    # In a bucket what follows would take in our own errors.
     raise
   except errors_of(path) as error:
     raise errors.WorkdirError(

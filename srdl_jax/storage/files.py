@@ -21,10 +21,6 @@ DRAFT = '.tmp'
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
   """Replaces `path` by `obj` as JSON: a reader sees the old or the new.
 
-  Args:
-    path: the file; its folder exists.
-    obj: what json.dump takes, without NaN and infinities, which are not JSON.
-
   Raises:
     WorkdirError: the file cannot be written; the old one stays.
     TypeError: `obj` is not made of JSON's types; the old file stays.
@@ -36,12 +32,6 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
 
 def read_json(path: str | os.PathLike[str]) -> Any:
   """Reads what `write_json` wrote.
-
-  Args:
-    path: the file.
-
-  Returns:
-    The object.
 
   Raises:
     WorkdirError: the file is missing, unreadable or not JSON.
@@ -57,11 +47,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def replace(path: str | os.PathLike[str], content: bytes) -> None:
-  """Replaces a file by `content` in one step, and waits for the disk.
-
-  Args:
-    path: the file; its folder exists.
-    content: the bytes that it holds afterwards.
+  """Replaces a file, whose folder exists, in one step, and waits for the disk.
 
   Raises:
     WorkdirError: the file cannot be written; the old one stays.
@@ -89,9 +75,8 @@ def exists(path: bucket.Path) -> bool:
 def new_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields where to write a file that then takes the place of `path`.
 
-  Args:
-    path: the file, of this machine; its folder exists. Until all of the new
-      one is on the disk, and if the block raises, it stays as it was.
+  Until all of the new one is on the disk, and if the block raises, the file
+  stays as it was. Its folder exists.
 
   Raises:
     OSError: nothing can be written there.
@@ -116,7 +101,7 @@ def new_folder(
   """Yields an empty folder that then takes the place of `path`.
 
   Args:
-    path: the folder, of this machine; its parents are created. See `move`.
+    path: its parents are created.
     draft: where to write it, in the same file system; beside it unless given.
       What is there is removed, of a process that was ended.
     replace: see `move`.
@@ -137,16 +122,15 @@ def new_folder(
 def move(
   draft: pathlib.Path, path: pathlib.Path, *, replace: bool = False
 ) -> None:
-  """Gives a finished folder its name, once all of it is on the disk.
+  """Gives a finished folder its name in the same file system.
 
   Args:
-    draft: the folder.
-    path: its name, in the same file system.
     replace: whether it takes the place of a folder with something in it.
 
   Raises:
     OSError: there is no room, or a folder is in the way.
   """
+  # A machine that lost its power could keep the name without the content.
   for part in (*draft.rglob('*'), draft):
     sync(part)
   earlier = path.with_name(f'{path.name}.earlier')

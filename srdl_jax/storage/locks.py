@@ -35,7 +35,7 @@ def lock(
 
   Args:
     workdir: the run directory; created, with its parents, where missing.
-    wait: whether to wait until another process lets go of it.
+    wait: without an end, until another process lets go of it.
     patience: seconds until another process's hold is an error; a network file
       system may end a hold only some time after its machine has died.
 
@@ -76,6 +76,7 @@ def is_held(workdir: str | os.PathLike[str]) -> bool:
   path = pathlib.Path(workdir) / _LOCK
   try:
     with open(path, 'rb') as file:
+      # Shared: of two that ask, neither is a holder to the other.
       fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return False
   except BlockingIOError:
@@ -85,7 +86,6 @@ def is_held(workdir: str | os.PathLike[str]) -> bool:
 
 
 def _take_within(descriptor: int, seconds: float) -> None:
-  """Takes the lock as soon as it is free, or raises BlockingIOError."""
   deadline = time.monotonic() + seconds
   while True:
     try:
@@ -97,7 +97,6 @@ def _take_within(descriptor: int, seconds: float) -> None:
 
 
 def _open_lock(workdir: pathlib.Path) -> int:
-  """Creates the run directory and opens its lock file."""
   with bucket.failures(f'workdir {workdir}'):
     try:
       workdir.mkdir(parents=True, exist_ok=True)
@@ -105,6 +104,7 @@ def _open_lock(workdir: pathlib.Path) -> int:
       raise errors.WorkdirError(
         f'workdir {workdir} is a file: give a directory'
       ) from error
+    # Not emptied yet: who is refused reads in it who holds the lock.
     return os.open(workdir / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
 
 
@@ -126,6 +126,7 @@ def _take(
       ) from error
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     holder = f'pid {os.getpid()} on {socket.gethostname()} since {since}\n'
+    # A killed holder's line is still there, and may be longer.
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, holder.encode(), 0)
 

@@ -29,14 +29,12 @@ class Told:
     """Says nothing yet.
 
     Args:
-      name: of what is done, at the start of each line.
       unit: what is counted, in the plural; '' if bytes alone are.
       total: how many there will be, if that is known.
       size: bytes that all of them have, about, if that is known.
       done: bytes among these that an earlier process has done.
       stream: where a human reads, sys.stderr unless given.
       every: seconds between lines.
-      clock: returns seconds.
     """
     self._name, self._unit, self._total = name, unit, total
     self._size, self._done = size, done

@@ -18,20 +18,17 @@ SECONDS_BETWEEN_UPLOADS = 60.0
 
 
 class Mirror:
-  """Some files of a run directory, to be appended to.
+  """Some files of a run directory, to be appended to in `folder`.
 
   Those of a run on this machine are in its own directory, and nothing is
   uploaded.
-
-  Attributes:
-    folder: where to write them.
   """
 
   def __init__(self, workdir: bucket.Path, file: str, folder: str):
     """Fetches what an earlier process has written of them.
 
     Args:
-      workdir: the run directory, which exists.
+      workdir: exists.
       file: name of a file in it that is gone on with.
       folder: name of a folder in it whose files are only added to; whether it
         is there is all that is fetched.
@@ -97,10 +94,9 @@ class Mirror:
 
 @contextlib.contextmanager
 def scratch(folder: bucket.Path) -> Iterator[pathlib.Path]:
-  """Yields a folder of this machine that is uploaded at the end.
+  """Yields a folder of this machine that is uploaded to `folder` at the end.
 
-  Args:
-    folder: where its files go; if it is of this machine, that is yielded.
+  A folder of this machine is yielded itself.
 
   Raises:
     WorkdirError: they cannot be uploaded.
