@@ -113,7 +113,6 @@ class Sightings:
     identities: int32 [N]; none of them is trained on. 0 are distractors, whom
       no query asks for; -1 is junk, which counts neither as right nor wrong.
     cameras: int32 [N].
-    file_names: of the N images.
     fingerprint: the examples' identity, see `fingerprint`.
   """
 
@@ -170,13 +169,10 @@ class Dataset:
 
   Attributes:
     name: a key of `DATASETS`.
-    version: version of the data, not of this program.
-    num_classes: number of classes, K.
-    mean: per channel, of training pixels scaled to [0, 1].
-    std: per channel, of training pixels scaled to [0, 1].
-    train: the training split.
-    test: the test split, of the same classes; or, where the classes are
-      persons, of whom others are to be found again, a retrieval.
+    version: of the data, not of this program.
+    mean, std: per channel, of training pixels scaled to [0, 1].
+    test: of the same classes; or, where the classes are persons, of whom others
+      are to be found again, a retrieval.
   """
 
   name: str
@@ -190,13 +186,7 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """What is known of a data set before it is read.
-
-  Attributes:
-    image_shape: (H, W, C).
-    num_classes: number of classes, K.
-    train_examples: number of examples in the training split.
-  """
+  """What is known of a data set before it is read; images are (H, W, C)."""
 
   image_shape: tuple[int, int, int]
   num_classes: int
@@ -212,9 +202,8 @@ def fingerprint(
 
   Args:
     full_name: name and version, such as 'cifar100/3.0.2'.
-    split: name of the split.
-    ids: the N examples' own ids, in order.
-    labels: the N examples' labels, in order.
+    ids: the N examples' own, in order.
+    labels: of the N examples, in order.
 
   Returns:
     A sha256 as 64 hexadecimal digits.
@@ -226,12 +215,7 @@ def fingerprint(
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A data set by its name.
-
-  Attributes:
-    load: from where it may be read to the data set.
-    shape: None where that isn't known before it is read.
-  """
+  """A data set by its name; its shape may not be known before it is read."""
 
   load: Callable[[Location], Dataset]
   shape: Shape | None = None

@@ -58,10 +58,12 @@ class Cifar(preparation.Archive):
     rows = np.frombuffer(records, np.uint8).reshape(-1, count + 3072)
     for i, row in enumerate(rows):
       pixels = row[count:].reshape(3, 32, 32).transpose(1, 2, 0)
+      # A row begins with the labels; its pixels are left over.
       example = dict(zip(self.class_names, row.tolist(), strict=False))
       example['id'] = f'{split}_{i:05d}'
       # TFDS would encode an array with TensorFlow.
       example['image'] = Image.fromarray(pixels)
+      # TFDS's order is a hash of the key, which is that of its own builder.
       yield i, example
 
   def _read(self, path: pathlib.Path, files: Iterable[str]) -> list[bytes]:

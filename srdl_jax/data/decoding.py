@@ -106,7 +106,6 @@ def training_view(
 
   Args:
     content: see `decode`.
-    rng: of the draws.
     size: of the result, in pixels.
     least_area: smallest share of the image's area, in (0, 1].
     orient: see `decode`.
@@ -163,20 +162,15 @@ def _view(
   gap: float,
   orient: bool,
 ) -> np.ndarray:
-  """Cuts a box out and resizes it to a square, in one go.
+  """Cuts a box out and resizes it to a square [size, size, 3], in one go.
 
   Args:
-    content: see `decode`.
     choose: from the upright image's width and height to the box.
-    size: of the square.
     gap: how much larger the box must stay if less is decoded.
-    orient: see `decode`.
-
-  Returns:
-    uint8 [size, size, 3].
   """
   image = image_files.open_image(content)
   turn = image_files.orientation(image) if orient else 1
+  # From 5 on, the image lies on its side.
   upright = image.size[::-1] if turn > 4 else image.size
   box = _as_stored(choose(*upright), turn, *image.size)
   image = _upper_part(image, content, _lowest_row(box, size))
@@ -217,7 +211,6 @@ def _upper_part(
 
   Args:
     image: from `image_files.open_image`; JPEGs aren't decoded yet.
-    content: the file.
     rows: how many are needed. They come out the same, but for the last one,
       whose colours would be smoothed with the row below.
   """
@@ -247,7 +240,6 @@ def _as_stored(box: Box, turn: int, width: int, height: int) -> Box:
 
 
 def _upright(image: Image.Image, turn: int) -> Image.Image:
-  """Returns the image in RGB, turned."""
   # After a resize there is less to convert and to turn.
   image = image if image.mode == 'RGB' else image.convert('RGB')
   return image.transpose(_TURNS[turn]) if turn > 1 else image

@@ -15,17 +15,13 @@ MEAN = (0.3054,)
 STD = (0.3753,)
 
 
-def load(source: data.Location) -> data.Dataset:
+def load(_source: data.Location) -> data.Dataset:
   """Loads the digits: the first 1,437 train, the last 360 test.
-
-  Args:
-    source: not used; the images come with scikit-learn.
 
   Returns:
     The data set, images uint8 [N, 8, 8, 1]; an example's id is its position
     among all 1,797.
   """
-  del source
   images, labels = _arrays()
   return data.Dataset(
     name='digits',

@@ -44,9 +44,8 @@ def fetch(
   destination; the caller sees to that.
 
   Args:
-    url: where the file is.
-    destination: path it gets; its folder exists.
-    sha256: the file's digest, 64 hexadecimal digits.
+    destination: its folder exists.
+    sha256: 64 hexadecimal digits.
     timeout: seconds until the answer has begun, and seconds without a byte.
 
   Returns:
@@ -76,7 +75,6 @@ def check(url: str, *, timeout: float = 10.0) -> None:
   """Checks that a server answers for a URL; fetches and writes nothing.
 
   Args:
-    url: where a file is.
     timeout: seconds until the answer has begun.
 
   Raises:
@@ -87,11 +85,7 @@ def check(url: str, *, timeout: float = 10.0) -> None:
 
 
 def verify(path: pathlib.Path, sha256: str) -> None:
-  """Checks a file's digest.
-
-  Args:
-    path: the file.
-    sha256: the digest it must have, 64 hexadecimal digits.
+  """Checks a file's digest, 64 hexadecimal digits.
 
   Raises:
     DataError: it has another, or can't be read.
@@ -136,9 +130,11 @@ def _receive(url: str, part: pathlib.Path, timeout: float, name: str) -> None:
     error.close()
     if not have or error.code != _RANGE_NOT_SATISFIABLE:
       raise
+    # What is kept is as long as the file, or longer: it can't be gone on with.
     have = 0
     response = _open(url, have, timeout)
   with response:
+    # Some servers ignore what range is asked for, and send all.
     if not _continues_at(response, have):
       have = 0
     length = response.headers.get('Content-Length')
@@ -202,8 +198,8 @@ def copy_from_bucket(data_dir: str, dataset: str, version: str) -> pathlib.Path:
 
   Args:
     data_dir: TFDS directory in a bucket, gs://...
-    dataset: name of the data set in TFDS.
-    version: its version, such as '1.0.0'.
+    dataset: its name in TFDS.
+    version: such as '1.0.0'.
 
   Returns:
     The local directory.
@@ -290,6 +286,7 @@ def _complete(source: str, local: pathlib.Path, sizes: dict[str, int]) -> None:
     for copy in futures.as_completed(copies):
       copy.result()
   finally:
+    # Else a failure would be told after all other copies alone.
     pool.shutdown(cancel_futures=True)
   told.close()
 

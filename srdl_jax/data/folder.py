@@ -30,6 +30,7 @@ VERSION = '1.0.0'
 SIZE = 224
 _TEST_FOLDERS = ('val', 'test')
 _HELD_OUT = 1 / 5
+# Another one would move images between training and testing.
 _SEED = 'srdl_jax folder 1'
 _SHOWN = 10
 _log = logging.getLogger(__name__)

@@ -41,12 +41,7 @@ Paths = dict[str, list[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """Image files by row, as `images.EncodedImages`.
-
-  Attributes:
-    folder: the folder that they are in.
-    paths: their paths below it.
-  """
+  """Image files by row, as `images.EncodedImages`, at paths below a folder."""
 
   folder: str
   paths: tuple[str, ...]
@@ -127,10 +122,6 @@ def look_at(
   root: pathlib.Path, paths: Iterable[str]
 ) -> tuple[dict[str, str], list[Fault]]:
   """Looks at both ends of files, and reads them whole if these look wrong.
-
-  Args:
-    root: the folder that paths are told from.
-    paths: of the files.
 
   Returns:
     A digest of each that can be read: of its size and both its ends; and the

@@ -74,12 +74,6 @@ def open_image(content: bytes) -> ImageFile.ImageFile:
 
   Their size isn't certain before, and an orientation may follow the pixels.
 
-  Args:
-    content: the file.
-
-  Returns:
-    The image, of any mode that `pixels` knows.
-
   Raises:
     DecodeError: it is no image, damaged, cut short, or too large.
   """
@@ -110,13 +104,7 @@ def reduce(image: ImageFile.ImageFile, most: float) -> int:
 
 
 def pixels(image: ImageFile.ImageFile) -> Image.Image:
-  """Decodes an image.
-
-  Args:
-    image: from `open_image`.
-
-  Returns:
-    An image of mode L where all colours are grey, else of mode RGB.
+  """Decodes an image: to mode L where all colours are grey, else to RGB.
 
   Raises:
     DecodeError: see `open_image`.
@@ -157,9 +145,6 @@ def orientation(image: ImageFile.ImageFile) -> int:
 def check(file: IO[bytes]) -> None:
   """Looks whether a file can be read, mostly at its two ends.
 
-  Args:
-    file: open for reading, and with `seek`.
-
   Raises:
     DecodeError: its header is wrong; or its end isn't what it should be, for
       which the whole of it was decoded, and that failed.
@@ -182,6 +167,7 @@ def _one_error() -> Iterator[None]:
   try:
     yield
   except (DecodeError, MemoryError):
+    # Too little memory isn't the file's damage.
     raise
   except Exception as error:
     raise DecodeError(str(error) or type(error).__name__) from error

@@ -43,11 +43,7 @@ class EncodedImages(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class DecodedImages(abc.ABC):
-  """Looks like an array of images, uint8 [N, H, W, 3].
-
-  Attributes:
-    records: the encoded images.
-  """
+  """Looks like an array of images, uint8 [N, H, W, 3]."""
 
   records: EncodedImages
   _damaged: ClassVar[str]
@@ -90,6 +86,7 @@ class DecodedImages(abc.ABC):
       row = int(numbers.flat[place])
       found[place] = self._decoded(row, self._image)
 
+    # An error is raised only to who takes its result.
     for _ in _threads(os.getpid()).map(fill, range(numbers.size)):
       pass
     return found.reshape(*numbers.shape, *self.shape[1:])
@@ -110,9 +107,8 @@ class DecodedImages(abc.ABC):
 
 
 @functools.lru_cache(maxsize=1)
-def _threads(process: int) -> concurrent.futures.ThreadPoolExecutor:
+def _threads(_process: int) -> concurrent.futures.ThreadPoolExecutor:
   """The pool of a process: a fork has none of its parent's threads."""
-  del process
   return concurrent.futures.ThreadPoolExecutor(
     min(_THREADS, len(os.sched_getaffinity(0))), 'decode'
   )
@@ -144,14 +140,7 @@ class StreamedImages(DecodedImages):
     return len(self.records), self.size, self.size, 3
 
   def training_view(self, row: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns a random part of one image.
-
-    Args:
-      row: in 0 .. N - 1.
-      rng: of the part; nothing else is random.
-
-    Returns:
-      uint8 [size, size, 3], see `decoding.training_view`.
+    """Returns a random part of one image: see `decoding.training_view`.
 
     Raises:
       DataError: the image is damaged; its name and row are told.
@@ -175,12 +164,8 @@ class StreamedImages(DecodedImages):
 class PersonImages(DecodedImages):
   """Looks like an array of images, uint8 [N, height, width, 3].
 
-  Each is stretched to that size (bilinear). Those of Market-1501's query and
-  gallery would fill 2.3 GB of memory.
-
-  Attributes:
-    height: of each image, in pixels.
-    width: of each image, in pixels.
+  Each is stretched to that size, in pixels (bilinear). Those of Market-1501's
+  query and gallery would fill 2.3 GB of memory.
   """
 
   height: int

@@ -43,9 +43,6 @@ class TrainingViews:
   Attributes:
     images: of the full split.
     rows: int [n], the examples in use.
-    seed: of the run.
-    stage: number of the stage.
-    epochs: of the stage.
     batch_size: of all processes together.
     own: int [b], the places within a batch that are this process's.
   """
@@ -93,9 +90,8 @@ def views(
   Args:
     images: of the full split; those in memory are returned as they are.
     rows: int [B].
-    seed: of the run.
-    stage: number of the stage whose teacher sees them.
-    view: number of the view, from 0.
+    stage: whose teacher sees them.
+    view: from 0.
 
   Returns:
     uint8 [B, H, W, C].
@@ -109,14 +105,13 @@ def views(
   return np.stack(list(crops))
 
 
-def begin_worker(index: int, count: int) -> None:
+def begin_worker(_index: int, _count: int) -> None:
   """Prepares a process that decodes: it ends with the run, not before.
 
   A signal to all processes of a terminal or a job is for the run, which still
   needs batches to come to its next checkpoint. And a run that is killed can't
   end its workers.
   """
-  del index, count
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
   run = multiprocessing.parent_process()
@@ -134,8 +129,6 @@ def batches(
   """Yields the source's examples in order, stacked; the remainder is dropped.
 
   Args:
-    source: of examples.
-    batch_size: examples in a batch.
     first: number of the batch to begin with: going on there is the same as
       having read all before it.
     workers: processes that decode, 0 for threads of this one. They change
@@ -148,6 +141,7 @@ def batches(
   import grain
 
   whole = _Batches(source, batch_size, shared=workers > 0)
+  # A saved iterator's state would fit the same number of workers alone.
   dataset = grain.MapDataset.source(whole)[first:]
   # A worker passes each batch on before it makes another: what Grain's threads
   # had made ahead would stay in shared memory when it ends.
@@ -176,7 +170,6 @@ class _Batches:
 
   Attributes:
     source: of examples, which all have the same names and shapes.
-    size: examples in a batch.
     shared: whether batches are made by a worker, in memory that the run's
       process takes over, instead of copying them there. Who takes one frees
       it.
@@ -210,6 +203,7 @@ class _Batches:
     try:
       list(_worker_threads().map(fill, parts))
     except BaseException:
+      # Nobody else will know of it, and it would outlive this process.
       for array in batch.values():
         array.metadata.close_and_unlink_shm()
       raise

@@ -32,14 +32,7 @@ KeyedExamples = Iterator[tuple[str | int, dict[str, Any]]]
 
 @dataclasses.dataclass(frozen=True)
 class Archive(tfds_reader.Prepared):
-  """An official archive, and the data set that is prepared from it.
-
-  Attributes:
-    description: of the data set.
-    homepage: of its authors.
-    url: where the archive is.
-    sha256: the archive's digest, 64 hexadecimal digits.
-  """
+  """An official archive, and the data set that is prepared from it."""
 
   description: str
   homepage: str
@@ -55,27 +48,16 @@ class Archive(tfds_reader.Prepared):
   def features(
     self, path: pathlib.Path
   ) -> dict[str, tfds.features.FeatureConnector]:
-    """Returns TFDS's features by name: 'id', 'image', 'label' and others.
-
-    Args:
-      path: the archive, already verified.
-    """
+    """Returns TFDS's features by name: 'id', 'image', 'label' and others."""
 
   @abc.abstractmethod
   def examples(self, path: pathlib.Path) -> dict[str, KeyedExamples]:
-    """Returns the examples of each split: keys, and features by name.
-
-    Args:
-      path: the archive, already verified.
-    """
+    """Returns the examples of each split: keys, and features by name."""
 
   def prepare(self, source: data.Location) -> None:
     """Makes the TFDS directory from the archive, all of it or nothing.
 
     Of several processes that call this at once, one prepares and others wait.
-
-    Args:
-      source: where the archive is, or may be fetched to.
 
     Raises:
       DataError: there is no archive, it is damaged or not as it should be, or
@@ -97,19 +79,15 @@ class Archive(tfds_reader.Prepared):
 def builder_of(
   archive: Archive, path: pathlib.Path, data_dir: pathlib.Path
 ) -> tfds.core.GeneratorBasedBuilder:
-  """Returns what writes an archive as TFDS would, without TensorFlow.
-
-  Args:
-    archive: what is written.
-    path: where it is; it is verified.
-    data_dir: TFDS directory that is written to.
+  """Returns what writes an archive, verified, as TFDS would.
 
   Raises:
     DataError: the archive isn't as it should be; also raised by its run.
   """
   named_features = archive.features(path)
 
-  # TFDS keeps every builder class for good, so this one holds no examples.
+  # TFDS keeps every builder class for good, so this one holds no examples; and
+  # where its own builder has the name, none can be registered.
   class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     name = archive.name
     VERSION = tfds.core.Version(archive.version)
@@ -144,7 +122,6 @@ def write_metadata(
   Args:
     template: of the files' names, with their folder.
     splits: what has been written.
-    label: TFDS's feature.
     **about: the data set: `version`, `description`, `homepage`.
 
   Raises:
@@ -252,11 +229,11 @@ def _download(archive: Archive, source: data.Location) -> pathlib.Path:
 
 
 def _run(archive: Archive, path: pathlib.Path, folder: pathlib.Path) -> None:
-  """Writes what is in an archive into a folder."""
   builder = builder_of(archive, path, folder / 'tfds')
   try:
     # TFDS prints the name of the temporary folder as that of the result.
     with contextlib.redirect_stdout(io.StringIO()):
+      # The format by default is written by TensorFlow.
       builder.download_and_prepare(file_format='array_record')
   except RuntimeError as error:
     # What array_record raises on a full disk.

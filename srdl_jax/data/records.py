@@ -32,13 +32,7 @@ _NOTE_DAMAGE = (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile)
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """An image.
-
-  Attributes:
-    name: of its file.
-    label: its class's number.
-    content: its file as it is.
-  """
+  """An image: the name of its file, its class's number, the file as it is."""
 
   name: str
   label: int
@@ -75,11 +69,7 @@ def decode(record: bytes) -> Example:
 
 
 def write(path: pathlib.Path, examples: Iterable[Example]) -> None:
-  """Writes a file, onto the disk.
-
-  Args:
-    path: the file; an earlier one is replaced.
-    examples: what is written.
+  """Writes a file, onto the disk; an earlier one is replaced.
 
   Raises:
     OSError: there is no room, or nothing can be written there.
@@ -104,12 +94,7 @@ class Records:
   """
 
   def __init__(self, paths: Sequence[os.PathLike[str]], lengths: Sequence[int]):
-    """Opens nothing yet.
-
-    Args:
-      paths: the files, in order.
-      lengths: number of records in each.
-    """
+    """Opens nothing yet; lengths are the numbers of records."""
     self._paths = [os.fspath(path) for path in paths]
     self._lengths = list(lengths)
     self._ends = list(itertools.accumulate(lengths))
@@ -124,10 +109,7 @@ class Records:
     return self.example(row).content
 
   def example(self, row: int) -> Example:
-    """Returns the example of a row.
-
-    Args:
-      row: in 0 .. N - 1.
+    """Returns the example of a row, from 0 on.
 
     Raises:
       IndexError: there is no such row.
@@ -196,7 +178,7 @@ class Shards:
     Args:
       folder: where the shards are.
       notes: where the notes about them are.
-      name: of the shards' files, before their number.
+      name: of files, before a shard's number.
     """
     self._folder, self._notes, self._name = folder, notes, name
     self.finished = list(self._read())
@@ -229,11 +211,7 @@ class Shards:
     return str(self.finished[-1].names[-1]) if self.finished else ''
 
   def append(self, examples: Iterable[Example], told: storage.Told) -> None:
-    """Writes and finishes one more shard.
-
-    Args:
-      examples: what is in it, at least one.
-      told: of each image.
+    """Writes and finishes one more shard, of at least one example.
 
     Raises:
       OSError: there is no room, or nothing can be written there.

@@ -17,13 +17,9 @@ def _generator(*words: int) -> np.random.Generator:
 def epoch_order(
   seed: int, stage: int, epoch: int, rows: np.ndarray
 ) -> np.ndarray:
-  """Order in which one epoch visits its examples.
+  """Order in which one epoch visits its examples, of rows [n].
 
-  Args:
-    seed: the run's seed, not negative.
-    stage: number of the stage, not negative.
-    epoch: number of the epoch, not negative.
-    rows: integers [n], the examples in use.
+  No number is negative.
 
   Returns:
     int32 [n], a permutation of `rows` that depends on the arguments alone.
@@ -74,13 +70,13 @@ def choose_rows(
   """Splits the rows of a training split into those used and those held out.
 
   Args:
-    labels: integers [N], the labels of the full split.
+    labels: integers [N], of the full split.
     classes: use examples of the labels below it alone; 0 takes all. At least
       2, and no more than there are.
     holdout: number of examples, drawn with the seed, kept for validation.
     examples_per_class: the first so many of each class, by row number, among
       the rest; 0 takes all of the rest.
-    seed: seed of the draw, not negative.
+    seed: of the draw, not negative.
 
   Returns:
     (train_rows, holdout_rows), both int32, ascending and disjoint.

@@ -45,11 +45,9 @@ class Prepared(abc.ABC):
 
   Attributes:
     name: the data set's, here and in TFDS.
-    version: version of the data set, such as '1.0.0'.
-    num_classes: number of classes, K.
-    mean: per channel, of training pixels scaled to [0, 1].
-    std: per channel, of training pixels scaled to [0, 1].
-    splits: names of the splits to train and to test on.
+    version: such as '1.0.0'.
+    mean, std: per channel, of training pixels scaled to [0, 1].
+    splits: names of those to train and to test on.
   """
 
   name: str
@@ -70,11 +68,7 @@ class Prepared(abc.ABC):
   def load(self, source: data.Location) -> data.Dataset:
     """Loads the data set into memory, after preparing it where it is missing.
 
-    Args:
-      source: where it is, or may be fetched from.
-
-    Returns:
-      The data set, images uint8 [N, H, W, C]; rows and ids are TFDS's.
+    Images are uint8 [N, H, W, C], rows and ids TFDS's.
 
     Raises:
       DataError: it is missing, damaged or in another form than ArrayRecord.
@@ -105,11 +99,8 @@ def directory(data_dir: str, dataset: str, version: str) -> pathlib.Path:
   Args:
     data_dir: a local path or gs://BUCKET/FOLDER; '' is TFDS_DATA_DIR or
       ~/tensorflow_datasets.
-    dataset: the data set's name in TFDS.
-    version: its version, such as '1.0.0'.
-
-  Returns:
-    The directory of this version, which need not exist.
+    dataset: its name in TFDS.
+    version: such as '1.0.0'.
 
   Raises:
     DataError: it is not in the bucket or cannot be copied from there, or the
@@ -123,12 +114,6 @@ def directory(data_dir: str, dataset: str, version: str) -> pathlib.Path:
 
 def root(data_dir: str) -> pathlib.Path:
   """The TFDS directory of this machine that a `data_dir` stands for.
-
-  Args:
-    data_dir: a local path; '' is TFDS_DATA_DIR or ~/tensorflow_datasets.
-
-  Returns:
-    The directory, which need not exist.
 
   Raises:
     DataError: the path is an address, such as that of a bucket.
@@ -154,7 +139,7 @@ def open_builder(
 
   Args:
     directory: `<data_dir>/<name>/<version>`.
-    splits: names of the splits that will be read.
+    splits: those that will be read.
 
   Returns:
     A builder that reads ArrayRecord files, all of which exist.
@@ -216,8 +201,6 @@ def read_split(
 
   Args:
     builder: from `open_builder`; its examples have image, label and id.
-    name: name of the split.
-    num_classes: number of classes, K.
 
   Returns:
     The split, images uint8 [N, H, W, C].
@@ -289,12 +272,8 @@ def _decode(
 def pixels_of(encoded: bytes, shape: tuple[int, ...]) -> np.ndarray:
   """Decodes a PNG or JPEG image; where `shape` has three channels, to RGB.
 
-  Args:
-    encoded: the image file's content.
-    shape: (H, W, C) of the result.
-
   Returns:
-    uint8 [H, W, C], read-only.
+    uint8 [H, W, C], which is `shape`; read-only.
 
   Raises:
     ValueError: it is damaged or of another shape.

@@ -31,11 +31,7 @@ _ANNOTATIONS = f'{_FOLDER}/val/val_annotations.txt'
 class TinyImageNet(preparation.Archive):
   """The archive, whose JPEG files are stored as they are.
 
-  An example's id is its file's name.
-
-  Attributes:
-    train_per_class: number of training images that each class must have.
-    validation_per_class: number of validation images that each must have.
+  An example's id is its file's name. Every class must have so many images.
   """
 
   train_per_class: int
@@ -73,6 +69,7 @@ class TinyImageNet(preparation.Archive):
     told = storage.Told(f'{self.name}, {split}', 'images', len(labels))
     for member, content in _images(path, labels):
       name = member.rpartition('/')[2]
+      # TFDS's order is a hash of the key: another one would renumber all rows.
       yield member, {'id': name, 'image': content, 'label': labels[member]}
       told.add()
     told.close()

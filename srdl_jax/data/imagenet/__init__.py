@@ -43,9 +43,6 @@ _log = logging.getLogger(__name__)
 def load(source: data.Location) -> data.Dataset:
   """Opens ImageNet; images are read and decoded when they are asked for.
 
-  Args:
-    source: where it is, and how large its images shall be.
-
   Returns:
     The data set; `test` is TFDS's split 'validation'. Its number of classes is
     that of the prepared directory.
@@ -118,6 +115,7 @@ def _indices(
       # Where nothing can be written, everyone reads for himself.
       with contextlib.suppress(OSError):
         stack.enter_context(locks.taking_turns(directory.parent))
+      # Whoever was waited for may have made them.
       stored = _fitting(builder, directory)
       indices = {s: stored.get(s) or _built(builder, s) for s in SPLITS}
       if len(stored) < len(SPLITS):

@@ -48,13 +48,7 @@ _DAMAGE = (
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-  """How much the archives must hold.
-
-  Attributes:
-    classes: number of classes, K.
-    train: number of training images.
-    validation: number of validation images.
-  """
+  """How many classes and images the archives must hold."""
 
   classes: int
   train: int
@@ -78,7 +72,6 @@ class Archives:
   """What is known of the archives before an image is read.
 
   Attributes:
-    folder: where they are.
     classes: the K WordNet ids, sorted.
     class_tars: of the training archive, sorted.
     validation: images of the validation archive, sorted.
@@ -118,6 +111,7 @@ class Archives:
     for label, tar in enumerate(self.class_tars):
       name = self.classes[label]
       if name < after[: len(name)]:
+        # All of it is written: going on, it isn't read again.
         continue
       where = f'{tar.name} in {self.path("train")}'
       # Reading on is quicker than seeking from header to header.
@@ -136,7 +130,6 @@ def open_archives(
   """Reads the lists of the archives, and the validation images' classes.
 
   Args:
-    folder: where the archives are.
     counts: how much they must hold; None takes what there is. The number of
       training images is not looked at yet.
 
@@ -263,11 +256,7 @@ def _labels(
 def read_labels(
   folder: pathlib.Path, count: int
 ) -> tuple[Sequence[str], Sequence[str]]:
-  """Returns the classes, and those of the validation images.
-
-  Args:
-    folder: where the archives are.
-    count: number of validation images, M.
+  """Returns the classes, and those of the `count` validation images, M.
 
   Returns:
     (the WordNet ids of all classes, those of the M images by file name).

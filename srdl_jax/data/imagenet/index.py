@@ -59,10 +59,6 @@ def shards_of(
 def write(directory: pathlib.Path, indices: Mapping[str, Index]) -> None:
   """Writes the index file of a directory, whole or not at all.
 
-  Args:
-    directory: where the shards are.
-    indices: by split.
-
   Raises:
     OSError: it can't be written.
   """
@@ -106,8 +102,7 @@ def build(
 
   Args:
     full_name: name and version of the data set.
-    split: name of the split.
-    paths: its files, in order.
+    paths: of the split, in order.
     lengths: number of records in each.
 
   Raises:
@@ -142,7 +137,6 @@ def make(
 
   Args:
     full_name: name and version of the data set.
-    split: name of the split.
     names: the N images' file names.
     labels: integers [N].
     shards: see `Index`.

@@ -43,7 +43,6 @@ def prepare(
   Args:
     source: where the archives are, and where the directory goes.
     counts: how much the archives must hold; None takes what there is.
-    shard_examples: number of images in a shard.
 
   Returns:
     The directory, which may have been there.
@@ -88,7 +87,6 @@ def _write(
   staging: pathlib.Path,
   shard_examples: int,
 ) -> None:
-  """Writes the whole directory below the staging folder."""
   folder, notes = staging / imagenet.VERSION, staging / 'finished'
   for needed in (folder, notes):
     needed.mkdir(parents=True, exist_ok=True)
@@ -167,7 +165,6 @@ def _write_index(folder: pathlib.Path, shards: Mapping[str, Shards]) -> None:
 def _write_metadata(
   folder: pathlib.Path, classes: Sequence[str], shards: Mapping[str, Shards]
 ) -> None:
-  """Writes what TFDS wants to read beside the shards."""
   template = tfds.core.ShardedFileTemplate(
     data_dir=folder, template=_FILE_NAMES
   )

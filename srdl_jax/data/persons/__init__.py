@@ -47,8 +47,7 @@ _NAME = re.compile(
 def parse(name: str) -> tuple[int, int] | None:
   """Returns the identity and the camera that a file's name tells, or None.
 
-  Args:
-    name: without its folder: 0002_c1s1_000451_03.jpg is (2, 1).
+  Without its folder: 0002_c1s1_000451_03.jpg is (2, 1).
   """
   match = _NAME.fullmatch(name)
   return match and (int(match[1]), int(match[2]))
@@ -61,9 +60,7 @@ class Part:
   Attributes:
     names: of the N files; `parse` knows each.
     digests: of the files' content.
-    records: the encoded images, in the same order.
-    identities: int32 [N], from the names.
-    cameras: int32 [N], from the names.
+    identities, cameras: int32 [N], from the names.
   """
 
   names: Sequence[str]

@@ -28,7 +28,6 @@ def check(
   """Checks the parts, by their names and digests.
 
   Args:
-    where: what the parts were read from, for messages.
     parts: 'train', 'query', 'gallery' and, perhaps, 'multi_query'.
     counts: what `counts_of` must be; None takes any.
     allow_differences: go on with other counts, and with folders that look

@@ -56,7 +56,6 @@ def read(root: pathlib.Path, skip_unreadable: bool = False) -> dict[str, Part]:
   gt_bbox only what shows a query's identity to the query's camera is kept.
 
   Args:
-    root: the folder that holds the others.
     skip_unreadable: leave out images that can't be read, and log them.
 
   Returns:
@@ -148,7 +147,6 @@ def _report(
 
 
 def _nothing(root: pathlib.Path, split: str) -> str:
-  """Says that a part is empty."""
   if split == 'multi_query':
     return (
       f'{root / FOLDERS[split]} has no image with the identity and camera of '

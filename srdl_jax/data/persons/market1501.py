@@ -46,9 +46,8 @@ def load(
   """Loads Market-1501, after preparing it where it is missing.
 
   Args:
-    source: where it is, or may be prepared from; `image_size` is the height of
-      the images, 0 for 256; `allow_differences` takes a copy of other counts.
-    counts: what it must hold.
+    source: `image_size` is the height of the images, 0 for 256;
+      `allow_differences` takes a copy of other counts.
 
   Returns:
     The data set, see `persons.dataset`.
@@ -79,8 +78,7 @@ def prepare(
   Of several processes that call this at once, one prepares and others wait.
 
   Args:
-    source: where the folder is: `manual_dir` is it, or holds it.
-    counts: what it must hold.
+    source: `manual_dir` is the folder, or holds it.
 
   Raises:
     DataError: there is no folder, it is damaged or not the official one, or
@@ -119,7 +117,6 @@ def _folder(source: data.Location) -> pathlib.Path:
 
 
 def _write(parts: Mapping[str, Part], folder: pathlib.Path) -> None:
-  """Writes all of a TFDS directory."""
   template = tfds.core.ShardedFileTemplate(
     data_dir=folder, dataset_name=NAME, filetype_suffix='array_record'
   )
@@ -133,6 +130,7 @@ def _write(parts: Mapping[str, Part], folder: pathlib.Path) -> None:
     )
     (path,) = info.filepaths
     records_lib.write(pathlib.Path(path), _examples(part))
+    # The path had to be asked for before the file's size was there.
     splits.append(info.replace(num_bytes=pathlib.Path(path).stat().st_size))
   preparation.write_metadata(
     template,
@@ -156,7 +154,6 @@ def _examples(part: Part) -> Iterator[Example]:
 
 
 def _read(directory: pathlib.Path) -> dict[str, Part]:
-  """Opens what is prepared; images stay on disk."""
   builder = tfds_reader.open_builder(directory, _SPLITS)
   if 'multi_query' in builder.info.splits:
     builder = tfds_reader.open_builder(directory, (*_SPLITS, 'multi_query'))
