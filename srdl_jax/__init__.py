@@ -3,24 +3,24 @@
 
 To be read in this order:
 
-  srdl          Algorithm 1, for any list of stages
+  srdl          Algorithm 1, for any list of stages; once more at the end
   methods       a method is a list of stages; METHODS
+  config        every field
   losses        Eq 2, 5, 6, 7
   schedules     Eq 3 and 4
-  steps         the train step
+  metrics       exact sums: top-k, NLL, calibration
   train_state   the state, the random restart, SGD
   augment       flip, crop, normalise
-  stage         one stage, from fresh to final
-  feed          what a step reads: resident or streamed
-  soft_targets  what a bank of soft targets means
-  knowledge     what a stage's end teaches: predicted once, kept
+  steps         the train step
   parallel      steps over devices; one exact pass over a split
   network       what predicts images, without data or training
   experiment    what a configuration stands for: bound stages, random keys
   build         from a configuration to an experiment
-  config        every field
-  evaluate      metrics of states
-  metrics       exact sums: top-k, NLL, calibration
+  soft_targets  what a bank of soft targets means
+  knowledge     what a stage's end teaches: predicted once, kept
+  feed          what a step reads: resident or streamed
+  evaluate      metrics of networks
+  stage         one stage, from fresh to final
   main          the command
 
 Packages:

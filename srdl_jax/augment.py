@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flip, crop and normalisation of images, on the device.
 
-Each is a pure function of a key and a batch; the caller gives every example
-a key of its own, so that no draw depends on the batch or on the device.
+Each example has a key of its own, made of its row number, so that no draw
+depends on the batch or on the device.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def flip_and_crop(
   padding: int,
   mode: str = 'reflect',
 ) -> jax.Array:
-  """Returns augmented images: each example's draws come from its own key.
+  """Returns images cropped, then flipped; each by its own example's key.
 
   Args:
     key: of (purpose, stage, epoch); an example's key is fold_in(key, index).

@@ -134,7 +134,6 @@ def create_model(config: ConfigDict, name: str, num_classes: int) -> nn.Module:
   """Returns a network of the run, with the configured options.
 
   Args:
-    config: of the run.
     name: of the network: the configured one, or a teacher's.
     num_classes: K.
 
@@ -197,7 +196,10 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
     stages=_bind(
       config,
       plan,
-      [teacher and teacher.network, *(networks[s.model] for s in plan)],
+      {
+        methods.IMPORTED: teacher and teacher.network,
+        **{n: networks[stage.model] for n, stage in enumerate(plan, start=1)},
+      },
       weights,
       # Stages that learn alike share a compilation.
       functools.cache(
@@ -224,10 +226,8 @@ def create_network(
   """Returns a network of a run, for the data that it is trained on.
 
   Args:
-    config: of the run.
     name: of the network: the configured one, or a teacher's.
     dataset: with the number of classes in use.
-    devices: to run on.
 
   Raises:
     ConfigError: the name or an option is unknown, or the images too small.
@@ -254,7 +254,10 @@ def _bind(
 ) -> tuple[BoundStage, ...]:
   """Returns the stages of a plan with all that trains them.
 
-  `networks` are by the numbers of the stages, that of methods.IMPORTED first.
+  Args:
+    networks: by the numbers of the stages, and methods.IMPORTED.
+    train_chunk: see `_train_chunk`, the first three arguments bound.
+    **rest: what all stages have in common.
   """
   optimiser = train_state.sgd(
     momentum=config.optimiser.momentum,
@@ -265,10 +268,10 @@ def _bind(
   stages, step = [], 0
   for number, stage in enumerate(plan, start=1):
     network, apply = networks[number], None
-    teacher = networks[stage.teacher or methods.IMPORTED]
-    # An imported one isn't read where a trained run is evaluated.
-    if teacher and not SOURCES[stage.source].stored:
-      apply = teacher.model.apply
+    if stage.teacher is not None and not SOURCES[stage.source].stored:
+      # An imported one isn't read where a trained run is evaluated.
+      teacher = networks[stage.teacher]
+      apply = teacher and teacher.model.apply
     learns = stage.label_smoothing, stage.source, apply
     stages.append(
       BoundStage(

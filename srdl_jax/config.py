@@ -26,7 +26,7 @@ class Field:
     meaning: what it does, with its unit.
     valid: whether a value is acceptable.
     range: the acceptable values in words, for the message.
-    identity: whether it changes a run's numbers. A workdir is resumed only by
+    identity: whether it changes what is trained. A workdir is resumed only by
       a run whose identity fields are equal.
     born: the default that the field came with. It stays when the default
       changes: a run's identity is told by what differs from it, and records
@@ -270,7 +270,7 @@ FIELDS: dict[str, Field] = {
   'steps_per_dispatch': _at_least(
     0,
     0,
-    'steps in one call of the device; 0: 1 on CPU or streamed, else an epoch',
+    'steps in one call of the device; 0: 1 on CPU or streamed, else up to 500',
     identity=False,
   ),
   'devices': _at_least(0, 0, 'devices to use; 0: all', identity=False),
@@ -319,7 +319,6 @@ def apply_arguments(config: ConfigDict, text: str | None) -> ConfigDict:
   """Applies 'model=resnet32,method=srdl,recipe=paper' to a configuration.
 
   Args:
-    config: to change.
     text: what stands behind the colon of --config=FILE:text, or nothing.
 
   Returns:

@@ -24,7 +24,11 @@ from srdl_jax.runs.finished import FinishedRun
 
 
 class Purpose(enum.IntEnum):
-  """What a random key is for; the number is part of the key."""
+  """What a random key is for; the number is part of the key.
+
+  What is drawn on the host, orders, hold-outs and crops of streamed images,
+  has generators of its own: see `data.sampling`.
+  """
 
   INITIALISE = 0
   AUGMENT = 1
@@ -38,8 +42,6 @@ def key_for(seed: int, purpose: Purpose, *counts: int) -> jax.Array:
   devices.
 
   Args:
-    seed: of the run.
-    purpose: what is drawn.
     *counts: stage, from 1, and epoch or view, from 0.
   """
   key = jax.random.key(seed)
@@ -55,11 +57,9 @@ class BoundStage:
   Attributes:
     number: from 1.
     plan: what the method says of it.
-    network: that it trains.
     seed: of the run.
     first_step: global step at which it begins.
     steps_per_epoch: optimiser steps; the remainder of an epoch is dropped.
-    optimiser: the optax chain.
     weights: that a fresh state starts from, or None for random parameters.
     train_chunk: its steps, compiled (see `parallel.map_train` and
       `steps.augmented_step`).
@@ -82,6 +82,7 @@ class BoundStage:
   @property
   def end_step(self) -> int:
     """Global step at which it ends."""
+    # A checkpoint at this step is the end; its number is the steps done.
     return self.first_step + self.plan.epochs * self.steps_per_epoch
 
   def key(self, purpose: Purpose, *counts: int) -> jax.Array:
@@ -116,6 +117,7 @@ class BoundStage:
     )
     if self.weights is None:
       return state
+    # The classifier may stay as drawn, so the draw comes first all the same.
     variables = weights_lib.overlay(state.variables, self.weights)
     return train_state.from_variables(*rest, variables, self.first_step)
 
@@ -143,8 +145,8 @@ class Teacher:
     network: which predicts.
     variables: its parameters and statistics.
     checkpoint: digest of the state that it ended in.
-    seed, temperature: of its own run: an imported teacher's soft targets are
-      the same for all students.
+    seed, temperature: of the run that trained it: an imported teacher's soft
+      targets are the same for all students.
   """
 
   number: int
@@ -160,7 +162,6 @@ class Imported:
   """A finished run whose last network teaches: teacher.workdir.
 
   Attributes:
-    directory: of the run.
     identity: which run it is.
     run: what it found.
     end: the last moment of its last stage.
@@ -175,18 +176,18 @@ class Imported:
 
   @property
   def config(self) -> ConfigDict:
-    """Of that run."""
+    """Configuration of that run."""
     return self.identity.config
 
   def teacher(self, network: Network) -> Teacher:
     """Returns what teaches: this run's network."""
     return Teacher(
-      methods.IMPORTED,
-      network,
-      self.end.variables,
-      self.checkpoint,
-      self.config.seed,
-      self.config.distillation.temperature,
+      number=methods.IMPORTED,
+      network=network,
+      variables=self.end.variables,
+      checkpoint=self.checkpoint,
+      seed=self.config.seed,
+      temperature=self.config.distillation.temperature,
     )
 
 
@@ -204,7 +205,6 @@ class Experiment:
     imported: the finished run that teaches, or None.
     imported_teacher: its network, or None.
     schedule: rate by global step.
-    devices: to run on.
     flip_and_crop: the augmentation, see `augment.flip_and_crop`.
   """
 
@@ -290,12 +290,12 @@ class Experiment:
       end: its last moment.
     """
     return Teacher(
-      number,
-      self.stages[number - 1].network,
-      end.variables,
-      checkpoint.digest(end.state),
-      self.config.seed,
-      self.config.distillation.temperature,
+      number=number,
+      network=self.stages[number - 1].network,
+      variables=end.variables,
+      checkpoint=checkpoint.digest(end.state),
+      seed=self.config.seed,
+      temperature=self.config.distillation.temperature,
     )
 
   @property

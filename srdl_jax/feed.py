@@ -10,6 +10,7 @@ from srdl_jax import errors, parallel, soft_targets
 from srdl_jax.data import pipeline, sampling
 from srdl_jax.experiment import BoundStage, Experiment
 from srdl_jax.knowledge import Knowledge
+from srdl_jax.targets import SOURCES
 
 
 class ResidentFeed(contextlib.AbstractContextManager):
@@ -33,8 +34,8 @@ class ResidentFeed(contextlib.AbstractContextManager):
     arrays = {
       'image': experiment.dataset.train.images,
       'label': experiment.dataset.train.labels,
-      'soft_logits': _soft_logits(experiment, knowledge),
-      'teacher': knowledge and knowledge.online,
+      'soft_logits': _soft_logits(experiment, stage, knowledge),
+      'teacher': _variables(stage, knowledge),
     }
     self.resident = parallel.replicate(arrays, experiment.devices)
     self._experiment = experiment
@@ -80,10 +81,11 @@ class StreamedFeed(contextlib.AbstractContextManager):
       experiment, stage, knowledge, step: see `open_feed`.
     """
     config = experiment.config
-    teacher = {'teacher': knowledge and knowledge.online}
+    teacher = {'teacher': _variables(stage, knowledge)}
     self.resident = parallel.replicate(teacher, experiment.devices)
     self._experiment = experiment
-    self._knowledge = knowledge
+    self._taught_by = stage, knowledge
+    self._step = step
     own = parallel.own(np.arange(config.batch_size), experiment.devices)
     self._batches = pipeline.batches(
       pipeline.TrainingViews(
@@ -110,14 +112,16 @@ class StreamedFeed(contextlib.AbstractContextManager):
     Raises:
       DataError: an image is damaged; its name and row are told.
     """
-    del epoch
+    # A stream can't be asked for any other batch than its next.
+    assert epoch * self._experiment.steps_per_epoch + begin == self._step
+    self._step += end - begin
     found = [next(self._batches) for _ in range(end - begin)]
     index = np.stack([batch['index'] for batch in found])
     return {
       'image': np.stack([batch['image'] for batch in found]),
       'label': self._experiment.dataset.train.labels[index],
       'index': index,
-      'soft_logits': _soft_logits(self._experiment, self._knowledge, index),
+      'soft_logits': _soft_logits(self._experiment, *self._taught_by, index),
     }
 
   def __exit__(self, *error: object) -> None:
@@ -137,8 +141,6 @@ def open_feed(
   """Returns the feed of a stage.
 
   Args:
-    experiment: of the run.
-    stage: that is trained.
     knowledge: of the stage's teacher, or None for labels alone.
     step: of the stage, from 0, that comes first.
   """
@@ -178,10 +180,18 @@ def to_learn_from(
 
 def _soft_logits(
   experiment: Experiment,
+  stage: BoundStage,
   knowledge: Knowledge | None,
   rows: np.ndarray | slice = slice(None),
 ) -> np.ndarray | None:
-  if knowledge is None or knowledge.bank is None:
+  if not SOURCES[stage.plan.source].stored:
     return None
   temperature = experiment.config.distillation.temperature
   return to_learn_from(knowledge.bank, temperature, rows)
+
+
+def _variables(stage: BoundStage, knowledge: Knowledge | None) -> Any:
+  """Returns those of a teacher that predicts in each step, or None."""
+  if stage.plan.teacher is None or SOURCES[stage.plan.source].stored:
+    return None
+  return knowledge.teacher.variables

@@ -16,6 +16,7 @@ from srdl_jax.experiment import Experiment, Purpose, Teacher, key_for
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import processes
 from srdl_jax.runs.stop_request import StopRequest
+from srdl_jax.targets import SOURCES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Knowledge:
   """What a network hands on to a later stage.
 
   Attributes:
-    teacher: the network.
-    bank: its soft targets; None where it teaches online.
+    teacher: the network, which may predict in each step.
+    bank: its soft targets; None where no stage learns from stored ones.
     seconds: that predicting and writing the soft targets took, compilation
       apart; None if unknown, as a kill fell between the bank and its timing.
   """
@@ -32,11 +33,6 @@ class Knowledge:
   teacher: Teacher
   bank: soft_targets.Bank | None
   seconds: float | None
-
-  @property
-  def online(self) -> Any:
-    """Variables of a teacher that predicts in each step, else None."""
-    return None if self.bank else self.teacher.variables
 
 
 def induce(
@@ -50,8 +46,6 @@ def induce(
   A complete bank is not made again.
 
   Args:
-    experiment: of the run.
-    teacher: that predicts.
     directory: the bank's folder.
     stop: whether to end early; what has been predicted is then lost.
 
@@ -59,7 +53,7 @@ def induce(
     SoftTargetsError: what is there is damaged or of another making.
     Interrupted: `stop` asked for it.
   """
-  if experiment.config.distillation.online:
+  if not _stores(experiment, teacher):
     return Knowledge(teacher, None, 0.0)
   size = {
     'num_examples': len(experiment.dataset.train.labels),
@@ -68,7 +62,7 @@ def induce(
   provenance = provenance_of(experiment, teacher)
   timing = _timing(directory)
   if not processes.first_says(soft_targets.is_complete(directory)):
-    # Compiles, if no evaluation has.
+    # Compiles, if no evaluation has: the time is that of predicting alone.
     next(_predict(experiment, teacher))
     begun = time.monotonic()
     soft_targets.save(
@@ -89,6 +83,12 @@ def induce(
     timed = timing.exists()
   seconds = storage.read_json(timing)['seconds'] if timed else None
   return Knowledge(teacher, bank, seconds)
+
+
+def _stores(experiment: Experiment, teacher: Teacher) -> bool:
+  """Whether a stage that it teaches learns from soft targets of a bank."""
+  taught = [s for s in experiment.plan if s.teacher == teacher.number]
+  return any(SOURCES[stage.source].stored for stage in taught)
 
 
 def provenance_of(experiment: Experiment, teacher: Teacher) -> dict[str, Any]:
@@ -126,7 +126,6 @@ def induce_imported(
   at its own temperature, for every student.
 
   Args:
-    experiment: of the run.
     stop: see `induce`.
 
   Raises:
@@ -137,13 +136,15 @@ def induce_imported(
   imported, teacher = experiment.imported, experiment.imported_teacher
   if imported is None:
     return {}
-  config = experiment.config
   directory = run_directory.soft_targets(
-    imported.directory, len(imported.run.stages), config.distillation.views
+    imported.directory,
+    len(imported.run.stages),
+    experiment.config.distillation.views,
   )
   made = soft_targets.is_complete(directory) and _timing(directory).exists()
   hold = contextlib.nullcontext()
-  if not (made or config.distillation.online) and processes.is_first():
+  needed = _stores(experiment, teacher) and not made
+  if needed and processes.is_first():
     # Several students may come to a new teacher at once.
     hold = storage.lock(imported.directory, wait=True)
   with hold:
@@ -206,9 +207,8 @@ class _View:
   number: int
 
   def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-    drawn_by = self.teacher.seed, self.teacher.number, self.number
-    source = self.experiment.dataset.train.images
-    images = pipeline.views(source, rows, *drawn_by)
-    seed, *counts = drawn_by
+    seed, counts = self.teacher.seed, (self.teacher.number, self.number)
+    whole = self.experiment.dataset.train.images
+    images = pipeline.views(whole, rows, seed, *counts)
     key = key_for(seed, Purpose.VIEW, *counts)
     return np.asarray(self.experiment.flip_and_crop(key, images, rows))

@@ -60,6 +60,7 @@ def imitation(
   # float16 is how large banks are stored, not what to sum in.
   wide = jnp.promote_types(soft_logits_BxK.dtype, jnp.float32)
   soft_logits_BxK = jax.lax.stop_gradient(soft_logits_BxK).astype(wide)
+  # Once more: stored in float16 they sum to 1 up to rounding alone.
   stored_BxK = jax.nn.log_softmax(soft_logits_BxK)
   student_BxK = jax.nn.log_softmax(logits_BxK / temperature)
   return jnp.mean(

@@ -24,8 +24,8 @@ class Stage:
   Attributes:
     epochs: passes over the training set.
     start: 'fresh': new random parameters from a key of this stage (the random
-      restart of Algorithm 1); 'same': the random parameters that stage one
-      began with; 'previous': parameters and batch-norm statistics of the
+      restart of Algorithm 1), or imported weights anew; 'same': what stage
+      one began with; 'previous': parameters and batch-norm statistics of the
       stage before.
     teacher: number of the earlier stage whose soft targets it learns from
       beside the labels, from 1; IMPORTED for a finished run's last network;
@@ -70,7 +70,7 @@ ENSEMBLES = frozenset({'vanilla_ensemble'})
 
 
 def reads(*fields: str) -> Callable[[Any], Any]:
-  """Makes a function a method of its own name, which reads these fields."""
+  """Registers the function below as a method, which reads these fields."""
 
   def register(plan):
     METHODS[plan.__name__] = Method(plan, fields)
@@ -236,8 +236,9 @@ def create(config: ConfigDict) -> tuple[Stage, ...]:
   return stages
 
 
-# Fields that a stage's source of soft targets reads.
+# Fields that a stage's source of soft targets reads, by targets.SOURCES' keys.
 _OF_SOURCES = {
+  '': (),
   'bank': ('distillation.views',),
   'online': ('distillation.online',),
 }
@@ -246,8 +247,10 @@ _OF_SOURCES = {
 def _refuse_unread(config: ConfigDict, sources: set[str]) -> None:
   """Refuses fields of other methods that aren't at their default, nor at what
   they were born with: earlier runs have that."""
+  if strange := sources - _OF_SOURCES.keys():
+    raise ConfigError(unknown('source', min(strange), _OF_SOURCES))
   read = {*METHODS[config.method].reads}
-  read.update(*(_OF_SOURCES.get(source, ()) for source in sources))
+  read.update(*(_OF_SOURCES[source] for source in sources))
   known = itertools.chain(
     *(method.reads for method in METHODS.values()), *_OF_SOURCES.values()
   )
@@ -272,8 +275,9 @@ def _check(config, stages, number: int, stage: Stage) -> None:
     )
   if stage.start not in STARTS:
     raise ConfigError(f'Stage {number} has an unknown start {stage.start!r}.')
-  earlier = stage.teacher in (None, IMPORTED) or 1 <= stage.teacher < number
-  if not earlier:
+  imported = stage.teacher == IMPORTED and config.teacher.workdir
+  earlier = stage.teacher is None or 1 <= stage.teacher < number
+  if not (imported or earlier):
     raise ConfigError(f'The teacher of stage {number} must come before it.')
   if number == 1 and (stage.start != 'fresh' or stage.keep_optimiser):
     raise ConfigError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network without data or training: what predicts images, or describes them.
+"""A network without data or training: images to logits, or to features.
 
 Its parameters and batch-norm statistics are given with each call.
 """
@@ -34,7 +34,6 @@ class Network:
     normalise: uint8 images to what the model takes.
     task: CLASSIFICATION; or RETRIEVAL, where its features rank a gallery of
       classes that it doesn't know.
-    devices: to run on.
   """
 
   name: str
@@ -68,7 +67,6 @@ class Network:
     """Returns pooled features [b, D] of uint8 images, in evaluation mode.
 
     Args:
-      variables: parameters and statistics.
       images: uint8 [b, H, W, C].
       mirrored: whether to average them with those of the mirrored images.
     """

@@ -141,7 +141,6 @@ def map_train(
     train_step: (state, resident, examples, key) to (state, metrics), where
       resident is a tree of whole arrays, and examples one of arrays [b, ...]:
       the device's part of a batch.
-    devices: to run on.
 
   Returns:
     A function of (state, resident, examples, key) that returns the state
@@ -189,7 +188,6 @@ def steps_per_dispatch(
       part of an epoch that leaves no remainder, which would be a second
       program to compile, unless there is no good one.
     epoch_steps: steps in an epoch.
-    devices: to run on.
   """
   if requested:
     return requested
@@ -221,11 +219,9 @@ def predict(
 
   Args:
     step: mapped over the devices (see `map_predict`).
-    variables: parameters and statistics.
     images: what row numbers [b] index: uint8 [N, H, W, C], an array or alike.
     rows: row numbers to predict, [n].
     batch_size: images in a call; rounded up to a multiple of the devices.
-    devices: to run on.
 
   Yields:
     (rows [b], outputs [b, ...]); the blocks' lengths add up to n.

@@ -33,7 +33,6 @@ def assemble(
   that was evaluated while training, stands beside it.
 
   Args:
-    experiment: of the run.
     ends: the last moment of each stage.
     knowledge: what the teachers handed on, by the number of their stage or
       methods.IMPORTED.
@@ -132,7 +131,6 @@ def _cost(
   """Returns cost in the paper's unit, in FLOPs and in seconds.
 
   Args:
-    experiment: of the run.
     stages: what is known of each.
     imported: what is known of an imported teacher, if any.
   """
@@ -180,7 +178,6 @@ def analyse(
   """Returns what to say of each stage's end, by the stage's number.
 
   Args:
-    experiment: of the run.
     variables: of the stages' ends, by number.
     taught_by: what the teachers among them, and methods.IMPORTED, handed on.
 

@@ -56,13 +56,14 @@ def train(
     every_steps=config.log.every_steps,
   ) as log:
     for bound in experiment.stages:
+      taught_by = bound.plan.teacher
       folder = run_directory.checkpoints(path, bound.number)
       with Checkpoints(folder) as checkpoints:
         end = stage.train(
           experiment,
           bound,
           previous=ends[-1] if ends else None,
-          knowledge=knowledge.get(bound.plan.teacher),
+          knowledge=None if taught_by is None else knowledge[taught_by],
           checkpoints=checkpoints,
           log=log,
           stop=stop,

@@ -41,13 +41,10 @@ def train(
   """Trains a stage, or what is left of it, and returns its end.
 
   Args:
-    experiment: of the run.
-    stage: one of its stages.
     previous: the end of the stage before, if any.
     knowledge: of the stage's teacher, or None for labels alone.
     checkpoints: of the stage; the latest intact one is gone on from, one of
       another run or teacher is refused.
-    log: of the run.
     stop: whether to save and end early.
     profile_to: directory for a trace of a few steps, or None.
 

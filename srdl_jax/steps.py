@@ -12,7 +12,7 @@ from srdl_jax import losses
 from srdl_jax.targets import Source
 from srdl_jax.train_state import TrainState
 
-Batch = dict[str, jax.Array | None]
+Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
 
 
@@ -66,6 +66,7 @@ def train_step(
 
   grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
   if axis_name is not None:
+    # Not the statistics: batch norm averages over this axis by itself.
     grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
   rate = jnp.asarray(schedule(state.step), metrics['loss'].dtype)
   state = state.apply_gradients(
@@ -78,10 +79,10 @@ def gather(resident: Mapping[str, Any], examples: jax.Array | Batch) -> Batch:
   """Returns a batch: of examples on the device, or one that was streamed.
 
   Args:
-    resident: image uint8 [N, H, W, C], label [N], soft_logits None or [N, K];
-      of these nothing where the batch is streamed; and teacher.
-    examples: row numbers [b]; or a batch, image uint8 [b, H, W, C], label [b],
-      index [b], soft_logits None or [b, K].
+    resident: teacher, see `Source.targets`; and, where the batch isn't
+      streamed, image uint8 [N, H, W, C], label [N], soft_logits None or [N, K].
+    examples: row numbers [b] of these; or the streamed batch, image uint8
+      [b, H, W, C], label [b], index [b], soft_logits None or [b, K].
   """
   if isinstance(examples, Mapping):
     return {**resident, **examples}

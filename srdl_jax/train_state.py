@@ -57,7 +57,6 @@ def fresh(
   Args:
     model: a network that takes (images, train=...).
     optimiser: its state is fresh too.
-    key: of the initialisation.
     image_shape: (H, W, C) of one example.
     step: the global step at which the stage begins.
   """

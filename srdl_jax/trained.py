@@ -16,7 +16,6 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   """Returns the experiment of a run, to read its checkpoints with.
 
   Args:
-    workdir: of the run.
     data_dir: TFDS directory, or directory of images, if not the one that the
       run used.
 
@@ -55,10 +54,8 @@ def load_members(
   """Loads the network(s) that a checkpoint name stands for.
 
   Args:
-    workdir: of the run.
     name: 'final', 'best' (of the last stage), 'stage_N' (the end of a stage),
       'ensemble' (the ends of all stages), or several, with commas.
-    experiment: of the run.
 
   Returns:
     Parameters and statistics of each, by the number of the stage.

@@ -268,9 +268,9 @@ def test_extraction_has_no_backward_pass():
 def test_only_stages_that_teach_are_extracted_from():
   stages = [
     methods.Stage(2, model='mlp'),
-    methods.Stage(3, model='mlp', teacher=1),
+    methods.Stage(3, model='mlp', teacher=1, source='bank'),
   ]
-  stages += [methods.Stage(4, model='mlp', teacher=1)]
+  stages += [methods.Stage(4, model='mlp', teacher=1, source='bank')]
   counted = cost.work(stages, {'mlp': Perceptron()}, CIFAR)
   assert [(s.epochs, s.extractions) for s in counted] == [
     (2, 1),

@@ -4,7 +4,7 @@
 import pytest
 
 from srdl_jax import config as config_lib
-from srdl_jax import methods
+from srdl_jax import methods, targets
 from srdl_jax.errors import ConfigError
 from srdl_jax.methods import Stage
 
@@ -117,6 +117,21 @@ def test_an_unknown_start_is_an_error(monkeypatch):
   monkeypatch.setitem(methods.METHODS, 'new', plan(*stages))
   with pytest.raises(ConfigError, match="'warm'"):
     create('new', 2)
+
+
+def test_the_sources_are_those_whose_fields_are_known(monkeypatch):
+  assert methods._OF_SOURCES.keys() == targets.SOURCES.keys()
+  new = plan(Stage(1), Stage(1, teacher=1, source='tea_leaves'))
+  monkeypatch.setitem(methods.METHODS, 'new', new)
+  with pytest.raises(ConfigError, match="Unknown source 'tea_leaves'; known"):
+    create('new', 2)
+
+
+def test_an_imported_teacher_must_be_named(monkeypatch):
+  new = plan(Stage(1, teacher=methods.IMPORTED))
+  monkeypatch.setitem(methods.METHODS, 'new', new)
+  with pytest.raises(ConfigError, match='teacher of stage 1 must come before'):
+    create('new', 1)
 
 
 def test_kd_is_a_teacher_of_its_own_epochs_and_a_student_of_m():

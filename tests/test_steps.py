@@ -26,10 +26,10 @@ from srdl_jax import config as config_lib
 from srdl_jax.errors import ConfigError
 from srdl_jax.experiment import Purpose, key_for
 from srdl_jax.network import CLASSIFICATION, Network
-from srdl_jax.targets import Source
+from srdl_jax.targets import Source, Stored
 
 T = 3.0
-SOURCE = Source(T)
+SOURCE = Stored(T)
 SGD = train_state.sgd(momentum=0.9, weight_decay=2e-4)
 CLOSE = {'rtol': 1e-5, 'atol': 1e-6}
 assert_close = functools.partial(
@@ -87,7 +87,9 @@ def _constant(rate):
 
 @functools.partial(jax.jit, static_argnames=('schedule',))
 def _step(state, batch, schedule):
-  return steps.train_step(state, batch, schedule=schedule, source=SOURCE)
+  taught = batch['soft_logits'] is not None
+  source = SOURCE if taught else Source(T)
+  return steps.train_step(state, batch, schedule=schedule, source=source)
 
 
 RATE = _constant(0.1)
@@ -161,7 +163,7 @@ def test_a_weight_of_the_labels_reaches_the_loss(state, batch):
   step = functools.partial(
     steps.train_step,
     schedule=RATE,
-    source=Source(2.0),
+    source=Stored(2.0),
     label_weight=0.1,
     imitation_weight=0.9,
   )
@@ -347,6 +349,9 @@ def test_a_bank_is_read_by_index_and_none_stays_none():
   assert SOURCE.targets(found, None) is found['soft_logits']
   labels_alone = steps.gather(resident | {'soft_logits': None}, rows)
   assert labels_alone['soft_logits'] is None
+  assert Source(T).targets(labels_alone, None) is None
+  with pytest.raises(ValueError, match='taught stage has no soft targets'):
+    SOURCE.targets(labels_alone, None)
 
 
 # Devices.

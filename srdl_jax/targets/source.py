@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Soft targets that the batch brings: a bank's rows, or none."""
+"""What a source of soft targets is; by itself it has none: labels alone."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Where the soft targets of a step come from: here, from a bank.
+  """Where the soft targets of a step come from: here, from nowhere.
 
   Attributes:
     temperature: T of Eq 5: the targets' own, and what softens the student.
@@ -21,7 +21,7 @@ class Source:
 
   temperature: float
   apply: Callable[..., Any] | None = None
-  stored: ClassVar[bool] = True
+  stored: ClassVar[bool] = False
   forwards: ClassVar[int] = 0
 
   def targets(
@@ -33,10 +33,11 @@ class Source:
       batch: image [b, H, W, C], augmented and normalised, label [b], index
         [b], soft_logits, the bank's rows [b, K] or None, and teacher, the
         variables of a network that predicts or None.
-      said_BxK: what the student says in this very step, without gradient.
+      said_BxK: the student's own logits in this very step, without gradient.
 
     Returns:
-      Logits [b, K] that are softened already; None for labels alone.
+      Logits [b, K] that are softened already, such as log-probabilities at
+      temperature T; None for labels alone.
     """
-    del said_BxK
-    return batch['soft_logits']
+    del batch, said_BxK
+    return None
