@@ -51,12 +51,7 @@ def read(path: pathlib.Path) -> Arrays:
 
 
 def require(arrays: Arrays, names: Sequence[str], who: str) -> None:
-  """Checks that arrays are there.
-
-  Args:
-    arrays: by name.
-    names: of those that are needed.
-    who: needs them, for the message.
+  """Checks that the arrays are there that `who` needs.
 
   Raises:
     DataError: one is missing.

@@ -34,8 +34,7 @@ def prepare(
   """Returns float32 features whose squared distances are the metric's.
 
   Args:
-    query: [Q, D].
-    gallery: [G, D].
+    query, gallery: [Q, D] and [G, D].
     metric: 'euclidean', or 'cosine': of normalised features, 2 (1 - cos).
 
   Raises:
@@ -63,8 +62,7 @@ def blocks(query: np.ndarray, gallery: np.ndarray) -> Iterator[Block]:
   computed; no more than two are in memory.
 
   Args:
-    query: float32 features, [Q, D] (see `prepare`).
-    gallery: the same, [G, D].
+    query, gallery: float32 features, [Q, D] and [G, D] (see `prepare`).
 
   Yields:
     Those of the next queries, at most QUERIES.
@@ -130,7 +128,6 @@ def map_rows(
   It runs in threads: NumPy's long operations let others run.
 
   Args:
-    blocks: see `blocks`.
     function: of the query's number and its distances [G], which it may change.
   """
   first, cores = 0, len(os.sched_getaffinity(0))

@@ -14,11 +14,7 @@ _POOLS = {'average': np.mean, 'max': np.max}
 
 
 def as_features(features: np.ndarray, name: str) -> np.ndarray:
-  """Returns features as float32 [n, D].
-
-  Args:
-    features: real numbers, [n, D].
-    name: of what they are of, for messages.
+  """Returns features, any real numbers [n, D], as float32.
 
   Raises:
     DataError: they are something else, or not finite in float32.
@@ -34,6 +30,7 @@ def as_features(features: np.ndarray, name: str) -> np.ndarray:
     raise DataError(f'{name} features are {features.dtype}, not real numbers.')
   with np.errstate(over='ignore'):  # What is infinite then, is found below.
     features = features.astype(np.float32, copy=False)
+  # Negated, as NaN is not less either.
   wrong = ~(squared_lengths(features) < LONGEST)
   if wrong.any():
     raise DataError(

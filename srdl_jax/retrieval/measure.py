@@ -39,15 +39,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extracted:
-  """The features of a test.
-
-  Attributes:
-    test: whose images.
-    settings: how to rank.
-    query: [Q, D].
-    gallery: [G, D].
-    multi_query: [n, D], or None.
-  """
+  """The features of a test's images: [Q, D], [G, D] and [n, D]."""
 
   test: data.Retrieval
   settings: Settings
@@ -78,8 +70,6 @@ def extract(
   Args:
     members: whose examples are one test. Features of several networks stand
       side by side, each of length 1.
-    settings: how to rank.
-    batch_size: images in a call.
 
   Raises:
     NonFiniteLossError: a feature isn't finite.
@@ -182,7 +172,6 @@ def draw(found: Extracted, path: pathlib.Path, queries: int) -> None:
   """Draws what is nearest to a few queries, spread over all.
 
   Args:
-    found: of the test.
     path: of the PNG file.
     queries: how many, at most.
 

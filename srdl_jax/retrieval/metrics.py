@@ -49,9 +49,7 @@ class Scores:
       query.
     first_match_rank: of the nearest match, from 1, [Q]; 0 for a skipped query.
     valid_queries: how many have a match.
-    skipped_queries: how many have none.
     gallery_items: how many items of the gallery are no junk.
-    junk_removed: how many are.
   """
 
   cmc: dict[int, float]
@@ -104,10 +102,9 @@ def evaluate_ranking(
 
   Args:
     dist: of each query to each item, [Q, G]; real, infinities are allowed.
-    query_ids: integer identities, [Q].
-    gallery_ids: the same, [G].
-    query_cameras: integers, [Q]; None, both: no item is removed for them.
-    gallery_cameras: the same, [G].
+    query_ids, gallery_ids: integers, [Q] and [G].
+    query_cameras, gallery_cameras: integers, [Q] and [G]; None, both: no item
+      is removed for them.
     ranks: of the CMC, from 1.
 
   Raises:
@@ -143,12 +140,10 @@ def evaluate_features(
   """Returns the metrics of features; see `distances.blocks`.
 
   Args:
-    query: features, [Q, D].
-    gallery: features, [G, D].
+    query, gallery: features, [Q, D] and [G, D].
     query_ids, gallery_ids, query_cameras, gallery_cameras, ranks: see
       `evaluate_ranking`.
     metric: 'euclidean' or 'cosine'.
-    re_rank: how distances are re-ranked; None: they aren't.
 
   Raises:
     ConfigError: see `evaluate_ranking`; the metric is unknown.
@@ -281,6 +276,7 @@ def items_before(
   ordered, own = np.sort(row), row[matches]
   before = np.searchsorted(ordered, own)
   equal = np.searchsorted(ordered, own, 'right') - before
+  # Of equal distances, those that stand earlier in the gallery come before.
   for n in np.flatnonzero(equal > 1):
     before[n] += np.count_nonzero(row[: matches[n]] == own[n])
   others = row[removed]

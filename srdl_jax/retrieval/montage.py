@@ -30,11 +30,7 @@ def montage(
   gallery_images: Images,
   rankings: Mapping[int, Nearest],
 ) -> None:
-  """Writes a PNG file; whatever was at the path is replaced at once.
-
-  Args:
-    path: of the file.
-    query_images, gallery_images, rankings: see `draw`.
+  """Writes what `draw` draws to a PNG file, which is replaced at once.
 
   Raises:
     ConfigError: there is no query to show, or the name isn't that of a PNG.
@@ -55,9 +51,8 @@ def draw(
   """Draws each query with its nearest items on its right.
 
   Args:
-    query_images: uint8 [n, H, W, C], or a function of the query's row that
-      returns one; they may differ in size.
-    gallery_images: the same of the gallery.
+    query_images, gallery_images: uint8 [n, H, W, C], or a function of the row
+      that returns one; they may differ in size.
     rankings: by the query's row (see `retrieval.nearest`): what is removed for
       a query isn't in them.
 

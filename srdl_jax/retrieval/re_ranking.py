@@ -58,9 +58,8 @@ def blocks(
   neighbours of an image, and never with Q x G.
 
   Args:
-    query: float32 features, [Q, D] (see `distances.prepare`).
-    gallery: the same, [G, D].
-    how: its parameters.
+    query, gallery: float32 features, [Q, D] and [G, D] (see
+      `distances.prepare`).
 
   Yields:
     Those of the next queries, float64.
@@ -91,6 +90,7 @@ def _neighbours(
   """
 
   def of_row(image: int, row: np.ndarray) -> tuple[np.ndarray, float]:
+    # Rounding can leave .003 here, and of equal images another may come first.
     row[image] = -1
     return distances.nearest(row, count), row.max()
 

@@ -10,11 +10,9 @@ JUNK = -1
 
 
 class Task:
-  """The identities and cameras of queries and gallery.
+  """The identities and cameras of queries [Q] and gallery [G].
 
   Attributes:
-    query_ids: identities, [Q].
-    gallery_ids: identities, [G].
     kept: items of the gallery that are no junk, in its order, [G'].
   """
 
@@ -62,7 +60,7 @@ class Task:
 
   @property
   def junk(self) -> int:
-    """How many items are junk."""
+    """How many items of the gallery are left out."""
     return len(self.gallery_ids) - len(self.kept)
 
   def own(self, query: int) -> tuple[np.ndarray, np.ndarray]:
