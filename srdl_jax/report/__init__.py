@@ -62,12 +62,7 @@ _NO_CURVES = (*_FIGURES, 'budget')
 
 
 def sections(found: Found, figures: ModuleType | None) -> list[Section]:
-  """Returns the report's sections.
-
-  Args:
-    found: what is reported.
-    figures: the module `figures`, or None for tables alone.
-  """
+  """Returns the report's sections; without `figures`, tables alone."""
   names: dict[int, str] = {}
   middle: list[Section] = []
   not_run: list[str] = []
@@ -221,11 +216,7 @@ def text(found: Found) -> str:
 
 
 def write(out: str, found: Found) -> None:
-  """Writes the report, whole or not at all.
-
-  Args:
-    out: a file that ends in .html or .md.
-    found: what is reported.
+  """Writes the report to a .html or .md file, whole or not at all.
 
   Raises:
     WorkdirError: it can't be written.

@@ -53,8 +53,7 @@ def mean(
   """Returns 'mean ± sample deviation (n)', or '' for nothing.
 
   Args:
-    by_seed: a measured value.
-    scale: that it is multiplied by; 100 makes percents of fractions.
+    scale: that values are multiplied by; 100 makes percents of fractions.
     digits: behind the point.
   """
   if not by_seed:
@@ -83,14 +82,8 @@ def gain(
 ) -> Cell:
   """Returns the gain by seed in points, with its 95 % interval.
 
-  Args:
-    row: that gains.
-    metric: of it, an accuracy.
-    baseline: that it is compared with; of other data there is no gain.
-    baseline_metric: of that.
-
-  Returns:
-    It, marked '×1.5 cost' or the like where the two differ in TrCost.
+  Of other data there is no gain. It is marked '×1.5 cost' or the like where
+  the two differ in TrCost.
   """
   if row.first.data != baseline.first.data:
     return Cell(marks=('other data: not compared',))

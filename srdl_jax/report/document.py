@@ -32,7 +32,6 @@ class Heading:
   """A line across a table.
 
   Attributes:
-    text: of it.
     name: that cells link to, '' for none.
     detail: in smaller type behind it.
   """
@@ -50,9 +49,7 @@ class Table:
   """A table.
 
   Attributes:
-    header: of each column.
     lines: each a cell a column, or a heading.
-    notes: under the table.
     texts: columns, from 0, that hold text; the others hold numbers.
     theirs: columns that hold others' numbers.
   """
@@ -72,7 +69,6 @@ class Figure:
     name: of its file, without '.svg'.
     svg: a whole SVG file.
     alt: what it shows, for those who don't see it.
-    caption: under it.
   """
 
   name: str
@@ -91,8 +87,6 @@ class Section:
 
   Attributes:
     name: that links refer to; no other section has it.
-    title: of it.
-    parts: in their order.
     level: 2 for the largest, 3 for one below it.
   """
 
@@ -114,8 +108,6 @@ def markdown(
   """Returns the document in Markdown.
 
   Args:
-    title: of the document.
-    sections: in their order.
     figures: folder, relative to the file, where its SVG files are; None leaves
       figures out.
   """

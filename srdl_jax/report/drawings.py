@@ -33,7 +33,6 @@ class Curve:
   """How the runs of a row went.
 
   Attributes:
-    name: of the row.
     ends: epochs of the whole run at which its stages end.
     others: of each stage, whether its network isn't the last stage's.
     evaluated: accuracies beside the training, of each run, stage and epoch.
@@ -59,7 +58,6 @@ def learning_curves(
   the last one's is dashed. Dotted lines stand where a stage ends.
 
   Args:
-    curves: a colour each.
     evaluated: name of the split beside the training.
     measured: what the curve of that split shows.
   """
@@ -159,11 +157,7 @@ def schedules(curves: Sequence[Curve]) -> Figure:
 
 @style.drawn
 def gains(lines: Mapping[str, Mapping[int, Summary]]) -> Figure:
-  """Draws gains by budget, with 95 % intervals.
-
-  Args:
-    lines: by name, the gain by budget M, in points.
-  """
+  """Draws gains, in points, by name and budget M, with 95 % intervals."""
   figure = Figure((8, 3.4), layout='constrained')
   ax = figure.subplots()
   ax.axhline(0, color=INK, linewidth=1)
@@ -245,4 +239,5 @@ def _around(
 def _largest(kind: str, found: Flatness) -> float:
   """Returns the largest mean loss, of those that are finite."""
   means = [n.losses[kind, s].mean(0) for n in found.networks for s in SPLITS]
+  # With the 0, as there may be none, of which nanmax is NaN.
   return float(np.nanmax(np.concatenate([*means, [0.0]])))

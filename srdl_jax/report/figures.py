@@ -25,8 +25,6 @@ def learning_curves(
 
   Args:
     named: rows by name; a comparison begins with what it is over.
-    name: of the figure.
-    title: what is compared.
 
   Returns:
     Figures, each with the first row in it; none where there is no curve.
@@ -96,9 +94,6 @@ def comparisons(
 
   A baseline and what has a gain over it are one comparison; those that another
   one holds are left out.
-
-  Args:
-    placed: rows by table.
   """
   found: list[tuple[str, str, dict[str, ReportRow]]] = []
   # The same runs have the same name in each figure, though not in each table.

@@ -86,12 +86,7 @@ figcaption { font-size: .875rem; margin-top: .4rem; }
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
-  """Returns the document as HTML.
-
-  Args:
-    title: of the document.
-    sections: in their order.
-  """
+  """Returns the document as HTML."""
   lines = [
     '<!doctype html>',
     '<html lang="en">',
@@ -194,6 +189,7 @@ def _cell(cell: Cell, is_text: bool) -> str:
   if is_text:
     # Long paths may be broken, names of networks not.
     text = re.sub(r'[^\s/]*-[^\s/]*', r'<span>\g<0></span>', text)
+    # But not the slash that ends a span of these.
     text = re.sub('/(?!span)', '/<wbr>', text)
   else:
     text = text.replace('-', '−')

@@ -134,6 +134,7 @@ def _search(name: str, left_out: list[str]) -> Iterator[pathlib.Path]:
     return
   unreadable: list[str] = []
   empty = True
+  # Of itself, os.walk passes over what can't be read.
   for folder, folders, files in os.walk(
     root,
     onerror=lambda e: unreadable.append(f'{e.filename}: {e.strerror}.'),

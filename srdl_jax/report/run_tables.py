@@ -29,7 +29,6 @@ def others(rows: Sequence[ReportRow], known: Sequence[ReportRow]) -> Table:
   """Returns a table of rows and their gains over vanilla.
 
   Args:
-    rows: a line each.
     known: all rows, of which the one of the same settings but of vanilla
       training is what another is compared with.
   """
@@ -83,9 +82,7 @@ def comparisons(
 ) -> Iterator[dict[str, ReportRow]]:
   """Yields what is to be compared in a figure: rows by name, vanilla first.
 
-  Args:
-    rows: each of them is in one comparison.
-    known: all rows, see `others`.
+  Each row is in one comparison; for `known` see `others`.
   """
   groups: dict[int, list[ReportRow]] = {}
   for row in rows:
@@ -133,12 +130,7 @@ def flatness(found: Flatness) -> Table:
 
 
 def provenance(rows: Sequence[ReportRow], names: Mapping[int, str]) -> Table:
-  """Returns a table of every run: what, from where, on what.
-
-  Args:
-    rows: all of them.
-    names: of the rows, by number.
-  """
+  """Returns a table of every run: what, from where, on what."""
   lines: list[Line | Heading] = []
   for row in rows:
     number = f'R{row.number}'

@@ -14,9 +14,7 @@ class Summary:
   """Some numbers in short.
 
   Attributes:
-    mean: their mean.
     std: sample standard deviation (n - 1 below the line); NaN for n = 1.
-    n: how many.
   """
 
   mean: float
@@ -42,11 +40,7 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-  """Returns the mean and the sample standard deviation of some numbers.
-
-  Args:
-    values: at least one.
-  """
+  """Returns mean and sample standard deviation of at least one number."""
   spread = statistics.stdev(values) if len(values) > 1 else math.nan
   return Summary(statistics.fmean(values), spread, len(values))
 
@@ -58,10 +52,6 @@ def paired(
 
   A seed gives both methods the same data order and, in their first stage, the
   same initial parameters, so what they share drops out of the difference.
-
-  Args:
-    ours: a metric by seed.
-    theirs: that of the other method.
 
   Returns:
     Of ours - theirs over the seeds that both have; None if there are none.

@@ -28,9 +28,11 @@ COLOURS = (
 )
 _METHODS = ('vanilla', 'srdl')
 _STYLE = {
+  # Letters stay text, so that a page's type and readers reach them.
   'svg.fonttype': 'none',
   # Names may hold a dollar.
   'text.parse_math': False,
+  # Without it, names within a file are random.
   'svg.hashsalt': 'srdl_jax',
   'font.family': 'sans-serif',
   'font.sans-serif': ['DejaVu Sans'],

@@ -288,10 +288,6 @@ def train_speed(batch: int = 64, steps: int = 3) -> float:
   """Returns the forward multiply-adds, in 1e16, trained in a second here.
 
   Of ResNet-20 on images of 32 x 32 pixels.
-
-  Args:
-    batch: images in a step.
-    steps: that are timed.
   """
   model = models.create('resnet20', 100)
   images = jnp.zeros((batch, 32, 32, 3))
@@ -310,6 +306,7 @@ def train_speed(batch: int = 64, steps: int = 3) -> float:
 
     return jax.grad(loss)(params)
 
+  # The first call compiles.
   jax.block_until_ready(gradient(variables['params']))
   begun = time.monotonic()
   for _ in range(steps):

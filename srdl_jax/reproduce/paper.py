@@ -36,7 +36,6 @@ class Setting:
 
   Attributes:
     file: of configs/, without '.py'.
-    model: name of the network.
     method: a key of methods.METHODS.
     recipe: a key of config.RECIPES.
     fields: by dotted names, over those of the file.
@@ -73,8 +72,6 @@ class Row:
     table: a key of TABLES.
     group: the data set, or what else the paper's table has as columns.
     name: of the network and the method.
-    setting: what to train.
-    metrics: what is measured, with the paper's numbers.
     against: name of the row, of the same table and group, that the gain is
       over; '' for none.
     cost: the paper's TrCost, in 1e16, where it has one.
@@ -93,12 +90,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class PaperTable:
-  """A table or figure.
-
-  Attributes:
-    title: with what it compares.
-    rows: at full scale.
-  """
+  """A table or figure, its rows at full scale."""
 
   title: str
   rows: tuple[Row, ...]

@@ -174,7 +174,6 @@ def possible(
   """Returns the rows that can be run, and why others are left out, or ''.
 
   Args:
-    rows: of any tables.
     weights: directory of imported weights, in a folder for each network; None
       if there is none.
 
@@ -221,6 +220,7 @@ def _file(name: str) -> Any:
       f'{path} is missing: install the project from its checkout (pip install '
       '-e .).'
     )
+  # configs/ can be imported from the repository's root alone.
   spec = importlib.util.spec_from_file_location(f'srdl_jax_config_{name}', path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

@@ -49,13 +49,7 @@ class Job:
 
 
 def directory(root: pathlib.Path, setting: Setting, seed: int) -> pathlib.Path:
-  """Returns where a run of a sweep lies: the same place for the same numbers.
-
-  Args:
-    root: of the sweep.
-    setting: what is trained.
-    seed: of the run.
-  """
+  """Returns where a sweep's run lies: the same place for the same numbers."""
   parts = [setting.file, setting.model, setting.method]
   teacher = setting.teacher
   if teacher:
@@ -76,11 +70,9 @@ def run_jobs(
   """Returns the jobs that train rows: no run twice, teachers first.
 
   Args:
-    root: of the sweep.
     rows: whose settings may coincide.
     seeds: how many of a row; a teacher has seed 0, for all of its students.
     extra: fields of a setting besides its own, by dotted names.
-    work: what a run of a setting costs.
   """
   jobs: dict[str, Job] = {}
 
@@ -122,7 +114,6 @@ def shard(jobs: Sequence[Job], index: int, count: int) -> list[Job]:
   Args:
     jobs: all of them, each after those that it needs.
     index: of the part, from 1.
-    count: of parts.
   """
   groups: list[set[str]] = []
   for job in jobs:
@@ -143,7 +134,6 @@ class Sweep:
     root: of the sweep; logs are below it.
     jobs: each after those that it needs.
     slots: how many at once; more than one share the cores between them.
-    tell: where a line about the progress goes.
   """
 
   root: pathlib.Path
@@ -287,7 +277,8 @@ class Sweep:
 def _cores(slot: int, slots: int) -> Iterator[None]:
   """Gives what is started inside its share of the cores."""
   cores = os.sched_getaffinity(0)
-  # Inherited from the thread that starts a process.
+  # Inherited from the thread that starts a process. Of fewer cores than slots
+  # one may have no share, and gets all.
   os.sched_setaffinity(0, sorted(cores)[slot::slots] or cores)
   try:
     yield
