@@ -48,8 +48,6 @@ class Solution:
   """A network that a run found.
 
   Attributes:
-    network: of the run.
-    variables: parameters and statistics.
     train_rows: that the run was trained on.
     about: what the JSON says of it, but for its curves.
   """
@@ -144,7 +142,6 @@ def place_images(
     experiment: of one of the runs.
     solutions: of all; training images are those that all were trained on.
     count: images drawn of each split, by the seed; 0: all.
-    seed: of the draw.
 
   Raises:
     ConfigError: they have no training image in common.
@@ -167,12 +164,8 @@ def place_images(
 
 
 def measure(solutions: Sequence[Solution], **how: Any) -> list[dict[str, Any]]:
-  """Returns what the JSON says of each run; compiles each network once.
-
-  Args:
-    solutions: the networks, in any order.
-    **how: see `landscape.curves`.
-  """
+  """Returns what the JSON says of each run: see `landscape.curves`."""
+  # Runs of one network share a program.
   compiled = {
     s.network.model: landscape.compile_losses(s.network.predict_step)
     for s in solutions
@@ -201,9 +194,8 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
   return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
 
 
-def main(argv: Sequence[str]) -> None:
+def main(_argv: Sequence[str]) -> None:
   """Writes the curves of the runs that the command line names."""
-  del argv
   args = flags.FLAGS
   if not args.workdir:
     raise ConfigError('--workdir=DIR is missing; it may be given repeatedly.')

@@ -21,14 +21,10 @@ class MeasuredNetwork:
   """A network and the loss around it.
 
   Attributes:
-    workdir: of its run.
     name: of the network and its method; that of other seeds is the same, and
       so may be that of other runs.
-    seed: of its run.
     what: the run was, but for its seed, as far as the file says: fields of its
       configuration by dotted names, 'weights', 'teacher', 'checkpoint'.
-    norm: of its parameters.
-    parameters: how many.
     losses: by (kind, split), mean cross-entropies in nats [directions,
       distances]; NaN where one wasn't finite.
   """
@@ -47,14 +43,12 @@ class Flatness:
   """What a file holds.
 
   Attributes:
-    path: of the file.
     distances: from the networks, ascending, by kind of the directions: along
       unit vectors for the literal ones, in filters' norms for the others.
     directions: how many random ones.
     examples: images that the loss is a mean of, by split.
     networks: in the file's order.
     commit: of the program, '' where it isn't known.
-    device: that it was computed on.
   """
 
   path: str

@@ -29,9 +29,8 @@ def _squares(values: np.ndarray, axes: tuple[int, ...] | None = None):
   return np.square(values, dtype=np.float64).sum(axes)
 
 
-def literal(params: Any, draw: Any) -> Any:
+def literal(_params: Any, draw: Any) -> Any:
   """Returns a Gaussian draw, a tree like params, scaled to unit length."""
-  del params
   length = norm(draw)
   return jax.tree.map(lambda v: v / length, draw)
 
@@ -68,8 +67,6 @@ def direction(kind: str, params: Any, seed: int, number: int) -> Any:
   Args:
     kind: one of KINDS.
     params: theta; the draw depends on its shapes alone.
-    seed: of all directions.
-    number: of this one.
   """
   rng = np.random.default_rng((seed, number))
   draw = jax.tree.map(
@@ -141,8 +138,6 @@ def curves(
 
   Args:
     losses_at: see `compile_losses`.
-    variables: parameters theta, and statistics.
-    splits: images by name.
     distances: by kind of direction, ascending from 0.
     directions: how many of each kind.
     seed: of the directions; networks of one shape get the same draws.

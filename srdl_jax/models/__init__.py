@@ -47,20 +47,15 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
   try:
     return MODELS[name](num_classes=num_classes, **options)
   except TypeError as error:
+    # Of "... got an unexpected keyword argument 'x'".
     option = str(error).rpartition(' ')[2]
     raise ConfigError(f'Model {name!r} has no option {option}.') from error
 
 
 def features(model: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
-  """Returns what a network's classifier is given, in evaluation mode.
+  """Returns what a network's classifier is given, in evaluation mode: [B, D].
 
-  Args:
-    model: whose last layer is one of CLASSIFIERS.
-    variables: its parameters and statistics.
-    images: normalised, [B, H, W, C].
-
-  Returns:
-    The pooled features [B, D].
+  Images are normalised, [B, H, W, C].
   """
   found = []
 
@@ -69,6 +64,7 @@ def features(model: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
       found.append(args[0])
     return method(*args, **kwargs)
 
+  # So a family needs nothing of its own for its features.
   with nn.intercept_methods(look):
     model.apply(variables, images, train=False)
   (features_BxD,) = found

@@ -16,11 +16,9 @@ from srdl_jax.models.layers import Layers, he_fan_in, he_fan_out, max_pool
 
 
 class DenseLayer(nn.Module):
-  """A 1 x 1 bottleneck of 4k channels and a 3 x 3 convolution of k.
+  """A 1 x 1 bottleneck of 4k channels and a 3 x 3 convolution of k = growth.
 
-  Attributes:
-    layers: constructors.
-    growth: k, the channels that it adds to its input.
+  Its output follows its input, k channels more.
   """
 
   layers: Layers
@@ -110,7 +108,6 @@ def densenet_bc(
   Args:
     depth: L, 6n + 4.
     growth: k.
-    num_classes: K.
     **options: other fields of `DenseNet`.
 
   Raises:

@@ -57,6 +57,7 @@ class Layers:
     self, width: int, size: int, stride: int = 1, *, name: str
   ) -> nn.Conv:
     """Returns a square convolution that keeps the size but for its stride."""
+    # Not 'SAME', which with a stride of 2 pads otherwise than PyTorch does.
     return nn.Conv(
       width,
       (size, size),
@@ -71,6 +72,7 @@ class Layers:
 
   def norm(self, *, name: str) -> nn.BatchNorm:
     """Returns batch norm with PyTorch's momentum 0.1 and epsilon."""
+    # The running variance is flax's, over n, where PyTorch divides by n - 1.
     return nn.BatchNorm(
       use_running_average=not self.train,
       momentum=0.9,
@@ -111,8 +113,6 @@ class BasicBlock(nn.Module):
   """Two 3 x 3 convolutions and a shortcut.
 
   Attributes:
-    layers: constructors.
-    width: channels of its convolutions.
     stride: of the first 3 x 3 convolution and of the shortcut.
     projection: whether a change of shape goes through a 1 x 1 convolution with
       batch norm; otherwise it is subsampled and padded with zero channels.

@@ -15,10 +15,7 @@ from srdl_jax.models.layers import Layers
 class PreActivationBlock(nn.Module):
   """Batch norm and ReLU before each of two 3 x 3 convolutions.
 
-  Attributes:
-    layers: constructors.
-    width: channels.
-    stride: of the first convolution and of the shortcut.
+  The stride is that of the first, and of the shortcut.
   """
 
   layers: Layers

@@ -45,13 +45,7 @@ _MOST = 6
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Weights:
-  """A network's variables from a file.
-
-  Attributes:
-    model: name of the network.
-    variables: {params, batch_stats}, float32 on the host.
-    digest: of the variables.
-  """
+  """A network's variables {params, batch_stats}: float32, on the host."""
 
   model: str
   variables: dict[str, Any]
@@ -189,7 +183,6 @@ def save(
 
   Args:
     directory: must be missing or empty.
-    model: name of the network.
     variables: {params, batch_stats}.
     source: what they were made from, for the record.
 
@@ -200,6 +193,7 @@ def save(
   with storage.failures(directory):
     if directory.exists() and any(directory.iterdir()):
       raise WorkdirError(f'{directory} is not empty: give another directory.')
+    # In this order: all is saved before the folder gets its name.
     with (
       storage.new_folder(directory) as draft,
       Checkpoints(str(draft)) as checkpoints,
@@ -232,7 +226,6 @@ def check_fit(like: Mapping[str, Any], weights: Weights) -> None:
 
   Args:
     like: {params, batch_stats} of the network: arrays or their shapes.
-    weights: to start from.
 
   Raises:
     CheckpointError: something doesn't fit; each is named, with both shapes in
@@ -277,15 +270,7 @@ def overlay(fresh: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
 
 
 def refuse_misfits(what: str, misfits: list[str]) -> None:
-  """Raises if there are misfits; a long list is printed before.
-
-  Args:
-    what: the message's beginning.
-    misfits: a line about each.
-
-  Raises:
-    CheckpointError: there are any.
-  """
+  """Raises CheckpointError if there are any; a long list is printed before."""
   if not misfits:
     return
   shown = '; '.join(misfits[:_MOST])

@@ -41,15 +41,12 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 
 
 def import_weights(source: pathlib.Path, model: str, out: pathlib.Path) -> str:
-  """Reads a PyTorch state dict into a checkpoint directory.
+  """Reads a PyTorch state dict into a directory; returns a line about it.
 
   Args:
-    source: the file (see `weights.read_tensors`).
+    source: see `weights.read_tensors`.
     model: a key of models.MODELS.
-    out: the directory, missing or empty.
-
-  Returns:
-    One line about what was done.
+    out: missing or empty.
 
   Raises:
     ConfigError: the model is unknown.
@@ -94,10 +91,6 @@ def _fit(
 
 def to_safetensors(variables: Any, model: str) -> bytes:
   """Returns a state dict with PyTorch's names, checked by reading it.
-
-  Args:
-    variables: {params, batch_stats}.
-    model: name of the network, for the file's metadata.
 
   Raises:
     CheckpointError: the file would hold something else.
@@ -144,8 +137,6 @@ def export(
   """Returns the file of a run's checkpoint.
 
   Args:
-    experiment: of the run.
-    directory: of the run.
     name: 'final', 'best' or 'stage_N'.
     form: 'safetensors' or 'stablehlo'.
 

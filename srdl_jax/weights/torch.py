@@ -35,14 +35,11 @@ def name_of(path: tuple[str, ...]) -> str:
 
 
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Returns the variables by PyTorch's names, in its layout.
-
-  Args:
-    variables: {params, batch_stats}.
-  """
+  """Returns {params, batch_stats} by PyTorch's names, in its layout."""
   flat = traverse_util.flatten_dict(
     {name: variables[name] for name in ('params', 'batch_stats')}
   )
+  # safetensors writes a transposed array as if it weren't, without a word.
   return {
     name_of(path): np.ascontiguousarray(_turn(np.asarray(value), (3, 2, 0, 1)))
     for path, value in flat.items()
