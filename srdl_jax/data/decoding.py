@@ -75,11 +75,10 @@ def evaluation_view(
   """Returns the centre of the resized image, as torchvision rounds it.
 
   Args:
-    content: see `decode`.
+    content, orient: see `decode`.
     resize: length that the shorter side gets, in pixels, bilinear and
       antialiased.
     size: of the square that is cut out of the middle; at most `resize`.
-    orient: see `decode`.
 
   Returns:
     uint8 [size, size, 3].
@@ -105,10 +104,9 @@ def training_view(
   the file is decoded. It isn't mirrored.
 
   Args:
-    content: see `decode`.
+    content, orient: see `decode`.
     size: of the result, in pixels.
     least_area: smallest share of the image's area, in (0, 1].
-    orient: see `decode`.
 
   Returns:
     uint8 [size, size, 3].
@@ -123,6 +121,7 @@ def training_view(
 def centre_box(width: int, height: int, resize: int, size: int) -> Box:
   """The part of a width x height image that an evaluation sees."""
   shorter = min(width, height)
+  # Resize truncates the longer side.
   wide, high = resize * width // shorter, resize * height // shorter
   # Halves are rounded to even numbers, as torchvision does.
   left, top = round((wide - size) / 2), round((high - size) / 2)
@@ -219,6 +218,7 @@ def _upper_part(
     return image
   at = 2
   while content[at : at + 2] in _SEGMENTS:
+    # A segment's length counts its own two bytes, but not the marker.
     at += 2 + int.from_bytes(content[at + 2 : at + 4])
   if content[at : at + 2] not in _FRAMES:
     return image

@@ -198,6 +198,7 @@ def _header(head: bytes, file: IO[bytes]) -> ImageFile.ImageFile:
       f'{image.width} x {image.height} pixels are more than the '
       f'{MAX_PIXELS:,} that are accepted'
     )
+  # In these formats Pillow opens 16 bits so, too.
   wide = image.mode == 'I' and image.format not in ('PNG', 'PPM')
   if wide or image.mode == 'F':
     raise DecodeError('pixels of 32 bits have no known range; convert them')

@@ -24,7 +24,8 @@ from srdl_jax.errors import DataError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _THREADS = 16
-# What reading a record raises: files, ArrayRecord, sockets, the decoder.
+# What reading a record raises: files, ArrayRecord, sockets, the decoder. Not
+# Exception: a bug is not to be told as a damaged image.
 _UNREADABLE = (OSError, RuntimeError, ValueError, IndexError)
 
 
@@ -79,6 +80,7 @@ class DecodedImages(abc.ABC):
       DataError: an image is missing or damaged; it is named.
       IndexError: there is no such row.
     """
+    # NumPy counts from the end, takes masks and refuses what isn't there.
     numbers = np.arange(len(self))[rows]
     found = np.empty((numbers.size, *self.shape[1:]), np.uint8)
 

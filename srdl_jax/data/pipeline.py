@@ -120,6 +120,7 @@ def begin_worker(_index: int, _count: int) -> None:
 
 def _end_with(run: multiprocessing.process.BaseProcess) -> None:
   run.join()
+  # sys.exit would end this thread alone.
   os._exit(1)
 
 

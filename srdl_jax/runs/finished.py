@@ -60,6 +60,7 @@ class ImportedTeacher:
 
   model: str
   checkpoint: str
+  # A dict has no hash; it is compared all the same.
   fields: Mapping[str, Any] | None = dataclasses.field(hash=False)
   workdir: str = dataclasses.field(compare=False)
   train_epoch: Metrics = dataclasses.field(compare=False)

@@ -105,7 +105,6 @@ class RunLog:
 
     Args:
       stage: from 1.
-      epoch: the epoch that the steps belong to.
       first_step: number of the chunk's first step, so from 1: one more than
         the steps done before the chunk.
       metrics: name to values [S], one a step.

@@ -76,6 +76,7 @@ class Progress:
         file=self._stream,
         bar_format=_BAR,
         dynamic_ncols=True,
+        # By itself tqdm leaves out updates that are smaller than most.
         miniters=0,
       )
     self._bar.set_description_str(stage, refresh=False)

@@ -82,6 +82,7 @@ def is_held(workdir: str | os.PathLike[str]) -> bool:
   except BlockingIOError:
     return True
   except OSError:
+    # There is no file, or there are no locks: nothing to wait for.
     return False
 
 

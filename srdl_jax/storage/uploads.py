@@ -49,6 +49,7 @@ class Mirror:
           (self.folder / file).write_bytes((workdir / file).read_bytes())
         if (workdir / folder).exists():
           (self.folder / folder).mkdir()
+      # What was fetched needn't go back.
       self._uploaded = dict(self._states())
 
   def upload(self, at_most_every: float = 0.0) -> None:

@@ -137,9 +137,8 @@ def make(
 
   Args:
     full_name: name and version of the data set.
-    names: the N images' file names.
+    names: of the N images' files.
     labels: integers [N].
-    shards: see `Index`.
   """
   identity = data.fingerprint(full_name, split, names, labels)
   return Index(np.asarray(labels, np.int32), identity, shards)

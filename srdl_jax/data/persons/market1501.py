@@ -156,6 +156,7 @@ def _examples(part: Part) -> Iterator[Example]:
 def _read(directory: pathlib.Path) -> dict[str, Part]:
   builder = tfds_reader.open_builder(directory, _SPLITS)
   if 'multi_query' in builder.info.splits:
+    # Again, so that its file, too, is seen to be there.
     builder = tfds_reader.open_builder(directory, (*_SPLITS, 'multi_query'))
   return {
     split: _part(Records(info.filepaths, info.shard_lengths))
