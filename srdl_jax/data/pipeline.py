@@ -112,8 +112,8 @@ def begin_worker(_index: int, _count: int) -> None:
   needs batches to come to its next checkpoint. And a run that is killed can't
   end its workers.
   """
-  for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, signal.SIG_IGN)
+  for name in ('INT', 'TERM', 'HUP', 'USR1', 'USR2', 'XCPU'):
+    signal.signal(signal.Signals[f'SIG{name}'], signal.SIG_IGN)
   run = multiprocessing.parent_process()
   threading.Thread(target=_end_with, args=(run,), daemon=True).start()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notices SIGTERM and Ctrl-C, so that a run can save before it ends."""
+"""Notices what asks a run to end, so that it can save before it does."""
 
 import contextlib
 import os
@@ -7,6 +7,11 @@ import signal
 from collections.abc import Callable, Iterator
 
 from srdl_jax.errors import Interrupted
+
+# Of these a second one ends the process at once.
+_INSIST = (signal.SIGINT, signal.SIGTERM)
+# A terminal that closes says it twice; schedulers warn by the others.
+_WARN = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 class StopRequest:
@@ -50,27 +55,35 @@ class StopRequest:
 
 @contextlib.contextmanager
 def listen() -> Iterator[StopRequest]:
-  """Notes the first signal instead of dying of it; the second one kills."""
+  """Notes signals instead of dying of them; a second SIGINT or SIGTERM kills.
+
+  Warnings that are ignored already, as nohup ignores SIGHUP, stay so.
+  """
   request = StopRequest()
   # None, a handler that Python hasn't set, could not be set again.
   before = {
     number: signal.getsignal(number) or signal.SIG_DFL
-    for number in (signal.SIGINT, signal.SIGTERM)
+    for number in (*_INSIST, *_WARN)
+    if number in _INSIST or signal.getsignal(number) != signal.SIG_IGN
   }
 
   def note(number, _frame):
-    request.signal_name = signal.Signals(number).name
-    restore()
-    # Written at once: print is not safe within a handler.
-    os.write(2, b'\nEnding at the next checkpoint; once more to end now.\n')
+    if not request.heard:
+      request.signal_name = signal.Signals(number).name
+      # The terminal may be what has gone.
+      with contextlib.suppress(OSError):
+        # Written at once: print is not safe within a handler.
+        os.write(2, b'\nEnding at the next checkpoint; Ctrl-C to end now.\n')
+    if number in _INSIST:
+      restore(_INSIST)
 
-  def restore():
-    for number, handler in before.items():
-      signal.signal(number, handler)
+  def restore(numbers):
+    for number in before.keys() & set(numbers):
+      signal.signal(number, before[number])
 
   for number in before:
     signal.signal(number, note)
   try:
     yield request
   finally:
-    restore()
+    restore(before)
