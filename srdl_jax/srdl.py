@@ -11,7 +11,7 @@ from srdl_jax.build import build, name_network
 from srdl_jax.experiment import Experiment
 from srdl_jax.knowledge import induce, induce_imported
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import hold, processes
+from srdl_jax.runs import finished, hold, processes
 from srdl_jax.runs.checkpoint import Checkpoints
 from srdl_jax.runs.log import RunLog
 from srdl_jax.runs.stop_request import StopRequest
@@ -40,7 +40,7 @@ def run(
     else:
       processes.tell(experiment.description)
       hold.finish(path, train(experiment, path, stop))
-    return storage.read_json(path / run_directory.RESULT)
+    return finished.load(path)
 
 
 def train(

@@ -94,12 +94,28 @@ def _stage(number: int, accuracy: float) -> dict[str, Any]:
   }
 
 
+def change(directory: str | pathlib.Path, found: Any) -> None:
+  """Writes another result into a run directory, and whose it is beside it."""
+  directory = pathlib.Path(directory)
+  storage.write_json(directory / 'result.json', found)
+  try:
+    record = {
+      'config': found['config'],
+      'fingerprint': found['data']['fingerprint'],
+      'ranked': found['data'].get('ranked'),
+      'weights': found.get('weights'),
+      'teacher': (found['teacher'] or {}).get('checkpoint'),
+    }
+  except (AttributeError, LookupError, TypeError):
+    # What isn't ours is to be refused as it is.
+    return
+  storage.write_json(directory / 'config.json', record)
+
+
 def write(directory: pathlib.Path, found: dict[str, Any]) -> str:
   """Writes a run directory without checkpoints; returns its name."""
   directory.mkdir(parents=True)
-  storage.write_json(directory / 'result.json', found)
-  record = {'config': found['config'], 'fingerprint': 'f1', 'weights': None}
-  storage.write_json(directory / 'config.json', record)
+  change(directory, found)
   lines = []
   for stage in found['stages']:
     for epoch in range(1, EPOCHS + 1):

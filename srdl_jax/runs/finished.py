@@ -10,17 +10,21 @@ that the file gives them; accuracies are fractions.
 """
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
 
 from srdl_jax import config as config_lib
-from srdl_jax import storage
+from srdl_jax import methods, storage
 from srdl_jax.errors import ConfigError, WorkdirError
 from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import formats
 
 Metrics = Mapping[str, float | int]
 RANK_1 = 'rank_1_accuracy'
+# Steps of a stage; beyond it lies damage.
+_MOST = 10**12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,12 +160,56 @@ def headline(metrics: Mapping[str, Any]) -> str:
   return RANK_1 if RANK_1 in metrics else 'accuracy'
 
 
+def load(directory: storage.Path) -> dict[str, Any]:
+  """Returns what result.json holds, once it is known to be this run's.
+
+  Raises:
+    WorkdirError: it is missing, damaged, of a later version, or another run's
+      than config.json beside it.
+  """
+  path = directory / run_directory.RESULT
+  found = storage.read_json(path)
+  if not isinstance(found, dict):
+    raise foreign(directory)
+  formats.check_seal(path, found)
+  if (directory / run_directory.CONFIG).exists():
+    _compare(path, found, run_directory.load_identity(directory))
+  return found
+
+
+def _compare(path, found, identity: run_directory.Identity) -> None:
+  """Refuses the result of another run than the directory's."""
+  theirs = {
+    'the data': identity.fingerprint,
+    'the images that are ranked': identity.ranked,
+    'the weights that it starts from': identity.weights,
+    'the imported teacher': identity.teacher,
+    **config_lib.identity(config_lib.flatten(identity.config)),
+  }
+  try:
+    ours = {
+      'the data': found['data']['fingerprint'],
+      'the images that are ranked': found['data'].get('ranked'),
+      'the weights that it starts from': found.get('weights'),
+      'the imported teacher': (found.get('teacher') or {}).get('checkpoint'),
+      **_fields(found['config']),
+    }
+  except (AttributeError, LookupError, TypeError, ConfigError) as error:
+    raise foreign(path.parent) from error
+  different = [name for name in theirs if theirs[name] != ours.get(name)]
+  if different:
+    raise WorkdirError(
+      f'{path} is the result of another run than {run_directory.CONFIG} beside '
+      f'it: it differs in {", ".join(different)}. Move it away and run the '
+      "run's own command again."
+    )
+
+
 def read(directory: storage.Path) -> FinishedRun:
   """Reads a finished run.
 
   Raises:
-    WorkdirError: it isn't finished, is damaged, another program's, or of a
-      later version.
+    WorkdirError: it isn't finished, or see `load`; or it is another program's.
   """
   path = directory / run_directory.RESULT
   if not path.exists():
@@ -171,18 +219,7 @@ def read(directory: storage.Path) -> FinishedRun:
   if (directory / run_directory.CONFIG).exists():
     # Before a later version's result is taken for another program's.
     run_directory.refuse_newer(directory)
-  try:
-    return parse(storage.read_json(path), str(directory))
-  except ConfigError as error:
-    raise WorkdirError(f'{path}: {error}') from error
-  except (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-  ) as error:
-    raise foreign(directory) from error
+  return parse(load(directory), str(directory))
 
 
 def read_teacher(directory: storage.Path) -> FinishedRun:
@@ -209,7 +246,29 @@ def foreign(directory: str | storage.Path) -> WorkdirError:
 
 
 def parse(found: Mapping[str, Any], workdir: str = '') -> FinishedRun:
-  """Returns the run of what result.json holds, which must be ours."""
+  """Returns the run of what result.json holds.
+
+  Raises:
+    WorkdirError: it isn't the result of a run of this program.
+  """
+  try:
+    run = _run(found, workdir)
+    _check(run)
+    return run
+  except ConfigError as error:
+    path = f'{workdir}/{run_directory.RESULT}'
+    raise WorkdirError(f'{path}: {error}') from error
+  except (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+  ) as error:
+    raise foreign(workdir) from error
+
+
+def _run(found: Mapping[str, Any], workdir: str) -> FinishedRun:
   fields = _fields(found['config'])
   seed = fields.pop('seed')
   stages = tuple(_stage(s, fields['model.name']) for s in found['stages'])
@@ -228,20 +287,43 @@ def parse(found: Mapping[str, Any], workdir: str = '') -> FinishedRun:
     best=_metrics(best),
     ensemble=_metrics(found['ensemble']['test']) if several else None,
     schedule=tuple(
-      (step / found['steps_per_epoch'], float(rate))
+      (_finite(step) / found['steps_per_epoch'], _finite(rate))
       for step, rate in found.get('schedule') or ()
     ),
     cost=_cost(found['cost']),
     device_kind=str(found['device']['kind']),
     device_count=int(found['device']['count']),
     jax=str((found.get('versions') or {}).get('jax') or ''),
-    commit=found['commit'],
+    commit=found.get('commit'),
   )
+
+
+def _check(run: FinishedRun) -> None:
+  """Raises a ValueError where parts of a result don't fit each other."""
+  tests = [run.final, *(stage.test for stage in run.stages)]
+  if run.ensemble is not None:
+    tests.append(run.ensemble)
+  if not run.stages or any(run.metric not in test for test in tests):
+    raise ValueError(f'no {run.metric}')
+  if run.metric == 'accuracy' and 'accuracy' not in run.best:
+    raise ValueError('no best accuracy')
+  if run.fields['method'] in methods.ENSEMBLES and run.ensemble is None:
+    raise ValueError('no ensemble')
+  for number, stage in enumerate(run.stages, start=1):
+    known = range(0 if run.teacher else 1, number)
+    if not (stage.teacher is None or stage.teacher in known):
+      raise ValueError(f'teacher {stage.teacher!r}')
+    if not 0 < stage.epochs <= stage.steps < _MOST:
+      raise ValueError(f'{stage.epochs} epochs, {stage.steps} steps')
+  if not run.cost.training_1e16 > 0:
+    raise ValueError('no cost')
 
 
 def _fields(flat: Mapping[str, Any]) -> dict[str, Any]:
   # An older record lacks the fields that came later: their defaults.
-  return config_lib.identity(config_lib.flatten(config_lib.from_flat(flat)))
+  config = config_lib.from_flat(flat)
+  config_lib.validate(config)
+  return config_lib.identity(config_lib.flatten(config))
 
 
 def _stage(found: Mapping[str, Any], model: str) -> FinishedStage:
@@ -278,23 +360,28 @@ def _imported(found: Mapping[str, Any]) -> ImportedTeacher:
 
 
 def _cost(found: Mapping[str, Any]) -> RunCost:
-  seconds = found['seconds']
+  seconds, flops = found['seconds'], found.get('training_flops')
   return RunCost(
     stages=tuple(found.get('stages') or ()),
-    training_1e16=float(found['training_1e16']),
-    training_flops=found.get('training_flops'),
-    train_seconds=float(seconds['train']),
-    evaluate_seconds=float(seconds['evaluate']),
-    extract_seconds=float(seconds['extract']),
-    teacher_device_seconds=float(seconds.get('teacher', 0.0)),
-    extraction_share=float(found.get('extraction_share') or 0.0),
+    training_1e16=_finite(found['training_1e16']),
+    training_flops=flops if flops is None else int(_finite(flops)),
+    train_seconds=_finite(seconds['train']),
+    evaluate_seconds=_finite(seconds['evaluate']),
+    extract_seconds=_finite(seconds['extract']),
+    teacher_device_seconds=_finite(seconds.get('teacher', 0.0)),
+    extraction_share=_finite(found.get('extraction_share') or 0.0),
     extraction_epochs=tuple(found.get('extraction_epochs') or ()),
   )
 
 
+def _finite(value: Any) -> float:
+  if not (isinstance(value, numbers.Real) and math.isfinite(value)):
+    raise TypeError(f'{value!r} is no finite number')
+  return float(value)
+
+
 def _metrics(found: Mapping[str, Any]) -> Metrics:
-  """Returns metrics as they are, once all are known to be numbers."""
-  for name, value in found.items():
-    if not isinstance(value, numbers.Real):
-      raise TypeError(f'{name} is {value!r}')
+  """Returns metrics as they are, once all are known to be finite numbers."""
+  for value in found.values():
+    _finite(value)
   return dict(found)

@@ -2,12 +2,15 @@
 """The format of what a run writes, and which formats are read.
 
 1  version 0.1.0: neither config.json nor checkpoints say their format
-2  both say it, and the version of the program that wrote them
+2  both say it, and the version of the program that wrote them; result.json
+   says it, too, and is sealed
 
 Of every format, a checkpoint's record has its digest beside it: a record that
 does not fit that is damaged, whatever format it tells.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -38,3 +41,31 @@ def refuse_newer(
       f'{record.get("version", "unknown")}; this version, {__version__}, reads '
       f'formats up to {FORMAT}: take that version of the program.'
     )
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a record with its making, and a digest over all of its content."""
+  record = {**record, **stamp()}
+  return {**record, 'digest': _digest(record)}
+
+
+def check_seal(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+  """Checks that a record is what was sealed; one of format 1 has no seal.
+
+  Raises:
+    WorkdirError: it isn't, or a later version wrote it.
+  """
+  refuse_newer(path, record)
+  bare = {name: value for name, value in record.items() if name != 'digest'}
+  digest = record.get('digest')
+  if digest != (_digest(bare) if 'format' in record or digest else None):
+    raise WorkdirError(
+      f'{path} is damaged: its content is not what was written. Move it away '
+      "and run the run's own command again."
+    )
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+  # As it reads back: keys that aren't strings yet would sort differently.
+  plain = json.loads(json.dumps(record))
+  return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

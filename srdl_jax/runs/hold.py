@@ -69,7 +69,7 @@ def claim(
 def finish(workdir: storage.Path, result: dict[str, Any]) -> None:
   """Writes what a run has found, once for all of its processes."""
   if processes.is_first():
-    storage.write_json(workdir / run_directory.RESULT, result)
+    storage.write_json(workdir / run_directory.RESULT, formats.sealed(result))
   processes.wait('result')
 
 

@@ -174,7 +174,7 @@ def test_rows_of_unequal_cost_are_marked(place):
   # A percent more goes without a mark; it is one pass of extraction.
   for cost, marks in ((0.003, ('×1.5 cost',)), (0.00201, ())):
     found['cost']['training_1e16'] = cost
-    storage.write_json(f'{names[1]}/result.json', found)
+    made_runs.change(names[1], found)
     assert others(names)[1][GAIN] == document.Cell('+0.00 (1)', marks=marks)
 
 
@@ -222,7 +222,7 @@ def test_imported_weights_make_another_row(place):
   names = [place('v', 'vanilla', 0, 0.5), place('s', 'srdl', 0, 0.6)]
   found = storage.read_json(f'{names[1]}/result.json')
   found['weights'] = 'abcdef0123456789'
-  storage.write_json(f'{names[1]}/result.json', found)
+  made_runs.change(names[1], found)
   _, row = others(names)
   assert row['runs'].text == 'tiny, srdl, weights=abcdef01'
   assert row[GAIN] == document.Cell()
@@ -248,7 +248,7 @@ def test_validation_is_not_called_test(place):
   name = place('s', 'srdl', 0, 0.6)
   found = storage.read_json(f'{name}/result.json')
   found['best']['split'] = 'validation'
-  storage.write_json(f'{name}/result.json', found)
+  made_runs.change(name, found)
   assert others([name])[0][BEST].text == '61.00 (1), validation'
 
 
@@ -359,7 +359,7 @@ def taught(name, directory, **teacher):
   config.epochs = 4
   flat = config_lib.identity(config_lib.flatten(config))
   found['teacher'] |= {'workdir': name, 'config': flat, **teacher}
-  storage.write_json(f'{directory}/result.json', found)
+  made_runs.change(directory, found)
   return directory
 
 
@@ -844,7 +844,7 @@ def test_a_stage_of_the_same_network_is_solid(place, monkeypatch):
   report.sections(rows_lib.read([name]), report_figures)
   found = storage.read_json(f'{name}/result.json')
   found['stages'][0]['model'] = 'resnet20'
-  storage.write_json(f'{name}/result.json', found)
+  made_runs.change(name, found)
   sections = report.sections(rows_lib.read([name]), report_figures)
   # As the caption says: dashed is another network alone.
   assert [curve.others for curve in drawn] == [(False, False), (True, False)]

@@ -30,7 +30,7 @@ def change(directory, *path, to):
   for key in path:
     inner = inner[key]
   inner[last] = to
-  storage.write_json(f'{directory}/result.json', found)
+  made_runs.change(directory, found)
 
 
 def seeds(found):
@@ -138,6 +138,18 @@ def test_what_is_no_finished_run_is_named_and_the_rest_goes_on(place, tmp_path):
     (('final', 'test', 'accuracy'), float('1e999')),
     (('ensemble',), {}),
     (('stages',), 3),
+    (('stages',), []),
+    (('stages', 0, 'test'), {}),
+    (('stages', 0, 'epochs'), 10**29),
+    (('stages', 1, 'teacher'), 7),
+    (('stages', 1, 'teacher'), '1'),
+    (('stages', 1, 'teacher'), 0),
+    (('final', 'test'), {'nll': 1.0}),
+    (('best',), {'split': 'test'}),
+    (('ensemble', 'test'), {}),
+    (('cost', 'training_flops'), 'many'),
+    (('config', 'seed'), 10**29),
+    (('schedule',), [[0, float('1e999')]]),
     (('steps_per_epoch',), 0),
   ],
 )
@@ -162,7 +174,7 @@ def test_older_results_lack_names_and_fields(place):
   for stage in found['stages']:
     for new in ('teacher', 'agreement', 'soft_targets', 'model'):
       stage.pop(new, None)
-  storage.write_json(f'{name}/result.json', found)
+  made_runs.change(name, found)
   (row,) = rows.read([name]).rows
   assert row.values('accuracy') == {0: 0.5}
   assert row.first.schedule == ()
