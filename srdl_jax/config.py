@@ -270,7 +270,7 @@ FIELDS: dict[str, Field] = {
   'steps_per_dispatch': _at_least(
     0,
     0,
-    'steps in one call of the device; 0: 1 on CPU or streamed, else up to 500',
+    'steps in one call of the device; 0: 1 on CPU or streamed, else up to 100',
     identity=False,
   ),
   'devices': _at_least(0, 0, 'devices to use; 0: all', identity=False),

@@ -22,7 +22,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from srdl_jax.errors import ConfigError
 
 AXIS = 'devices'
-MOST_STEPS = 500
+# Between two dispatches alone can a run save, or end when it is asked to.
+MOST_STEPS = 100
 
 
 def choose_devices(count: int = 0) -> list[jax.Device]:

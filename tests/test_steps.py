@@ -497,7 +497,7 @@ def test_a_dispatch_is_one_step_on_cpu_unless_asked():
 @pytest.mark.parametrize(
   ('epoch_steps', 'expected'),
   # An epoch in one; in equal parts; 787 is prime, so with a remainder.
-  [(390, 390), (1, 1), (784, 392), (1000, 500), (787, 500)],
+  [(98, 98), (1, 1), (390, 78), (1000, 100), (787, 100)],
 )
 def test_a_dispatch_on_an_accelerator_leaves_no_remainder(
   epoch_steps, expected
@@ -505,6 +505,17 @@ def test_a_dispatch_on_an_accelerator_leaves_no_remainder(
   accelerator = [types.SimpleNamespace(platform='gpu')]
   found = parallel.steps_per_dispatch(0, epoch_steps, accelerator)
   assert found == expected
+
+
+def test_keys_are_of_one_kind_whatever_jax_is_told():
+  expected = jax.random.key_data(key_for(3, Purpose.AUGMENT, 1, 2))
+  kind = jax.config.jax_default_prng_impl
+  try:
+    jax.config.update('jax_default_prng_impl', 'rbg')
+    found = jax.random.key_data(key_for(3, Purpose.AUGMENT, 1, 2))
+  finally:
+    jax.config.update('jax_default_prng_impl', kind)
+  np.testing.assert_array_equal(found, expected)
 
 
 def test_keys_follow_from_all_of_their_counts():

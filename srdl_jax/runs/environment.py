@@ -3,7 +3,9 @@
 
 import contextlib
 import importlib.metadata
+import os
 import pathlib
+import platform
 import resource
 import subprocess
 from collections.abc import Callable, Iterator
@@ -24,11 +26,18 @@ PACKAGES = (
   'tensorflow-datasets',
   'numpy',
 )
+# Of jax.config; environment variables set them, too.
+OPTIONS = (
+  'jax_default_matmul_precision',
+  'jax_default_prng_impl',
+  'jax_threefry_partitionable',
+)
 FIRST, LAST = 3, 6
 
 
 def environment(devices: list[jax.Device]) -> dict[str, Any]:
-  """Returns the devices, the versions and the commit that a run used."""
+  """Returns what may change the bits of a run that its configuration doesn't
+  name: devices, versions, commit, options of JAX and XLA."""
   return {
     'device': {
       'platform': devices[0].platform,
@@ -37,6 +46,10 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
     },
     'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
     'commit': _commit(),
+    'python': platform.python_version(),
+    'cpu': _cpu(),
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
+    'jax_options': {name: getattr(jax.config, name) for name in OPTIONS},
   }
 
 
@@ -49,6 +62,15 @@ def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
   if statistics and 'peak_bytes_in_use' in statistics:
     peaks['device'] = statistics['peak_bytes_in_use']
   return peaks
+
+
+def _cpu() -> str:
+  """Returns the processor's model, '' where it isn't told."""
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+      if line.startswith('model name'):
+        return line.partition(':')[2].strip()
+  return platform.processor()
 
 
 def _commit() -> str | None:

@@ -68,7 +68,8 @@ class Record:
       has.
     """
     before = self.sessions[-1]['environment'] if self.sessions else environment
-    changed = [k for k in environment if before.get(k) != environment[k]]
+    # An earlier version may have recorded less.
+    changed = [k for k, v in environment.items() if before.get(k, v) != v]
     self.sessions.append({'from_step': step, 'environment': environment})
     if not changed:
       return ''
