@@ -192,7 +192,7 @@ def test_a_field_changes_what_it_should_and_nothing_before(
   )
   if name == 'data.name':
     # Of a folder alone; and as few images as that has.
-    changed.fields |= {'data.image_size': 0, 'data.examples_per_class': 4}
+    changed.fields.update({'data.image_size': 0, 'data.examples_per_class': 4})
   config = compared_runs.config_of(changed, places)
   assert parts_of(config) == changed.parts
   fields = compared_runs.fields_of(changed, places)
