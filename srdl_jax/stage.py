@@ -60,6 +60,9 @@ def train(
   _refuse_foreign(moment, lineage)
   if moment is not None and moment.step == stage.end_step:
     log.event(f'Stage {number} is finished.')
+    # Of an earlier stage the lines may have been set aside, and said, since.
+    is_last = stage.end_step == experiment.total_steps
+    log.rewind(number, moment.step, moment.record.log if is_last else None)
     return moment
   state, record = stage.initial_state(previous), Record(lineage)
   if moment is not None:
@@ -81,7 +84,8 @@ def train(
     stop=stop,
     watch=Stopwatch(*record.epoch),
   )
-  log.rewind(number, step)
+  recorded = moment or previous
+  log.rewind(number, step, recorded.record.log if recorded else None)
   log.event(f'Stage {number}: compiling; the first step takes a while.')
   profile_to = profile_to if processes.is_first() else None
   with loop.feed, environment.a_few_steps(profile_to) as tick:
@@ -248,12 +252,13 @@ class _Loop:
     # A gradient can overflow where the loss did not.
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(state)):
       self._diverged('a parameter is not finite', self.step)
+    self.log.settle()
+    self.record.log = self.log.state
     moment = Moment(
       step=self.step,
       state=flax.serialization.to_state_dict(state),
       progress=dataclasses.asdict(self.record),
     )
-    self.log.settle()
     self.checkpoints.save(moment, score=score)
     return moment
 

@@ -3,10 +3,13 @@
 
 import json
 import pathlib
+import re
+import shutil
 import signal
 
 import pytest
 import started
+from shown_curves import points
 
 from srdl_jax.runs import checkpoint
 from srdl_jax.runs import directory as run_directory
@@ -105,9 +108,64 @@ def test_damaged_end_of_stage_one_leaves_the_log_of_stage_two(
   run = tiny_run(directory)
   assert run.returncode == 0, run.stderr
   assert digests(directory) == digests(uninterrupted)
-  # Step 10 is trained again, and so stands behind stage two's lines.
-  by_step = sorted(lines(directory), key=lambda line: line['step'])
-  assert by_step == sorted(lines(uninterrupted), key=lambda line: line['step'])
+  # Step 10 is trained again, and its lines find their place.
+  assert lines(directory) == lines(uninterrupted)
+  shown, expected = (
+    sorted(map(repr, points(place / 'tensorboard')))
+    for place in (directory, uninterrupted)
+  )
+  assert shown == expected
+
+
+@pytest.fixture(scope='module')
+def half_done(tmp_path_factory):
+  """A run that was ended in stage two, at step 15."""
+  directory = tmp_path_factory.mktemp('half_done') / 'run'
+  assert tiny_run(directory, 'term:15').returncode == 75
+  return directory
+
+
+def flipped_digit(text):
+  """The record with another loss in one of its first lines."""
+  place = text.index('"loss": ') + len('"loss": ') + 3
+  return text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :]
+
+
+@pytest.mark.parametrize(
+  ('spoil', 'told'),
+  [
+    (
+      lambda text: None,
+      r'has 0 lines up to step 15, where \d+ were recorded\.',
+    ),
+    (lambda text: '', 'has 0 lines up to step 15, where .* is metrics.jsonl.f'),
+    (lambda text: text[text.index('\n') + 1 :], 'lines up to step 15, where'),
+    (flipped_digit, "lines up to step 15 that are not this run's: it is"),
+    (lambda text: text.replace('"loss": ', '"loss": 1'), 'are not this run'),
+  ],
+  ids=['deleted', 'emptied', 'a line less', 'a digit', 'another run'],
+)
+def test_a_record_that_is_not_this_runs_is_set_aside(
+  half_done, uninterrupted, tmp_path, spoil, told
+):
+  directory = shutil.copytree(half_done, tmp_path / 'run')
+  file = directory / 'metrics.jsonl'
+  whole = file.read_text()
+  spoilt = spoil(whole)
+  file.unlink() if spoilt is None else file.write_text(spoilt)
+  run = tiny_run(directory, 'term:17')
+  assert run.returncode == 75
+  assert re.search(told, run.stderr), run.stderr
+  run = tiny_run(directory)
+  assert run.returncode == 0, run.stderr
+  # It is told once, and the record is that of the steps since.
+  assert 'metrics.jsonl' not in run.stderr
+  assert digests(directory) == digests(uninterrupted)
+  since = [line for line in lines(uninterrupted) if line['step'] > 15]
+  assert lines(directory) == since
+  aside = directory / 'metrics.jsonl.foreign'
+  assert (aside.read_text() if aside.exists() else None) == spoilt
+  assert not directory.joinpath('metrics.jsonl.foreign_2').exists()
 
 
 @pytest.mark.slow

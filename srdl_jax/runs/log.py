@@ -6,6 +6,7 @@ stages: the run's first step is 1, and what is measured between steps 100 and
 101 belongs to step 100, as does a checkpoint that is written there.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -20,7 +21,7 @@ import numpy as np
 from srdl_jax import errors, storage
 from srdl_jax.runs import progress
 from srdl_jax.runs.tensorboard import Curves
-from srdl_jax.storage import failures, replace, uploads
+from srdl_jax.storage import failures, files, replace, uploads
 
 _METRICS = 'metrics.jsonl'
 _CURVES = 'tensorboard'
@@ -78,20 +79,35 @@ class RunLog:
         raise
       self._display.event(f'{error}')
 
-  def rewind(self, stage: int, step: int) -> None:
+  def rewind(
+    self, stage: int, step: int, vouched: Mapping[str, Any] | None = None
+  ) -> None:
     """Forgets what was recorded after the checkpoint that a run resumes from.
 
     Args:
       stage: the restored stage; the lines of others stay, as their
         checkpoints do.
       step: the restored step's number; later lines of the stage go.
+      vouched: `state` when the checkpoint was saved. Where the lines before it
+        are others, the file is set aside and a line says so: a run's record
+        never holds what isn't its own.
 
     Raises:
       WorkdirError: metrics.jsonl is damaged or cannot be rewritten; it stays.
     """
-    if self._active:
-      self._metrics.rewind(stage, step)
-      self._curves.rewind(step)
+    if not self._active:
+      return
+    complaint, later = self._metrics.rewind(stage, step, vouched or {})
+    if complaint:
+      self.event(complaint)
+    self._curves.rewind(step)
+    # Theirs stay, though TensorBoard forgets all points beyond the step.
+    self._draw(later)
+
+  @property
+  def state(self) -> dict[str, Any]:
+    """Number and digest of the lines up to now, of this stage and earlier."""
+    return self._metrics.state if self._active else {}
 
   def train_steps(
     self,
@@ -160,12 +176,13 @@ class RunLog:
     """Has all that was recorded survive this machine.
 
     Call it before a step is saved: what a checkpoint stands behind must be in
-    the record that a run goes on with. On this machine's disk it is already.
+    the record that a run goes on with.
 
     Raises:
-      WorkdirError: a bucket cannot be written.
+      WorkdirError: the disk or the bucket cannot be written.
     """
     if self._active:
+      self._metrics.sync()
       self._curves.flush()
       self._mirror.upload()
 
@@ -188,15 +205,17 @@ class RunLog:
 
   def _write(self, lines: list[dict[str, Any]]) -> None:
     self._metrics.write(lines)
-    if self._draws:
-      for line in lines:
-        curves = {
-          f'{line["split"]}/{name}': float(value)
-          for name, value in line.items()
-          if name not in _PLACE
-        }
-        self._curves.add(line['step'], curves)
+    self._draw(lines)
     self._mirror.upload(at_most_every=uploads.SECONDS_BETWEEN_UPLOADS)
+
+  def _draw(self, lines: list[dict[str, Any]]) -> None:
+    for line in lines if self._draws else ():
+      curves = {
+        f'{line["split"]}/{name}': float(value)
+        for name, value in line.items()
+        if name not in _PLACE
+      }
+      self._curves.add(line['step'], curves)
 
 
 class _MetricsFile:
@@ -207,23 +226,76 @@ class _MetricsFile:
     self._opened = False
     self._last_step = 0
     self._evaluations: set[tuple[Any, ...]] = set()
+    # Of the lines of the current stage and earlier ones.
+    self._count, self._hash = 0, hashlib.sha256()
 
-  def rewind(self, stage: float, step: float) -> None:
-    """Keeps the lines up to this place and drops a half line."""
-    self._last_step, self._evaluations, kept = 0, set(), []
+  @property
+  def state(self) -> dict[str, Any]:
+    """See `RunLog.state`."""
+    return {'lines': self._count, 'sha256': self._hash.hexdigest()}
+
+  def rewind(
+    self, stage: float, step: float, vouched: Mapping[str, Any]
+  ) -> tuple[str, list[dict[str, Any]]]:
+    """Keeps the lines up to this place and drops a half line.
+
+    Returns:
+      What is wrong with them, '' if nothing is; and the lines of later stages.
+    """
     with failures(self._path):
       old = self._path.read_bytes() if self._path.exists() else b''
-      for text, key in self._parse(old):
-        if key[0] != stage or key[1] <= step:
-          kept.append(text + b'\n')
-          if key[2] == 'train' and key[0] <= stage:
-            self._last_step = max(self._last_step, key[1])
-          else:
-            self._evaluations.add(key)
-      # A record that is right isn't put at risk.
-      if b''.join(kept) != old:
-        replace(self._path, b''.join(kept))
+    # A stage that was trained once more has its lines behind those of later.
+    lines = sorted(self._parse(old), key=lambda line: line[1][0])
+    kept = [line for line in lines if line[1][0] != stage or line[1][1] <= step]
+    self._start([line for line in kept if line[1][0] <= stage])
+    complaint = ''
+    if vouched not in ({}, self.state):
+      complaint, kept = self._set_aside(step, vouched), []
+      self._start(kept)
+    self._evaluations |= {key for _, key in kept if key[2] != 'train'}
+    content = b''.join(text for text, _ in kept)
+    # A record that is right isn't put at risk.
+    if content != old:
+      replace(self._path, content)
     self._opened = True
+    later = [json.loads(text) for text, key in kept if key[0] > stage]
+    return complaint, later
+
+  def _start(self, lines: list[tuple[bytes, tuple[Any, ...]]]) -> None:
+    """Begins behind these lines."""
+    self._evaluations = set()
+    self._count, self._hash = 0, hashlib.sha256()
+    self._count_in([text for text, _ in lines])
+    steps = [key[1] for _, key in lines if key[2] == 'train']
+    self._last_step = max(steps, default=0)
+
+  def _count_in(self, texts: list[bytes]) -> None:
+    self._count += len(texts)
+    for text in texts:
+      self._hash.update(text)
+
+  def _set_aside(self, step: float, vouched: Mapping[str, Any]) -> str:
+    """Gives a file that isn't this run's another name; says so."""
+    there = f'{self._count} lines up to step {step}'
+    what = f"has {there} that are not this run's"
+    if self._count < vouched['lines']:
+      what = f'has {there}, where {vouched["lines"]} were recorded'
+    if self._path.exists():
+      aside = self._path.with_name(f'{self._path.name}.foreign')
+      number = 1
+      while aside.exists():
+        number += 1
+        aside = self._path.with_name(f'{self._path.name}.foreign_{number}')
+      with failures(self._path):
+        self._path.rename(aside)
+      what += f': it is {aside.name} now'
+    return f'{self._path} {what}. The record goes on from here without them.'
+
+  def sync(self) -> None:
+    """Waits until all lines are on the disk."""
+    with failures(self._path):
+      if self._path.exists():
+        files.sync(self._path)
 
   def holds(self, line: dict[str, Any]) -> bool:
     """Whether an evaluation was in the file when it was opened."""
@@ -243,17 +315,20 @@ class _MetricsFile:
   def write(self, lines: list[dict[str, Any]]) -> None:
     """Appends lines and hands them to the system."""
     self._ensure_open()
-    texts = [json.dumps(line, allow_nan=False) + '\n' for line in lines]
+    texts = [
+      f'{json.dumps(line, allow_nan=False)}\n'.encode() for line in lines
+    ]
     with failures(self._path), open(self._path, 'ab') as file:
-      file.write(''.join(texts).encode())
+      file.write(b''.join(texts))
+    self._count_in(texts)
 
   def _ensure_open(self) -> None:
     if not self._opened:
       # Keeps all but a half line, which the first new one would complete.
-      self.rewind(math.inf, math.inf)
+      self.rewind(math.inf, math.inf, {})
 
   def _parse(self, content: bytes) -> Iterator[tuple[bytes, tuple[Any, ...]]]:
-    """Yields each line's text and key, but not those of a half last line."""
+    """Yields each line, with its end, and its key, but no half last line."""
     texts = content.split(b'\n')
     for number, text in enumerate(texts, 1):
       try:
@@ -264,7 +339,7 @@ class _MetricsFile:
         raise errors.WorkdirError(
           f'{self._path} is damaged in line {number}: remove that line'
         ) from error
-      yield text, key
+      yield text + b'\n', key
 
 
 def _line(stage, epoch, step, split, metrics) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Record:
     best: the evaluation of the highest score.
     seconds: of the stage, by what they were spent on.
     epoch: seconds and steps of the epoch so far.
+    log: number and digest of the lines of metrics.jsonl up to here.
   """
 
   lineage: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -37,6 +38,7 @@ class Record:
     default_factory=lambda: {'train': 0.0, 'evaluate': 0.0}
   )
   epoch: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0])
+  log: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def refuse_foreign(self, step: int, lineage: Mapping[str, Any]) -> None:
     """Checks that a checkpoint is of this run, stage and teacher.

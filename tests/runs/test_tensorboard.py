@@ -5,12 +5,11 @@ import json
 import os
 import pathlib
 import signal
-import struct
 
 import numpy as np
 import pytest
 import started
-from tensorboardX.proto import event_pb2
+from shown_curves import points
 
 from srdl_jax import errors
 from srdl_jax.runs.log import RunLog
@@ -26,22 +25,6 @@ for step in range(1, 51):
 curves.flush()
 os.kill(os.getpid(), 9)
 """
-
-
-def _points(folder):
-  """What TensorBoard shows: a session's start drops the steps from its on."""
-  points = []
-  for path in sorted(folder.iterdir()):
-    data, offset = path.read_bytes(), 0
-    while offset < len(data):
-      (size,) = struct.unpack_from('<Q', data, offset)
-      event = event_pb2.Event.FromString(data[offset + 12 :][:size])
-      offset += 16 + size
-      if event.HasField('session_log'):
-        points = [point for point in points if point[1] < event.step]
-      for value in event.summary.value:
-        points.append((value.tag, event.step, value.simple_value))
-  return points
 
 
 def _run(log, after):
@@ -61,8 +44,8 @@ def test_points_are_as_given(tmp_path):
   curves.add(1, {'train/loss': 0.1, 'train/accuracy': 0.5})
   curves.add(2, {'test/nll': float('nan')})
   curves.close()
-  *points, last = _points(tmp_path / 'tensorboard')
-  assert points == [
+  *shown, last = points(tmp_path / 'tensorboard')
+  assert shown == [
     ('train/loss', 1, np.float32(0.1)),
     ('train/accuracy', 1, 0.5),
   ]
@@ -83,19 +66,19 @@ def test_curves_do_not_double_after_a_rewind(tmp_path):
   ]
   folder = tmp_path / 'tensorboard'
   assert len(os.listdir(folder)) == 3
-  assert _points(folder) == record and len(record) == 6
+  assert points(folder) == record and len(record) == 6
 
 
 def test_evaluation_flushes(tmp_path):
   with RunLog(tmp_path, total_epochs=1) as log:
     _run(log, 2)
-    assert len(_points(tmp_path / 'tensorboard')) == 3
+    assert len(points(tmp_path / 'tensorboard')) == 3
 
 
 def test_kill_after_a_flush_loses_no_point(tmp_path):
   done = started.python('-c', _KILLED, tmp_path)
   assert done.returncode == -signal.SIGKILL
-  assert [step for _, step, _ in _points(tmp_path)] == list(range(1, 51))
+  assert [step for _, step, _ in points(tmp_path)] == list(range(1, 51))
 
 
 def test_no_files_where_not_wanted(tmp_path):
