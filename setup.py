@@ -34,8 +34,9 @@ setup(
     'grain>=0.2.15',
     # TFDS imports it and declares it for old Pythons only.
     'importlib_resources>=6.0',
-    'jax>=0.10',
-    'jaxlib>=0.10',
+    # 0.10.2 sums some squares wrongly on CPU (jax#39103).
+    'jax>=0.10,!=0.10.2',
+    'jaxlib>=0.10,!=0.10.2',
     # Figures of reports.
     'matplotlib>=3.8',
     'ml-collections>=1.0',
@@ -54,8 +55,8 @@ setup(
     'tqdm>=4.66',
   ],
   extras_require={
-    'cuda': ['jax[cuda12]>=0.10'],
-    'tpu': ['jax[tpu]>=0.10'],
+    'cuda': ['jax[cuda12]>=0.10,!=0.10.2'],
+    'tpu': ['jax[tpu]>=0.10,!=0.10.2'],
     # Paths at gs://: epath, and what Orbax deletes objects with.
     'gcs': ['etils[epath-gcs]>=1.9.1', 'google-cloud-storage>=3.0'],
     'test': [

@@ -38,7 +38,7 @@ def run(
     if processes.first_says(storage.exists(path / run_directory.RESULT)):
       processes.tell(f'{path} is finished; its result:')
     else:
-      processes.tell(experiment.description)
+      processes.tell(experiment.introduction)
       hold.finish(path, train(experiment, path, stop))
     return finished.load(path)
 

@@ -53,6 +53,17 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
   }
 
 
+def known_fault(device: jax.Device) -> str:
+  """Returns a line about a fault of this version of JAX, '' without one."""
+  version = importlib.metadata.version('jaxlib')
+  if device.platform != 'cpu' or version != '0.10.2':
+    return ''
+  return (
+    'jaxlib 0.10.2 sums some squares wrongly on CPU (jax#39103): install '
+    'another version before you rely on numbers.'
+  )
+
+
 def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
   """Returns the largest memory used so far, in bytes: host and device."""
   kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
