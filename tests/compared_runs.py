@@ -181,16 +181,24 @@ RUNS: dict[str, Compared] = {
     {**KD, 'epochs': 1, 'distillation.online': True},
     taught_by='teacher',
   ),
-  'streamed': Compared(SHORT, FOLDER),
+  'streamed': Compared(HALVES, {**FOLDER, 'epochs': 3}),
   'streamed views': Compared(
     SHORT,
     {**FOLDER, 'distillation.views': 2},
   ),
   'streamed online': Compared(
     SHORT,
-    {**FOLDER, 'distillation.online': True, 'steps_per_dispatch': 2},
+    {
+      **FOLDER,
+      'distillation.online': True,
+      'steps_per_dispatch': 2,
+      'devices': 2,
+    },
   ),
 }
+
+# Their plans are those of other runs, which `test_methods` holds.
+SLOW = {'self_kd', 'born_again_equal_budget', 'vanilla_ensemble'}
 
 
 def value_of(compared, name):

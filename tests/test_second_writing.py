@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import second_writing
 import tiny
-from compared_runs import RUNS
+from compared_runs import RUNS, SLOW
 
 from srdl_jax import (
   build,
@@ -65,7 +65,13 @@ def made(places, tmp_path_factory):
     yield of
 
 
-@pytest.mark.parametrize('name', RUNS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    for name in RUNS
+  ],
+)
 def test_a_run_agrees_with_its_second_writing(made, name):
   directory, found, written = made(name)
   rel = RUNS[name].rel
@@ -109,7 +115,9 @@ def test_every_method_has_been_written_twice():
 
 
 @pytest.mark.parametrize('name', ['no flip', 'streamed'])
-@pytest.mark.parametrize('change', ['rolled', 'permuted'])
+@pytest.mark.parametrize(
+  'change', ['rolled', pytest.param('permuted', marks=pytest.mark.slow)]
+)
 def test_targets_of_other_images_are_noticed(
   made, places, tmp_path, monkeypatch, name, change
 ):
