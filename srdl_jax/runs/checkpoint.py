@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from orbax.checkpoint import v1 as ocp
 from srdl_jax.errors import CheckpointError
 from srdl_jax.runs import formats, processes
 from srdl_jax.runs.record import Record
-from srdl_jax.storage import bucket
+from srdl_jax.storage import bucket, files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Moment:
   @property
   def record(self) -> Record:
     """What the progress says of a stage."""
-    return Record(**self.progress)
+    # Imported weights have another: that is refused as foreign, by its lineage.
+    names = {field.name for field in dataclasses.fields(Record)}
+    return Record(**{n: v for n, v in self.progress.items() if n in names})
 
 
 class Checkpoints(contextlib.AbstractContextManager):
@@ -65,10 +69,13 @@ class Checkpoints(contextlib.AbstractContextManager):
     self._directory = path if path.is_absolute() else path.resolve()
     self._read_only = read_only
     self._writer: ocp.training.Checkpointer | None = None
+    self._synced: futures.Future | None = None
     self._known = _Known()
 
-  def __exit__(self, *error: object) -> None:
-    self.close()
+  def __exit__(self, kind: object, *_: object) -> None:
+    # Why a stage ends matters more than a save that was still going on.
+    with contextlib.suppress(*[CheckpointError] if kind else []):
+      self.close()
 
   def save(self, moment: Moment, *, score: float | None) -> None:
     """Saves in the background, once the save before has finished.
@@ -98,7 +105,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     self._known.scores[step] = record['score']
     self._known.damaged.discard(step)
     with self._failing(f'saving checkpoint {step} failed'):
-      self._open_writer().save_async(
+      writer = self._open_writer()
+      writer.save_async(
         step,
         moment.state,
         # By default Orbax skips what it is asked while another save goes on.
@@ -106,12 +114,17 @@ class Checkpoints(contextlib.AbstractContextManager):
         overwrite=True,
         custom_metadata={'record': record, 'sha256': _sha256(record)},
       )
+    # Training goes on meanwhile.
+    thread = futures.ThreadPoolExecutor(1)
+    self._synced = thread.submit(self._sync, writer, step)
+    thread.shutdown(wait=False)
 
   def wait(self) -> None:
     """Waits until the last save is on disk."""
     if self._writer is not None:
       with self._failing('the last save failed'):
         self._writer.wait()
+        self._end_sync()
       processes.wait('checkpoint')
 
   def close(self) -> None:
@@ -120,6 +133,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     if writer is not None:
       with self._failing('the last save failed'):
         writer.close()
+        self._end_sync()
 
   def steps(self) -> list[int]:
     """Returns the steps of all finished checkpoints, ascending."""
@@ -181,7 +195,28 @@ class Checkpoints(contextlib.AbstractContextManager):
     """Returns `digest(state)` of a checkpoint, as it was when saved."""
     return _sha256(self._read(step)['arrays'])
 
+  def _sync(self, writer: ocp.training.Checkpointer, step: int) -> None:
+    """Waits for a save, and then for the disk: Orbax does so for arrays alone.
+
+    A machine that lost its power had lost our digests, or the step's name.
+    """
+    try:
+      writer.wait()
+    except Exception:
+      # It is raised once more in the thread that is to tell it.
+      return
+    if processes.is_first() and not bucket.is_bucket(self._directory):
+      files.sync_all(pathlib.Path(self._directory, str(step)))
+      files.sync(self._directory)
+
+  def _end_sync(self) -> None:
+    synced, self._synced = self._synced, None
+    if synced is not None:
+      synced.result()
+
   def _open_writer(self) -> ocp.training.Checkpointer:
+    if self._writer is None and not bucket.is_bucket(self._directory):
+      files.make_folder(self._directory)
     # One damaged file of Orbax's metrics or metadata would stop this
     # constructor: scores are none of its metrics, and it reads no metadata.
     self._writer = self._writer or ocp.training.Checkpointer(

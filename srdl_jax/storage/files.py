@@ -111,7 +111,8 @@ def new_folder(
   """
   draft = draft or _draft_of(path)
   shutil.rmtree(draft, ignore_errors=True)
-  draft.mkdir(parents=True)
+  make_folder(draft.parent)
+  draft.mkdir()
   try:
     yield draft
     move(draft, path, replace=replace)
@@ -131,8 +132,7 @@ def move(
     OSError: there is no room, or a folder is in the way.
   """
   # A machine that lost its power could keep the name without the content.
-  for part in (*draft.rglob('*'), draft):
-    sync(part)
+  sync_all(draft)
   earlier = path.with_name(f'{path.name}.earlier')
   if replace and path.exists():
     # A folder can't be renamed over one that isn't empty.
@@ -142,6 +142,24 @@ def move(
   sync(path.parent)
   if replace:
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def make_folder(path: pathlib.Path) -> None:
+  """Creates a folder and its parents where they are missing, on the disk.
+
+  Raises:
+    OSError: that isn't possible.
+  """
+  missing = [part for part in (path, *path.parents) if not part.exists()]
+  path.mkdir(parents=True, exist_ok=True)
+  for part in missing:
+    sync(part.parent)
+
+
+def sync_all(folder: pathlib.Path) -> None:
+  """Does `sync` for a folder and all that is in it."""
+  for part in (*folder.rglob('*'), folder):
+    sync(part)
 
 
 def sync(path: pathlib.Path) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 from srdl_jax import errors
-from srdl_jax.storage import bucket
+from srdl_jax.storage import bucket, files
 
 _LOCK = '.lock'
 # `is_held` takes the lock for an instant.
@@ -59,11 +59,15 @@ def lock(
     try:
       yield workdir
     finally:
+      # Of a disk that became read-only meanwhile, the work inside has told.
+      with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
       # A child forked meanwhile shares the hold, so closing would not end it.
-      os.ftruncate(descriptor, 0)
-      fcntl.flock(descriptor, fcntl.LOCK_UN)
+      with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
   finally:
-    os.close(descriptor)
+    with contextlib.suppress(OSError):
+      os.close(descriptor)
 
 
 def is_held(workdir: str | os.PathLike[str]) -> bool:
@@ -100,7 +104,7 @@ def _take_within(descriptor: int, seconds: float) -> None:
 def _open_lock(workdir: pathlib.Path) -> int:
   with bucket.failures(f'workdir {workdir}'):
     try:
-      workdir.mkdir(parents=True, exist_ok=True)
+      files.make_folder(workdir)
     except FileExistsError as error:
       raise errors.WorkdirError(
         f'workdir {workdir} is a file: give a directory'

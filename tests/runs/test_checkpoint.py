@@ -2,13 +2,16 @@
 """Checkpoints come back to the bit, or are reported: never silently wrong."""
 
 import contextlib
+import errno
 import gc
 import json
+import os
 import pathlib
 import re
 import resource
 import shutil
 import signal
+import threading
 import time
 
 import flax.linen as nn
@@ -552,6 +555,52 @@ def test_a_run_killed_in_a_save_goes_on_from_the_one_before(tmp_path):
     checkpoints.save(make_moment(3), score=0.2)
     assert_same(checkpoints.load_best(), 3)
   assert sorted(path.name for path in tmp_path.iterdir()) == ['1', '3']
+
+
+def test_a_save_is_on_the_disk_once_it_has_been_waited_for(
+  tmp_path, monkeypatch
+):
+  synced, real = {}, os.fsync
+
+  def fsync(descriptor):
+    real(descriptor)
+    path = pathlib.Path(os.readlink(f'/proc/self/fd/{descriptor}'))
+    synced[path] = threading.current_thread()
+
+  monkeypatch.setattr(os, 'fsync', fsync)
+  folder = tmp_path / 'stage_1' / 'checkpoints'
+  with Checkpoints(folder) as checkpoints:
+    checkpoints.save(make_moment(1), score=0.1)
+    checkpoints.wait()
+    parts = {*(folder / '1').rglob('*'), folder / '1', folder}
+    assert synced.keys() >= {*parts, folder.parent, tmp_path}
+    # Training goes on meanwhile.
+    assert threading.main_thread() not in {synced[part] for part in parts}
+
+
+def test_what_does_not_get_onto_the_disk_is_a_failed_save(
+  tmp_path, monkeypatch
+):
+  def fsync(_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  with Checkpoints(tmp_path) as checkpoints:
+    monkeypatch.setattr(os, 'fsync', fsync)
+    checkpoints.save(make_moment(1), score=0.1)
+    with pytest.raises(CheckpointError, match='save failed: OSError: .*Input'):
+      checkpoints.wait()
+    monkeypatch.undo()
+    checkpoints.wait()
+
+
+def test_why_a_stage_ends_is_told_before_a_save_that_failed(tmp_path):
+  with (
+    pytest.raises(KeyError),
+    full_disk(),
+    Checkpoints(tmp_path) as checkpoints,
+  ):
+    checkpoints.save(Moment(2, LARGE, {}), score=0.2)
+    raise KeyError
 
 
 def snapshot(directory):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process holds a run directory; its JSON files are never half there."""
 
+import contextlib
+import errno
 import io
 import json
 import os
@@ -132,6 +134,27 @@ def test_longer_name_of_a_killed_holder_is_gone(tmp_path):
 def test_lock_ends_with_an_exception(tmp_path):
   with pytest.raises(KeyError), storage.lock(tmp_path):
     raise KeyError
+  with storage.lock(tmp_path):
+    pass
+
+
+@pytest.mark.parametrize('name', ['ftruncate', 'close'])
+def test_leaving_a_lock_hides_no_reason(tmp_path, monkeypatch, name):
+  real = getattr(os, name)
+
+  def fail(*args):
+    if name == 'close':
+      real(*args)
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+  # A run that has ended well has ended well.
+  for error in (KeyError, None):
+    raised = pytest.raises(error) if error else contextlib.nullcontext()
+    with raised, storage.lock(tmp_path):
+      monkeypatch.setattr(os, name, fail)
+      if error:
+        raise error
+    monkeypatch.undo()
   with storage.lock(tmp_path):
     pass
 
