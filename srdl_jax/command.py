@@ -3,14 +3,17 @@
 
 import functools
 import logging
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from srdl_jax import storage
 from srdl_jax.errors import ConfigError, SrdlError
 
 
@@ -23,6 +26,7 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
     # Libraries tell of every file that they write; --verbosity=0 shows it.
     if not flags.FLAGS['verbosity'].present:
       absl_logging.set_verbosity(absl_logging.WARNING)
+      _hush_orbax()
     # What takes minutes, or is left out, is told.
     logging.getLogger('srdl_jax').setLevel(logging.INFO)
     return rest
@@ -38,6 +42,36 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
     known = 'config' in flags.FLAGS
     fields = ', and srdl_jax/config.py for the fields' if known else ''
     raise ConfigError(f'Command line: {text} (See --help{fields}.)') from error
+
+
+def _hush_orbax() -> None:
+  """Leaves a save that failed to our one line; Orbax has 1,200 about it."""
+  logging.getLogger('absl').addFilter(lambda r: 'orbax' not in r.pathname)
+  hook = sys.unraisablehook
+
+  def told(ignored: Any) -> None:
+    # Of each array that TensorStore still writes when Orbax has given up.
+    if str(ignored.exc_value) != 'Event loop is closed':
+      hook(ignored)
+
+  sys.unraisablehook = told
+
+
+def _prepare_streams() -> None:
+  """Lets a command say what it can: it must not end for what it can't say."""
+  for number in range(3):
+    try:
+      os.fstat(number)
+    except OSError:
+      # Else a file of the run would get the number, and others' messages.
+      os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+  sys.stdout = sys.stdout or os.fdopen(1, 'w', closefd=False)
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, 'reconfigure'):
+      # A terminal may not have all of our letters.
+      stream.reconfigure(errors='backslashreplace')
+  sys.stderr = storage.Unfailing(sys.stderr or os.fdopen(2, 'w'))
+  absl_logging.get_absl_handler().python_handler.setStream(sys.stderr)
 
 
 def define_config() -> None:
@@ -73,16 +107,17 @@ def run(
     main: of the command.
     positional: whether it takes arguments that are no flags.
   """
+  _prepare_streams()
   try:
     app.run(
       main,
       flags_parser=functools.partial(_parse, positional=positional),
     )
   except SrdlError as error:
-    print(f'error: {error}', file=sys.stderr)
+    storage.say(f'error: {error}')
     sys.exit(error.exit_code)
   except KeyboardInterrupt:
-    print('error: interrupted; what was saved is intact.', file=sys.stderr)
+    storage.say('error: interrupted; what was saved is intact.')
     sys.exit(130)
   except SystemExit as ended:
     # absl ends --help with 1.

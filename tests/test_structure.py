@@ -17,8 +17,8 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
 # in lines above its own. A package's command stands apart.
 LADDER = """
 errors
-config metrics losses schedules augment
-storage command models methods flops targets
+config storage metrics losses schedules augment
+command models methods flops targets
 data train_state parallel
 steps runs
 network

@@ -207,10 +207,9 @@ def main(_argv: Sequence[str]) -> None:
   experiment, solutions = load_all(args.workdir, args.checkpoint, args.data_dir)
   shapes = [jax.tree.map(np.shape, s.variables['params']) for s in solutions]
   if any(other != shapes[0] for other in shapes):
-    print(
+    storage.say(
       'These are different networks: compare them along filter-normalised '
-      'directions alone.',
-      file=sys.stderr,
+      'directions alone.'
     )
   splits = place_images(experiment, solutions, args.examples, args.seed)
   distances = {

@@ -10,12 +10,11 @@ other; beside the Markdown there is a folder of figures, if it has any.
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import flags
 
-from srdl_jax import command, report
+from srdl_jax import command, report, storage
 from srdl_jax.errors import ConfigError
 
 
@@ -29,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     raise ConfigError(f'--out={out}: name a file that ends in .html or .md.')
   found = report.read(directories)
   for line in found.left_out:
-    print(f'left out: {line}', file=sys.stderr)
+    storage.say(f'left out: {line}')
   if not found.rows and not found.flatness:
     raise ConfigError('None of these directories holds a finished run.')
   if out:

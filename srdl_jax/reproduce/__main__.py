@@ -221,7 +221,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _tell(line: str) -> None:
-  print(f'{time.strftime("%H:%M:%S")} {line}', file=sys.stderr, flush=True)
+  storage.say(f'{time.strftime("%H:%M:%S")} {line}')
 
 
 def _estimate(jobs: Sequence[sweep.Job], slots: int) -> str:

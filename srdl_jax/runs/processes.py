@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from srdl_jax import storage
 from srdl_jax.errors import ConfigError, Interrupted, SrdlError
 
 # What collectives and the coordinator say of a process that is gone.
@@ -83,7 +84,7 @@ def several() -> bool:
 def tell(line: str) -> None:
   """Writes a line to stderr, in the first process alone."""
   if is_first():
-    print(line, file=sys.stderr)
+    storage.say(line)
 
 
 def is_first() -> bool:
@@ -180,7 +181,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _end(text: str, code: int) -> None:
-  sys.stdout.flush()
-  sys.stderr.write(text)
-  sys.stderr.flush()
+  with contextlib.suppress(OSError, ValueError, AttributeError):
+    sys.stdout.flush()
+  storage.say(text.rstrip())
   os._exit(code)

@@ -9,13 +9,15 @@ from typing import TextIO
 
 import tqdm
 
+from srdl_jax import storage
+
 _BAR = '{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs{postfix}'
 
 
 class Progress:
   """Shows how far a run is; it never ends a run whose reader has gone."""
 
-  def __init__(self, stream: TextIO, total_epochs: int):
+  def __init__(self, stream: TextIO | None, total_epochs: int):
     """Shows nothing yet; will draw a bar if the stream is a terminal."""
     self._stream = stream
     self._total = total_epochs
@@ -25,11 +27,11 @@ class Progress:
 
   def event(self, text: str) -> None:
     """Says one line, above the bar where there is one."""
-    with contextlib.suppress(OSError):
-      if self._bar is not None:
-        self._bar.write(text, file=self._stream)
-      else:
-        print(text, file=self._stream, flush=True)
+    if self._bar is None:
+      storage.say(text, self._stream)
+      return
+    with _unseen():
+      self._bar.write(text, file=self._stream)
 
   def show(
     self,
@@ -54,7 +56,8 @@ class Progress:
     notes = [f'{images_per_second:,.0f} images/s', _left(seconds_left)]
     notes += [f'{name} {_short(value)}' for name, value in shown.items()]
     if self._draws:
-      self._move(f'stage {stage}/{stages}', epoch, ', '.join(notes))
+      with _unseen():
+        self._move(f'stage {stage}/{stages}', epoch, ', '.join(notes))
     elif epoch == int(epoch) and self._told != (stage, epoch):
       self._told = (stage, epoch)
       where = f'stage {stage}/{stages}, epoch {epoch:g}/{epochs}'
@@ -63,7 +66,8 @@ class Progress:
   def close(self) -> None:
     """Leaves the bar where it is; may be called twice."""
     if self._bar is not None:
-      self._bar.close()
+      with _unseen():
+        self._bar.close()
       self._bar = None
 
   def _move(self, stage: str, done: float, notes: str) -> None:
@@ -89,12 +93,17 @@ class _Bar(tqdm.tqdm):
   monitor_interval = 0
 
 
-def _can_draw(stream: TextIO) -> bool:
+def _unseen() -> contextlib.suppress:
+  """Passes over a terminal that is gone, or a stream that was closed."""
+  return contextlib.suppress(OSError, ValueError)
+
+
+def _can_draw(stream: TextIO | None) -> bool:
   """Whether it is a terminal with a size; without one no bar is visible."""
-  try:
-    return stream.isatty() and os.get_terminal_size(stream.fileno()).lines > 1
-  except OSError:
-    return False
+  with _unseen():
+    if stream is not None and stream.isatty():
+      return os.get_terminal_size(stream.fileno()).lines > 1
+  return False
 
 
 def _left(seconds: float) -> str:

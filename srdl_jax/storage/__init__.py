@@ -16,11 +16,12 @@ from srdl_jax.storage.files import (
   write_json,
 )
 from srdl_jax.storage.locks import is_held, lock
-from srdl_jax.storage.telling import Told
+from srdl_jax.storage.telling import Told, Unfailing, say
 
 __all__ = [
   'Path',
   'Told',
+  'Unfailing',
   'absolute',
   'bucket',
   'exists',
@@ -34,6 +35,7 @@ __all__ = [
   'path_of',
   'read_json',
   'replace',
+  'say',
   'uploads',
   'write_json',
 ]

@@ -1,11 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells every few seconds how far something long is."""
+"""What is told to a human, who may have gone; and how far something is."""
 
+import contextlib
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
+
+
+class Unfailing:
+  """A text stream that swallows what can't be written, also when it ends."""
+
+  def __init__(self, stream: TextIO):
+    self._stream = stream
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+  def write(self, text: str) -> int:
+    with contextlib.suppress(OSError, ValueError):
+      self._stream.write(text)
+    return len(text)
+
+  def flush(self) -> None:
+    with contextlib.suppress(OSError, ValueError):
+      self._stream.flush()
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+  """Writes a line to a human, stderr unless given; who may have gone."""
+  stream = stream or sys.stderr
+  # Without one, print would turn to stdout.
+  if stream is not None:
+    print(text, file=Unfailing(stream), flush=True)
 
 
 class Told:
@@ -58,8 +86,7 @@ class Told:
 
   def say(self, text: str) -> None:
     """Says a line at once."""
-    stream = self._stream or sys.stderr
-    print(f'{self._name}: {text}', file=stream, flush=True)
+    say(f'{self._name}: {text}', self._stream)
 
   def _so_far(self, end: str) -> str:
     told = []
