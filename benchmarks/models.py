@@ -32,6 +32,7 @@ from srdl_jax import models, steps, train_state
 from srdl_jax.models import densenet, resnet
 from srdl_jax.runs import environment
 from srdl_jax.runs.environment import peak_memory
+from srdl_jax.targets import Source
 
 MODELS = flags.DEFINE_list('models', [], 'Keys of models.MODELS; none: all.')
 BATCH = flags.DEFINE_integer('batch_size', 32, 'Images in a step.')
@@ -66,7 +67,7 @@ def jax_steps(name: str, size: int, classes: int) -> dict[str, Step]:
   evaluate = jax.jit(functools.partial(model.apply, train=False))
   step = jax.jit(
     functools.partial(
-      steps.train_step, schedule=lambda _: 0.01, temperature=3.0
+      steps.train_step, schedule=lambda _: 0.01, source=Source(3.0)
     ),
     donate_argnums=0,
   )

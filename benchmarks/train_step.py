@@ -26,6 +26,7 @@ from srdl_jax import build, config, data, models, stage, steps, train_state
 from srdl_jax.runs import stop_request
 from srdl_jax.runs.checkpoint import Checkpoints
 from srdl_jax.runs.log import RunLog
+from srdl_jax.targets import Source
 
 MODEL = flags.DEFINE_string('model', 'resnet20', 'A key of models.MODELS.')
 BATCH = flags.DEFINE_integer('batch_size', 128, 'Images in a step.')
@@ -69,7 +70,7 @@ def bare_round() -> Round:
   )
   step = jax.jit(
     functools.partial(
-      steps.train_step, schedule=lambda _: 0.1, temperature=3.0
+      steps.train_step, schedule=lambda _: 0.1, source=Source(3.0)
     ),
     donate_argnums=0,
   )

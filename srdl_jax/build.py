@@ -119,15 +119,15 @@ def _load_teacher(directory: str) -> Imported:
   """Reads a finished run, and its last network."""
   path = run_directory.local(directory, 'teacher.workdir')
   identity = run_directory.load_identity(path)
-  run = finished.read_teacher(path)
-  folder = run_directory.checkpoints(path, len(run.stages))
-  step = sum(stage.steps for stage in run.stages)
+  found = finished.read_teacher(path)
+  folder = run_directory.checkpoints(path, len(found.stages))
+  step = sum(stage.steps for stage in found.stages)
   with Checkpoints(folder, read_only=True) as checkpoints:
     end = checkpoints.load(step)
     digest = checkpoints.digest(step)
-  lineage = {'data': identity.fingerprint, 'stage': len(run.stages)}
+  lineage = {'data': identity.fingerprint, 'stage': len(found.stages)}
   end.record.refuse_foreign(end.step, lineage)
-  return Imported(path, identity, run, end, digest)
+  return Imported(path, identity, found, end, digest)
 
 
 def create_model(config: ConfigDict, name: str, num_classes: int) -> nn.Module:
@@ -182,8 +182,8 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
     decay_factor=config.schedule.decay_factor,
   )
   networks = {
-    stage.model: create_network(config, stage.model, dataset, devices)
-    for stage in plan
+    name: create_network(config, name, dataset, devices)
+    for name in {stage.model: None for stage in plan}
   }
   if weights is not None:
     weights_lib.check_fit(networks[config.model.name].like(), weights)
@@ -206,7 +206,7 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
         functools.partial(_train_chunk, config, schedule, flip_and_crop)
       ),
       steps_per_epoch=steps_per_epoch,
-      data=dataset.train.fingerprint,
+      fingerprint=dataset.train.fingerprint,
     ),
     weights=weights,
     imported=imported,
@@ -283,7 +283,7 @@ def _bind(
         optimiser=optimiser,
         weights=weights if stage.model == config.model.name else None,
         train_chunk=train_chunk(network, *learns),
-        run=config_lib.digest(config),
+        config_digest=config_lib.digest(config),
         **rest,
       )
     )

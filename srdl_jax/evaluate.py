@@ -39,16 +39,13 @@ _NAME = r'(final|best|ensemble|stage_\d+)'
 _NAMES = re.compile(f'{_NAME}(,{_NAME})*')
 
 
-def classify(
-  members: Sequence[Member], batch_size: int
-) -> dict[str, float | int]:
+def classify(members: Sequence[Member]) -> dict[str, float | int]:
   """Returns metrics of the mean prediction of some networks (Table 6).
 
   Their probabilities at temperature 1 are averaged.
 
   Args:
     members: of the same examples and classes.
-    batch_size: images in a call.
 
   Returns:
     See `metrics.Classification.result`; of several networks also
@@ -63,7 +60,7 @@ def classify(
       member.variables,
       member.examples.split.images,
       member.examples.rows,
-      batch_size,
+      members[0].batch_size,
     )
     for member in members
   ]
@@ -109,7 +106,7 @@ def evaluate(runs: Runs, split: str) -> dict[str, float | int]:
         f'The runs have other {split} examples or classes: '
         f'{first.description}; {other.description}.'
       )
-  return classify(_members(runs, split), first.config.eval.batch_size)
+  return classify(_members(runs, split))
 
 
 def _members(runs: Runs, split: str) -> list[Member]:
@@ -118,8 +115,9 @@ def _members(runs: Runs, split: str) -> list[Member]:
   for experiment, variables in runs:
     ranked = split == 'test' and experiment.is_retrieval
     examples = experiment.dataset.test if ranked else experiment.examples(split)
+    size = experiment.config.eval.batch_size
     members += [
-      Member(experiment.stages[number - 1].network, its, examples)
+      Member(experiment.stages[number - 1].network, its, examples, size)
       for number, its in variables.items()
     ]
   return members
@@ -158,11 +156,7 @@ def extract_features(
     're_rank': config.retrieval.re_rank,
     **(changes or {}),
   }
-  return measure.extract(
-    _members(runs, 'test'),
-    measure.Settings(**settings),
-    config.eval.batch_size,
-  )
+  return measure.extract(_members(runs, 'test'), measure.Settings(**settings))
 
 
 def _retrieval_flags() -> dict[str, Any]:

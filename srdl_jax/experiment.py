@@ -44,7 +44,9 @@ def key_for(seed: int, purpose: Purpose, *counts: int) -> jax.Array:
   Args:
     *counts: stage, from 1, and epoch or view, from 0.
   """
-  key = jax.random.key(seed)
+  # Named, as others that JAX may be told to take, such as rbg, draw other
+  # numbers where a batch is split otherwise.
+  key = jax.random.key(seed, impl='threefry2x32')
   for count in (purpose, *counts):
     key = jax.random.fold_in(key, count)
   return key
@@ -63,8 +65,8 @@ class BoundStage:
     weights: that a fresh state starts from, or None for random parameters.
     train_chunk: its steps, compiled (see `parallel.map_train` and
       `steps.augmented_step`).
-    run: digest of the configuration.
-    data: fingerprint of the training split.
+    config_digest: of the run.
+    fingerprint: of the training split.
   """
 
   number: int
@@ -76,8 +78,8 @@ class BoundStage:
   optimiser: optax.GradientTransformationExtraArgs
   weights: weights_lib.Weights | None
   train_chunk: Callable[..., Any]
-  run: str
-  data: str
+  config_digest: str
+  fingerprint: str
 
   @property
   def end_step(self) -> int:
@@ -128,8 +130,8 @@ class BoundStage:
       teacher: digest of the checkpoint that its soft targets come from.
     """
     return {
-      'run': self.run,
-      'data': self.data,
+      'run': self.config_digest,
+      'data': self.fingerprint,
       'stage': self.number,
       'teacher': teacher,
       'weights': self.weights.digest if self.weights else None,
@@ -163,14 +165,14 @@ class Imported:
 
   Attributes:
     identity: which run it is.
-    run: what it found.
+    found: what result.json says of it.
     end: the last moment of its last stage.
     checkpoint: digest of that moment's arrays.
   """
 
   directory: pathlib.Path
   identity: run_directory.Identity
-  run: FinishedRun
+  found: FinishedRun
   end: Moment
   checkpoint: str
 
@@ -249,6 +251,12 @@ class Experiment:
       f'of {epochs} epochs in all, {self.steps_per_epoch} steps each, on '
       f'{len(self.devices)} {device.platform} device(s), {device.device_kind}'
     ) + (self.weights and self.weights.description(classes) or '')
+
+  @property
+  def introduction(self) -> str:
+    """The description, and what is known to be wrong with this JAX."""
+    fault = environment.known_fault(self.devices[0])
+    return f'{self.description}\n{fault}' if fault else self.description
 
   def examples(self, split: str) -> data.Subset:
     """Returns the examples of 'train', 'validation' or 'test'.

@@ -112,8 +112,8 @@ class StreamedFeed(contextlib.AbstractContextManager):
     Raises:
       DataError: an image is damaged; its name and row are told.
     """
-    # A stream can't be asked for any other batch than its next.
-    assert epoch * self._experiment.steps_per_epoch + begin == self._step
+    if epoch * self._experiment.steps_per_epoch + begin != self._step:
+      raise ValueError('A stream is asked for another batch than its next.')
     self._step += end - begin
     found = [next(self._batches) for _ in range(end - begin)]
     index = np.stack([batch['index'] for batch in found])

@@ -248,7 +248,8 @@ def _refuse_unread(config: ConfigDict, sources: set[str]) -> None:
   """Refuses fields of other methods that aren't at their default, nor at what
   they were born with: earlier runs have that."""
   if strange := sources - _OF_SOURCES.keys():
-    raise ConfigError(unknown('source', min(strange), _OF_SOURCES))
+    known = filter(None, _OF_SOURCES)
+    raise ConfigError(unknown('source', min(strange), known))
   read = {*METHODS[config.method].reads}
   read.update(*(_OF_SOURCES[source] for source in sources))
   known = itertools.chain(
@@ -279,6 +280,10 @@ def _check(config, stages, number: int, stage: Stage) -> None:
   earlier = stage.teacher is None or 1 <= stage.teacher < number
   if not (imported or earlier):
     raise ConfigError(f'The teacher of stage {number} must come before it.')
+  if stage.source in ('bank', 'online') and stage.teacher is None:
+    raise ConfigError(
+      f'Stage {number} has the source {stage.source!r}, but no teacher.'
+    )
   if number == 1 and (stage.start != 'fresh' or stage.keep_optimiser):
     raise ConfigError(
       'Stage 1 can only start fresh, with a fresh optimiser, not '

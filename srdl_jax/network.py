@@ -122,8 +122,10 @@ class Member:
     variables: its parameters and statistics.
     examples: as it sees them: those of the others, at its own size of images;
       or the queries and the gallery that its features rank.
+    batch_size: images in a call.
   """
 
   network: Network
   variables: Any
   examples: data.Subset | data.Retrieval
+  batch_size: int

@@ -117,8 +117,8 @@ def _teacher(
     'config': config_lib.identity(config_lib.flatten(teacher.config)),
     'workdir': str(teacher.directory),
     'checkpoint': teacher.checkpoint,
-    'test': teacher.run.final,
-    'train_epoch': teacher.run.stages[-1].train_epoch,
+    'test': teacher.found.final,
+    'train_epoch': teacher.found.stages[-1].train_epoch,
     **analysed[methods.IMPORTED],
   }
 
@@ -139,7 +139,7 @@ def _cost(
   views = experiment.config.distillation.views
   work = cost.work(experiment.plan, networks, image_shape, views=views)
   if teacher := experiment.imported:
-    recorded = teacher.run.cost.stages
+    recorded = teacher.found.cost.stages
     work = [*cost.with_imported(recorded, experiment.plan, views), *work]
   examples = len(experiment.train_rows)
   taught = [stage for stage in stages if 'extraction_seconds' in stage]
@@ -153,7 +153,7 @@ def _cost(
   }
   if teacher:
     # A teacher may have had another number of devices.
-    seconds['teacher'] = teacher.run.device_seconds
+    seconds['teacher'] = teacher.found.device_seconds
   return {
     'forward_multiply_adds': {part.model: part.forward for part in work},
     'parameters': {part.model: part.parameters for part in work},
@@ -196,7 +196,7 @@ def analyse(
   found, top1 = {}, {}
   for number, (network, its) in networks.items():
     knowledge = taught_by.get(number)
-    bank = knowledge.bank if knowledge else None
+    bank = knowledge.load() if knowledge and knowledge.load else None
     if bank is None or bank.provenance['views']:
       blocks = _predicted(experiment, network, its)
     else:

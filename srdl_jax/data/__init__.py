@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 __all__ = [
   'DATASETS',
   'Dataset',
-  'Subset',
   'Entry',
   'Location',
   'Retrieval',
   'Shape',
   'Sightings',
   'Split',
+  'Subset',
   'fingerprint',
   'load',
   'pipeline',
@@ -263,9 +263,7 @@ def shape(name: str) -> Shape:
   Raises:
     ConfigError: there is none of this name; the known ones are listed.
   """
-  shapes = {
-    name: entry.shape for name, entry in DATASETS.items() if entry.shape
-  }
+  shapes = {n: entry.shape for n, entry in DATASETS.items() if entry.shape}
   if name not in shapes:
     raise ConfigError(unknown('data set', name, sorted(shapes)))
   return shapes[name]

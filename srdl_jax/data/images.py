@@ -100,12 +100,18 @@ class DecodedImages(abc.ABC):
   def _decoded(self, row: int, decode: Callable[[bytes], Any]) -> Any:
     """Returns what `decode` makes of the content of a row."""
     try:
-      return decode(self.records[row])
+      content = self.records[row]
     except _UNREADABLE as error:
-      reason = getattr(error, 'strerror', None) or error
-      name = self.records.name(row)
-      text = self._damaged.format(row=row, name=name, reason=reason)
-      raise DataError(text) from error
+      raise self._error(row, error) from error
+    try:
+      return decode(content)
+    except decoding.DecodeError as error:
+      raise self._error(row, error) from error
+
+  def _error(self, row: int, error: Exception) -> DataError:
+    reason = getattr(error, 'strerror', None) or error
+    name = self.records.name(row)
+    return DataError(self._damaged.format(row=row, name=name, reason=reason))
 
 
 @functools.lru_cache(maxsize=1)

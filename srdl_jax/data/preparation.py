@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import pathlib
+import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -171,7 +172,9 @@ def make_once(
       if alone:
         for leftover in directory.parent.glob(f'{machine}*'):
           shutil.rmtree(leftover, ignore_errors=True)
-      draft = directory.with_name(f'{machine}{os.getpid()}')
+      # Containers of one machine may all have the process id 1.
+      own = f'{os.getpid()}_{secrets.token_hex(4)}'
+      draft = directory.with_name(machine + own)
       with storage.new_folder(directory, draft):
         write(draft)
   except OSError as error:

@@ -62,9 +62,7 @@ def refuse_impossible(test: data.Retrieval) -> None:
     ).refuse_impossible()
 
 
-def extract(
-  members: Sequence[Member], settings: Settings, batch_size: int
-) -> Extracted:
+def extract(members: Sequence[Member], settings: Settings) -> Extracted:
   """Computes the features of all images of a test, each once, in order.
 
   Args:
@@ -76,13 +74,12 @@ def extract(
   """
   test = members[0].examples
   found = {
-    part.name: _features(members, part.name, settings, batch_size)
-    for part in test.parts
+    part.name: _features(members, part.name, settings) for part in test.parts
   }
   return Extracted(test, settings, **{'multi_query': None, **found})
 
 
-def _features(members, part: str, settings, batch_size: int) -> np.ndarray:
+def _features(members, part: str, settings) -> np.ndarray:
   """Returns the features [N, D] of the N images of a part of a test."""
   found = []
   for member in members:
@@ -91,7 +88,7 @@ def _features(members, part: str, settings, batch_size: int) -> np.ndarray:
       member.variables,
       sightings.images,
       np.arange(len(sightings.identities)),
-      batch_size,
+      member.batch_size,
       mirrored=settings.mirror,
     )
     features_NxD = np.concatenate([features_BxD for _, features_BxD in blocks])
