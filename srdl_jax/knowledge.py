@@ -3,9 +3,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from srdl_jax import soft_targets, storage
 from srdl_jax.data import pipeline
 from srdl_jax.experiment import Experiment, Purpose, Teacher, key_for
+from srdl_jax.methods import Stage
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import processes
 from srdl_jax.runs.stop_request import StopRequest
@@ -25,14 +28,29 @@ class Knowledge:
 
   Attributes:
     teacher: the network, which may predict in each step.
-    bank: its soft targets; None where no stage learns from stored ones.
+    bank: its soft targets; None where no stage learns from stored ones, or no
+      later one does.
     seconds: that predicting and writing the soft targets took, compilation
       apart; None if unknown, as a kill fell between the bank and its timing.
+    load: reads the bank, which is on the disk; None where there is none.
   """
 
   teacher: Teacher
   bank: soft_targets.Bank | None
   seconds: float | None
+  load: Callable[[], soft_targets.Bank] | None = None
+
+
+def still_needed(
+  knowledge: dict[int, Knowledge], plan: Sequence[Stage]
+) -> dict[int, Knowledge]:
+  """Returns it without banks that no stage of `plan` learns from."""
+  # ImageNet's has 2.6 GB.
+  teachers = {stage.teacher for stage in plan}
+  return {
+    n: its if n in teachers else dataclasses.replace(its, bank=None)
+    for n, its in knowledge.items()
+  }
 
 
 def induce(
@@ -43,46 +61,86 @@ def induce(
 ) -> Knowledge:
   """Returns what a network teaches; predicts its soft targets if need be.
 
-  A complete bank is not made again.
+  A complete bank is not made again, unless it is damaged, which is told.
 
   Args:
     directory: the bank's folder.
     stop: whether to end early; what has been predicted is then lost.
 
   Raises:
-    SoftTargetsError: what is there is damaged or of another making.
+    SoftTargetsError: what is there is of another making.
     Interrupted: `stop` asked for it.
   """
   if not _stores(experiment, teacher):
     return Knowledge(teacher, None, 0.0)
-  size = {
+  found = _read(experiment, teacher, directory)
+  if found is None:
+    _make(experiment, teacher, directory, stop)
+    found = _read(experiment, teacher, directory, new=True)
+  return found
+
+
+def _size(experiment: Experiment, teacher: Teacher) -> dict[str, int]:
+  return {
     'num_examples': len(experiment.dataset.train.labels),
-    'num_classes': experiment.dataset.num_classes,
+    'num_classes': teacher.network.num_classes,
   }
-  provenance = provenance_of(experiment, teacher)
-  timing = _timing(directory)
+
+
+def _read(
+  experiment: Experiment,
+  teacher: Teacher,
+  directory: storage.Path,
+  new: bool = False,
+) -> Knowledge | None:
+  """Returns what is kept; None for nothing or, unless `new`, damage."""
   if not processes.first_says(soft_targets.is_complete(directory)):
-    # Compiles, if no evaluation has: the time is that of predicting alone.
-    next(_predict(experiment, teacher))
-    begun = time.monotonic()
-    soft_targets.save(
-      directory,
-      _until_asked(stop, _logits(experiment, teacher)),
-      temperature=teacher.temperature,
-      provenance=provenance,
-      expected_rows=experiment.train_rows,
-      # 1.28M x 1000 in float32 would be 5 GB.
-      dtype='float16' if experiment.dataset.train.is_streamed else 'float32',
-      **size,
-    )
-    if processes.is_first():
-      storage.write_json(timing, {'seconds': time.monotonic() - begun})
-    processes.wait('soft targets')
-  bank = soft_targets.load(directory, provenance=provenance, **size)
+    return None
+  load = functools.partial(
+    soft_targets.load,
+    directory,
+    provenance=provenance_of(experiment, teacher),
+    **_size(experiment, teacher),
+  )
+  bank, timing = None, _timing(directory)
+  try:
+    bank = load()
+  except soft_targets.Damaged as error:
+    if new:
+      raise
+    processes.tell(f'{error}')
+  if processes.any_says(bank is None):
+    return None
   with storage.failures(timing, 'read'):
     timed = timing.exists()
   seconds = storage.read_json(timing)['seconds'] if timed else None
-  return Knowledge(teacher, bank, seconds)
+  return Knowledge(teacher, bank, seconds, load)
+
+
+def _make(
+  experiment: Experiment,
+  teacher: Teacher,
+  directory: storage.Path,
+  stop: StopRequest | None,
+) -> None:
+  """Predicts soft targets and writes them."""
+  # Compiles, if no evaluation has: the time is that of predicting alone.
+  next(_predict(experiment, teacher))
+  begun = time.monotonic()
+  soft_targets.save(
+    directory,
+    _until_asked(stop, _logits(experiment, teacher)),
+    temperature=teacher.temperature,
+    provenance=provenance_of(experiment, teacher),
+    expected_rows=experiment.train_rows,
+    # 1.28M x 1000 in float32 would be 5 GB.
+    dtype='float16' if experiment.dataset.train.is_streamed else 'float32',
+    **_size(experiment, teacher),
+  )
+  if processes.is_first():
+    seconds = time.monotonic() - begun
+    storage.write_json(_timing(directory), {'seconds': seconds})
+  processes.wait('soft targets')
 
 
 def _stores(experiment: Experiment, teacher: Teacher) -> bool:
@@ -118,14 +176,18 @@ def provenance_of(experiment: Experiment, teacher: Teacher) -> dict[str, Any]:
 
 
 def induce_imported(
-  experiment: Experiment, stop: StopRequest | None = None
+  experiment: Experiment,
+  workdir: storage.Path,
+  stop: StopRequest | None = None,
 ) -> dict[int, Knowledge]:
   """Returns what the finished run of `teacher.workdir` teaches, if any does.
 
   It is under methods.IMPORTED. Its soft targets are kept in its own directory,
-  at its own temperature, for every student.
+  at its own temperature, for every student; or with the student alone where
+  nothing can be written there.
 
   Args:
+    workdir: the student's.
     stop: see `induce`.
 
   Raises:
@@ -136,19 +198,27 @@ def induce_imported(
   imported, teacher = experiment.imported, experiment.imported_teacher
   if imported is None:
     return {}
-  directory = run_directory.soft_targets(
-    imported.directory,
-    len(imported.run.stages),
-    experiment.config.distillation.views,
-  )
-  made = soft_targets.is_complete(directory) and _timing(directory).exists()
-  hold = contextlib.nullcontext()
-  needed = _stores(experiment, teacher) and not made
-  if needed and processes.is_first():
-    # Several students may come to a new teacher at once.
-    hold = storage.lock(imported.directory, wait=True)
+  views = experiment.config.distillation.views
+  number = len(imported.found.stages)
+  directory = run_directory.soft_targets(imported.directory, number, views)
+  found, hold = None, contextlib.nullcontext()
+  if _stores(experiment, teacher):
+    found = _read(experiment, teacher, directory)
+    writable = processes.first_says(_is_writable(imported.directory))
+    if not writable and found is None:
+      directory = run_directory.soft_targets(workdir, teacher.number, views)
+    elif writable and (found is None or found.seconds is None):
+      found = None
+      if processes.is_first():
+        # Several students may come to a new teacher at once.
+        hold = storage.lock(imported.directory, wait=True)
   with hold:
-    return {teacher.number: induce(experiment, teacher, directory, stop)}
+    found = found or induce(experiment, teacher, directory, stop)
+  return {teacher.number: found}
+
+
+def _is_writable(folder: storage.Path) -> bool:
+  return storage.is_bucket(folder) or os.access(folder, os.W_OK)
 
 
 def _until_asked(stop: StopRequest | None, blocks: Iterator) -> Iterator:

@@ -15,6 +15,7 @@ from srdl_jax.runs import bank as bank_files
 from srdl_jax.runs.bank import error as _error
 
 is_complete = bank_files.is_complete
+Damaged = bank_files.Damaged
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -158,9 +159,9 @@ def load(
     The bank; its array is read-only.
 
   Raises:
-    SoftTargetsError: the bank is missing, unfinished, damaged, of another
-      provenance (each differing name is given with both values) or of another
-      shape.
+    SoftTargetsError: the bank is missing, unfinished, of another provenance
+      (each differing name is given with both values) or of another shape;
+      Damaged if it is that.
   """
   path = storage.absolute(directory)
   wanted = _as_json(path, provenance)

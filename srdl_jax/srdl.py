@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from srdl_jax import result, stage, storage
 from srdl_jax.build import build, name_network
 from srdl_jax.experiment import Experiment
-from srdl_jax.knowledge import induce, induce_imported
+from srdl_jax.knowledge import induce, induce_imported, still_needed
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import finished, hold, processes
 from srdl_jax.runs.checkpoint import Checkpoints
@@ -48,7 +48,7 @@ def train(
 ) -> dict[str, Any]:
   """Algorithm 1: trains stage by stage; some teach later ones."""
   config = experiment.config
-  ends, knowledge = [], induce_imported(experiment, stop)
+  ends, knowledge = [], induce_imported(experiment, path, stop)
   with RunLog(
     path,
     total_epochs=sum(plan.epochs for plan in experiment.plan),
@@ -56,20 +56,20 @@ def train(
     every_steps=config.log.every_steps,
   ) as log:
     for bound in experiment.stages:
-      taught_by = bound.plan.teacher
       folder = run_directory.checkpoints(path, bound.number)
       with Checkpoints(folder) as checkpoints:
         end = stage.train(
           experiment,
           bound,
           previous=ends[-1] if ends else None,
-          knowledge=None if taught_by is None else knowledge[taught_by],
+          knowledge=knowledge.get(bound.plan.teacher),
           checkpoints=checkpoints,
           log=log,
           stop=stop,
           profile_to=path / 'profile' if config.profile else None,
         )
-      ends.append(end)
+      ends = [*(before.at_rest for before in ends), end]
+      knowledge = still_needed(knowledge, experiment.plan[bound.number :])
       if any(later.teacher == bound.number for later in experiment.plan):
         views = config.distillation.views
         target = run_directory.soft_targets(path, bound.number, views)

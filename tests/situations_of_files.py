@@ -304,7 +304,7 @@ TABLE.add(
     ),
     'lost chunk': unloaded(lambda b: (b / 'log_probs/c/0/0').unlink()),
   },
-  others='(?<=cannot be read: ).*(?=: remove it)',
+  others='(?<=damaged, ).*(?=: it is made)',
 )
 TABLE.add(
   'soft targets',

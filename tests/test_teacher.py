@@ -88,7 +88,8 @@ def test_the_bank_is_what_the_teacher_predicts(taught):
   config = tiny.config(**SHORT, **kd(teacher))
   experiment = build.build(config)
   end = end_of(teacher, 1, 10)
-  (bank,) = (k.bank for k in knowledge.induce_imported(experiment).values())
+  (known,) = knowledge.induce_imported(experiment, None).values()
+  bank = known.bank
   vanilla = build.build(tiny.config(**SHORT, method='vanilla'))
   rows, logits = next(tiny.predict(vanilla, 1, end.variables, 'train'))
   np.testing.assert_array_equal(
@@ -100,7 +101,7 @@ def test_a_student_of_another_temperature_converts_the_bank(taught, tmp_path):
   teacher, _, _ = taught
   run(tmp_path / 'two', **kd(teacher, **{'distillation.temperature': 2.0}))
   config = tiny.config(**SHORT, **kd(teacher))
-  bank = knowledge.induce_imported(build.build(config))[0].bank
+  bank = knowledge.induce_imported(build.build(config), None)[0].bank
   assert bank.temperature == 3.0
   rows = build.build(config).train_rows
   two = feed.to_learn_from(bank, 2.0)
@@ -221,7 +222,7 @@ def test_a_bank_of_another_order_is_refused(taught):
   experiment = build.build(config)
   object.__setattr__(experiment.dataset.train, 'fingerprint', 'd' * 64)
   with pytest.raises(SoftTargetsError, match='made of something else.*finger'):
-    knowledge.induce_imported(experiment)
+    knowledge.induce_imported(experiment, None)
 
 
 def test_a_student_waits_for_another_that_makes_the_bank(copied, tmp_path):
@@ -229,7 +230,7 @@ def test_a_student_waits_for_another_that_makes_the_bank(copied, tmp_path):
   found = {}
 
   def student():
-    found.update(knowledge.induce_imported(experiment))
+    found.update(knowledge.induce_imported(experiment, None))
 
   with storage.lock(copied):
     assert storage.is_held(copied)

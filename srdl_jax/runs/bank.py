@@ -82,8 +82,8 @@ def read_attributes(folder: storage.Path) -> dict[str, Any]:
   """What is kept with the array; the array itself isn't verified.
 
   Raises:
-    SoftTargetsError: the array is missing or unfinished, or its marker or
-      metadata are damaged.
+    SoftTargetsError: the array is missing or unfinished; Damaged if its marker
+      or metadata are.
   """
   if not is_complete(folder):
     state = 'unfinished (no marker)' if folder.is_dir() else 'missing'
@@ -107,7 +107,7 @@ def read_values(folder: storage.Path, shape: tuple[int, int]) -> np.ndarray:
   """Reads an array of this shape, and verifies every bit; it is read-only.
 
   Raises:
-    SoftTargetsError: the array is damaged or of another shape.
+    SoftTargetsError: the array is of another shape; Damaged if it is that.
   """
   with _failures(folder, 'read', _TENSORSTORE):
     array = ts.open(_spec(folder / _ARRAY), open=True, read=True).result()
@@ -119,6 +119,10 @@ def read_values(folder: storage.Path, shape: tuple[int, int]) -> np.ndarray:
     raise _damage(folder, 'its values are not those that were written')
   values_NxK.setflags(write=False)
   return values_NxK
+
+
+class Damaged(errors.SoftTargetsError):
+  """A bank that cannot be read back as it was written."""
 
 
 def error(folder: storage.Path, text: str) -> errors.SoftTargetsError:
@@ -228,9 +232,10 @@ def _failures(
     raise
   except (*bucket.errors_of(path), *kinds) as cause:
     reason = ' '.join(str(cause).split())[:300]
-    remedy = ': remove it and run again' if verb == 'read' else ''
-    raise error(path, f'cannot be {verb}: {reason}{remedy}') from cause
+    if verb == 'read':
+      raise _damage(path, reason) from cause
+    raise error(path, f'cannot be {verb}: {reason}') from cause
 
 
-def _damage(folder: storage.Path, reason: str) -> errors.SoftTargetsError:
-  return error(folder, f'damaged, {reason}: remove it and run again')
+def _damage(folder: storage.Path, reason: str) -> Damaged:
+  return Damaged(f'soft targets {folder}: damaged, {reason}: it is made anew')

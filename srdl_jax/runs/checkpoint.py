@@ -51,6 +51,11 @@ class Moment:
     names = {field.name for field in dataclasses.fields(Record)}
     return Record(**{n: v for n, v in self.progress.items() if n in names})
 
+  @property
+  def at_rest(self) -> 'Moment':
+    """Without the optimiser's state, for when no training goes on from it."""
+    return dataclasses.replace(self, state=self.variables)
+
 
 class Checkpoints(contextlib.AbstractContextManager):
   """The checkpoints of one directory: the two latest and the best.

@@ -40,7 +40,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     content = bucket.path_of(path).read_bytes()
   try:
     return json.loads(content)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise errors.WorkdirError(
       f'{path} is damaged (not JSON: {error}): remove it or restore it'
     ) from error
