@@ -14,4 +14,8 @@ from srdl_jax import config as config_lib
 def get_config(arguments=None):
   config = config_lib.defaults()
   config.data.name = 'cifar100'
-  return config_lib.apply_arguments(config, arguments)
+  config_lib.apply_arguments(config, arguments)
+  if config.model.name.startswith('densenet'):
+    # The paper's; all other networks have 200.
+    config.epochs = 300
+  return config

@@ -37,8 +37,8 @@ Packages:
   report     finished runs beside the paper's tables
 
 Beside them: errors, command (what all commands share), result (result.json),
-trained (a run's networks, opened again), cost, flops, rank (metrics of given
-features).
+imported (a finished run that teaches), trained (a run's networks, opened
+again), cost, flops, rank (metrics of given features).
 
 Letters in names such as `logits_BxK`, here and in every module:
 

@@ -21,7 +21,6 @@ class Normalise:
 
   Attributes:
     mean, std: of each channel, for pixel values in [0, 1].
-    dtype: of the result.
   """
 
   mean: Sequence[float]

@@ -25,23 +25,22 @@ from srdl_jax import (
   train_state,
 )
 from srdl_jax import config as config_lib
+from srdl_jax import imported as imported_lib
 from srdl_jax import weights as weights_lib
 from srdl_jax.data import sampling
 from srdl_jax.errors import ConfigError
-from srdl_jax.experiment import BoundStage, Experiment, Imported
+from srdl_jax.experiment import BoundStage, Experiment, Teacher
 from srdl_jax.network import CLASSIFICATION, RETRIEVAL, Network
 from srdl_jax.retrieval import measure
-from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import finished
-from srdl_jax.runs.checkpoint import Checkpoints
 from srdl_jax.targets import SOURCES
 
 
 def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
   """Builds an experiment; reads the data set, and compiles nothing yet.
 
+  What is computed in float64 needs jax_enable_x64, which is switched on.
+
   Args:
-    config: of the run; the name of an imported teacher's network is added.
     to_train: else imported weights and teachers aren't read: they need not be
       where a trained run is evaluated.
 
@@ -52,7 +51,7 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
   """
   config_lib.validate(config)
   if to_train:
-    name_network(config)
+    config = imported_lib.name_network(config)
   plan = methods.create(config)
   if config.model.dtype == 'float64':
     jax.config.update('jax_enable_x64', True)
@@ -70,7 +69,7 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
   if to_train and config.init.from_path:
     weights = _weights(config)
   if to_train and config.teacher.workdir:
-    imported = _load_teacher(config.teacher.workdir)
+    imported = imported_lib.load(config.teacher.workdir)
   dataset = data.load(
     config.data.name,
     data_dir=config.data.data_dir,
@@ -84,27 +83,6 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
   return _assemble(config, plan, devices, dataset, weights, imported)
 
 
-def name_network(config: ConfigDict) -> None:
-  """Writes the name of an imported teacher's network into its field.
-
-  Raises:
-    WorkdirError: teacher.workdir holds no run.
-    ConfigError: the field names another network.
-  """
-  if not config.teacher.workdir:
-    return
-  record = run_directory.load_identity(
-    run_directory.local(config.teacher.workdir, 'teacher.workdir')
-  )
-  name = record.config.model.name
-  if config.teacher.model not in ('', name):
-    raise ConfigError(
-      f'teacher.workdir = {config.teacher.workdir!r} holds a {name}, but '
-      f'teacher.model is {config.teacher.model!r}.'
-    )
-  config.teacher.model = name
-
-
 def _weights(config) -> weights_lib.Weights:
   weights = weights_lib.load(config.init.from_path)
   if weights.model != config.model.name:
@@ -113,21 +91,6 @@ def _weights(config) -> weights_lib.Weights:
       f'{weights.model}, but model.name is {config.model.name!r}.'
     )
   return weights
-
-
-def _load_teacher(directory: str) -> Imported:
-  """Reads a finished run, and its last network."""
-  path = run_directory.local(directory, 'teacher.workdir')
-  identity = run_directory.load_identity(path)
-  found = finished.read_teacher(path)
-  folder = run_directory.checkpoints(path, len(found.stages))
-  step = sum(stage.steps for stage in found.stages)
-  with Checkpoints(folder, read_only=True) as checkpoints:
-    end = checkpoints.load(step)
-    digest = checkpoints.digest(step)
-  lineage = {'data': identity.fingerprint, 'stage': len(found.stages)}
-  end.record.refuse_foreign(end.step, lineage)
-  return Imported(path, identity, found, end, digest)
 
 
 def create_model(config: ConfigDict, name: str, num_classes: int) -> nn.Module:
@@ -167,11 +130,8 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
     dataset = with_crops(dataset, config.augment.least_area)
   teacher = None
   if imported is not None:
-    check_teacher(imported, dataset, train_rows)
-    its = imported.config
-    teacher = imported.teacher(
-      create_network(its, its.model.name, dataset, devices)
-    )
+    imported_lib.check(imported, dataset, train_rows)
+    teacher = _teacher(imported, dataset, devices)
   flip_and_crop = augmentation(config, dataset)
   steps_per_epoch = len(train_rows) // config.batch_size
   schedule = schedules.over_stages(
@@ -186,7 +146,7 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
     for name in {stage.model: None for stage in plan}
   }
   if weights is not None:
-    weights_lib.check_fit(networks[config.model.name].like(), weights)
+    weights = _fitting(weights, plan, networks[config.model.name])
   return Experiment(
     config=config,
     dataset=dataset,
@@ -217,6 +177,26 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
   )
 
 
+def _teacher(imported, dataset, devices) -> Teacher:
+  its = imported.config
+  return Teacher(
+    number=methods.IMPORTED,
+    network=create_network(its, its.model.name, dataset, devices),
+    variables=imported.end.variables,
+    checkpoint=imported.checkpoint,
+    seed=its.seed,
+    temperature=its.distillation.temperature,
+  )
+
+
+def _fitting(weights, plan, network: Network) -> weights_lib.Weights:
+  """Returns weights that fit, with a new classifier where stages restart."""
+  weights_lib.check_fit(network.like(), weights)
+  fresh = [s for s in plan if (s.model, s.start) == (network.name, 'fresh')]
+  # Else a random restart would begin where the stage before began.
+  return dataclasses.replace(weights, new_classifier=len(fresh) > 1)
+
+
 def create_network(
   config: ConfigDict,
   name: str,
@@ -244,8 +224,13 @@ def create_network(
     RETRIEVAL if ranks else CLASSIFICATION,
     devices,
   )
-  # Before anything is trained: images that are too small.
-  network.like()
+  # Before anything is trained: images that are too small, and more.
+  layers, share = network.like()['params'], config.optimiser.backbone_share
+  if share != 1.0 and not layers.keys() & set(models.CLASSIFIERS):
+    raise ConfigError(
+      f'optimiser.backbone_share = {share}, but the last layer of {name} is '
+      f'none of {", ".join(models.CLASSIFIERS)}: all would have that share.'
+    )
   return network
 
 
@@ -322,16 +307,6 @@ def _train_chunk(
   )
 
 
-def subset(config: ConfigDict) -> dict[str, int]:
-  """Returns what chooses a run's examples: `sampling.choose_rows`'s words."""
-  return {
-    'classes': config.data.classes,
-    'holdout': config.data.holdout,
-    'examples_per_class': config.data.examples_per_class,
-    'seed': config.seed,
-  }
-
-
 def choose_examples(
   config: ConfigDict, dataset: data.Dataset
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -345,7 +320,7 @@ def choose_examples(
     DataError: no query of a retrieval can be answered.
   """
   train_rows, validation_rows = sampling.choose_rows(
-    dataset.train.labels, **subset(config)
+    dataset.train.labels, **config_lib.subset(config)
   )
   if len(train_rows) < config.batch_size:
     raise ConfigError(
@@ -397,38 +372,3 @@ def augmentation(
     padding=config.augment.padding,
     mode=config.augment.mode,
   )
-
-
-def check_teacher(
-  teacher: Imported, dataset: data.Dataset, train_rows: np.ndarray
-) -> None:
-  """Checks that a teacher was trained on the examples that it shall predict.
-
-  Args:
-    teacher: of the student.
-    dataset: the student's, with the number of classes in use.
-    train_rows: that the student trains on.
-
-  Raises:
-    ConfigError: other data, other classes, or other examples of the data.
-  """
-  theirs = teacher.config
-  name = f'teacher.workdir = {str(teacher.directory)!r}'
-  if teacher.identity.fingerprint != dataset.train.fingerprint:
-    raise ConfigError(
-      f'{name} was trained on other data: {theirs.data.name}, fingerprint '
-      f'{teacher.identity.fingerprint}, not {dataset.train.fingerprint}.'
-    )
-  classes = theirs.data.classes or int(dataset.train.labels.max()) + 1
-  if classes != dataset.num_classes:
-    raise ConfigError(
-      f'{name} knows {classes} classes, the student learns '
-      f'{dataset.num_classes}.'
-    )
-  rows, _ = sampling.choose_rows(dataset.train.labels, **subset(theirs))
-  if not np.array_equal(rows, train_rows):
-    raise ConfigError(
-      f'{name} was trained on {len(rows)} examples that are not the '
-      f"student's {len(train_rows)}: give both the same data.holdout and "
-      'data.examples_per_class and, with a hold-out, seed.'
-    )

@@ -401,6 +401,16 @@ def validate(config: ConfigDict) -> None:
       )
 
 
+def subset(config: ConfigDict) -> dict[str, int]:
+  """Returns what chooses a run's examples: see `sampling.choose_rows`."""
+  return {
+    'classes': config.data.classes,
+    'holdout': config.data.holdout,
+    'examples_per_class': config.data.examples_per_class,
+    'seed': config.seed,
+  }
+
+
 def digest(config: ConfigDict) -> str:
   """Returns a SHA-256, in hex, of what changes a run's numbers.
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srdl_jax import build, command, data, methods
+from srdl_jax import build, command, data, imported, methods
 from srdl_jax import config as config_lib
 from srdl_jax.data import sampling
 from srdl_jax.flops import forward_flops, multiply_adds, parameters, train_flops
@@ -233,7 +233,7 @@ def describe(config: ConfigDict) -> str:
     ConfigError: a field is out of range, or a name unknown.
     WorkdirError: the run of an imported teacher is missing or unfinished.
   """
-  build.name_network(config)
+  config = imported.name_network(config)
   stages, networks, shape, examples = _planned(config)
   views = config.distillation.views
   with jax.enable_x64(config.model.dtype == 'float64'):
@@ -261,7 +261,7 @@ def _shape(config) -> tuple[data.Shape, int]:
   # data.classes where classes are of unequal size.
   rows, _ = sampling.choose_rows(
     np.arange(shape.train_examples) % shape.num_classes,
-    **build.subset(config),
+    **config_lib.subset(config),
   )
   classes = config.data.classes or shape.num_classes
   return dataclasses.replace(shape, num_classes=classes), len(rows)

@@ -3,7 +3,6 @@
 
 import dataclasses
 import enum
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +15,11 @@ from ml_collections import ConfigDict
 from srdl_jax import data, methods, parallel, train_state
 from srdl_jax import weights as weights_lib
 from srdl_jax.errors import ConfigError
+from srdl_jax.imported import Imported
 from srdl_jax.network import RETRIEVAL, Network
 from srdl_jax.runs import checkpoint, environment
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs.checkpoint import Moment
-from srdl_jax.runs.finished import FinishedRun
 
 
 class Purpose(enum.IntEnum):
@@ -58,14 +57,11 @@ class BoundStage:
 
   Attributes:
     number: from 1.
-    plan: what the method says of it.
-    seed: of the run.
     first_step: global step at which it begins.
     steps_per_epoch: optimiser steps; the remainder of an epoch is dropped.
     weights: that a fresh state starts from, or None for random parameters.
     train_chunk: its steps, compiled (see `parallel.map_train` and
       `steps.augmented_step`).
-    config_digest: of the run.
     fingerprint: of the training split.
   """
 
@@ -144,7 +140,6 @@ class Teacher:
 
   Attributes:
     number: of its stage, from 1; methods.IMPORTED of another run's.
-    network: which predicts.
     variables: its parameters and statistics.
     checkpoint: digest of the state that it ended in.
     seed, temperature: of the run that trained it: an imported teacher's soft
@@ -160,45 +155,10 @@ class Teacher:
 
 
 @dataclasses.dataclass(frozen=True)
-class Imported:
-  """A finished run whose last network teaches: teacher.workdir.
-
-  Attributes:
-    identity: which run it is.
-    found: what result.json says of it.
-    end: the last moment of its last stage.
-    checkpoint: digest of that moment's arrays.
-  """
-
-  directory: pathlib.Path
-  identity: run_directory.Identity
-  found: FinishedRun
-  end: Moment
-  checkpoint: str
-
-  @property
-  def config(self) -> ConfigDict:
-    """Configuration of that run."""
-    return self.identity.config
-
-  def teacher(self, network: Network) -> Teacher:
-    """Returns what teaches: this run's network."""
-    return Teacher(
-      number=methods.IMPORTED,
-      network=network,
-      variables=self.end.variables,
-      checkpoint=self.checkpoint,
-      seed=self.config.seed,
-      temperature=self.config.distillation.temperature,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class Experiment:
   """What a configuration stands for.
 
   Attributes:
-    config: validated.
     dataset: all of it, but for the number of classes, which is of those in
       use; row numbers refer to its full splits.
     train_rows, validation_rows, test_rows: row numbers of their splits.

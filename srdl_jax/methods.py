@@ -55,7 +55,6 @@ class Method:
   """A method, and what it reads.
 
   Attributes:
-    plan: the configuration to stages.
     reads: names of the fields that it reads, beside `epochs` and `model.name`;
       others of a method are refused unless at their default.
   """

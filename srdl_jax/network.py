@@ -13,9 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import InvalidRngError
 
 from srdl_jax import data, models, parallel
 from srdl_jax.augment import Normalise
+from srdl_jax.errors import ConfigError
 
 CLASSIFICATION = 'classification'
 RETRIEVAL = 'retrieval'
@@ -48,11 +50,27 @@ class Network:
     """Returns shapes and types of its parameters and statistics.
 
     Raises:
-      ConfigError: the images are too small.
+      ConfigError: the images are too small, or it draws random numbers.
     """
-    init = functools.partial(self.model.init, train=False)
+    alone = self.model.clone(axis_name=None)
     images = jnp.zeros((1, *self.image_shape))
-    return jax.eval_shape(init, jax.random.key(0), images)
+
+    def trained(key):
+      variables = self.model.init(key, images, train=False)
+      # Ours draw nothing, and to trace a deep one twice takes seconds.
+      if not type(alone).__module__.startswith('srdl_jax.'):
+        stats = [name for name in variables if name != 'params']
+        alone.apply(variables, images, train=True, mutable=stats)
+      return variables
+
+    try:
+      return jax.eval_shape(trained, jax.random.key(0))
+    except InvalidRngError as error:
+      # Its draws would depend on how a batch is split over devices.
+      raise ConfigError(
+        f'{self.name} draws random numbers while it is trained, as dropout '
+        'does: take a network that does not.'
+      ) from error
 
   def predict_step(self, variables: Any, images: jax.Array) -> jax.Array:
     """Returns logits [b, K] of uint8 images, in evaluation mode; on one device.
@@ -118,11 +136,9 @@ class Member:
   """One of the networks that are evaluated together.
 
   Attributes:
-    network: which predicts.
     variables: its parameters and statistics.
     examples: as it sees them: those of the others, at its own size of images;
       or the queries and the gallery that its features rank.
-    batch_size: images in a call.
   """
 
   network: Network

@@ -188,7 +188,6 @@ def steps_per_dispatch(
     requested: that many, or 0 for the device's best: 1 on CPU; elsewhere a
       part of an epoch that leaves no remainder, which would be a second
       program to compile, unless there is no good one.
-    epoch_steps: steps in an epoch.
   """
   if requested:
     return requested

@@ -19,7 +19,6 @@ def step_decay(
   """Returns the step decay f_step(t, M) over one budget (Eq 3).
 
   Args:
-    rate: the initial rate.
     steps: the length M of the schedule, in optimiser steps.
     decay_at: fractions of the length; a boundary is floor(fraction x steps),
       and the lower rate holds from that step on.
@@ -67,7 +66,6 @@ def over_stages(
   one follows a single decay over all stages (Eq 3; Table 4).
 
   Args:
-    rate: the initial rate.
     stage_steps: optimiser steps of each stage.
     complete: for each stage, whether its decay is its own.
     decay_at: see `step_decay`.

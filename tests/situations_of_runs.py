@@ -26,7 +26,7 @@ from situation_table import (
   run_compiled,
 )
 
-from srdl_jax import build, cost, methods, models, storage
+from srdl_jax import build, cost, imported, methods, models, storage
 from srdl_jax import config as config_lib
 from srdl_jax.reproduce import sweep
 from srdl_jax.runs import directory as run_directory
@@ -303,7 +303,7 @@ TABLE.add(
   'teacher',
   {
     'no run': KD(teacher__workdir='{tmp}/none'),
-    'URL': lambda p: build.name_network(
+    'URL': lambda p: imported.name_network(
       tiny.config(**{'teacher.workdir': 'gs://bucket/x'})
     ),
     'unfinished': teacher_unfinished,

@@ -24,6 +24,7 @@ steps runs
 network
 weights retrieval flatness reproduce
 soft_targets report
+imported
 experiment
 build knowledge
 trained
@@ -164,6 +165,7 @@ def test_config_dicts_stop_at_the_upper_rungs():
     'build',
     'cost',
     'experiment',
+    'imported',
     'stage',
     'srdl',
     'runs.directory',
@@ -175,7 +177,8 @@ def test_the_flat_folder_is_a_table_of_contents():
   flat = [path for path in FILES.values() if path.parent == PACKAGE]
   assert len(flat) <= 30
   told = set(re.findall(r'^  (\w\w+)  +\S', FILES[''].read_text(), re.M))
-  beside = {'errors', 'command', 'result', 'trained', 'cost', 'flops', 'rank'}
+  beside = {'errors', 'command', 'result', 'trained', 'imported', 'cost'}
+  beside |= {'flops', 'rank'}
   packages = {name for name in PACKAGES if name and '.' not in name}
   assert told == {path.stem for path in flat} - beside - {'__init__'} | packages
 

@@ -45,11 +45,16 @@ _MOST = 6
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Weights:
-  """A network's variables {params, batch_stats}: float32, on the host."""
+  """A network's variables {params, batch_stats}: float32, on the host.
+
+  Attributes:
+    new_classifier: whether fresh states draw theirs, though this one would fit.
+  """
 
   model: str
   variables: dict[str, Any]
   digest: str
+  new_classifier: bool = False
 
   @property
   def num_classes(self) -> int:
@@ -60,7 +65,7 @@ class Weights:
   def description(self, classes: int) -> str:
     """Returns what to say of a run that starts from them, of `classes`."""
     text = f', from imported weights of {self.num_classes} classes'
-    if self.num_classes != classes:
+    if self.new_classifier or self.num_classes != classes:
       text += f', with a new classifier of {classes}'
     return text
 
@@ -252,7 +257,7 @@ def check_fit(like: Mapping[str, Any], weights: Weights) -> None:
 def overlay(fresh: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
   """Returns fresh variables with the weights in their place.
 
-  The classifier stays fresh where the number of classes differs.
+  The classifier stays fresh where it is to be new, or of other classes.
 
   Args:
     fresh: {params, batch_stats} of a new network.
@@ -261,11 +266,11 @@ def overlay(fresh: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
   given = traverse_util.flatten_dict(weights.variables)
   flat = traverse_util.flatten_dict(dict(fresh))
   for path, value in flat.items():
-    if given[path].shape == value.shape:
+    fits = given[path].shape == value.shape
+    head = path[1] in models.CLASSIFIERS
+    assert fits or head, path
+    if fits and not (head and weights.new_classifier):
       flat[path] = jnp.asarray(given[path], value.dtype)
-    else:
-      # Its bias has another shape, its kernel too.
-      assert path[1] in models.CLASSIFIERS, path
   return traverse_util.unflatten_dict(flat)
 
 

@@ -19,8 +19,16 @@ import tensorflow_datasets as tfds
 import tiny
 from PIL import Image
 
-from srdl_jax import build, data, evaluate, soft_targets, srdl, storage, trained
 from srdl_jax import config as config_lib
+from srdl_jax import (
+  data,
+  evaluate,
+  imported,
+  soft_targets,
+  srdl,
+  storage,
+  trained,
+)
 from srdl_jax.data import fetching
 from srdl_jax.errors import (
   CheckpointError,
@@ -133,7 +141,7 @@ def test_paths_that_must_be_of_this_machine(name):
 
 def test_commands_that_read_no_bucket_say_so():
   config = tiny.config(**{'teacher.workdir': 'gs://bucket/x'})
-  told = refusal(WorkdirError, build.name_network, config)
+  told = refusal(WorkdirError, imported.name_network, config)
   assert 'mount the bucket, or copy' in told
   (told,) = rows.read(['gs://bucket/x']).left_out
   assert 'mount the bucket, or copy' in told

@@ -3,6 +3,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import re
@@ -322,15 +323,28 @@ def imported(tmp_path_factory):
   return found
 
 
-def test_every_stage_begins_with_the_weights(imported):
+def test_one_stage_begins_with_all_of_the_weights(imported):
+  directory, variables = imported[10]
+  config = tiny.config(**{'init.from_path': directory, 'method': 'vanilla'})
+  experiment = build.build(config)
+  state = experiment.stages[0].initial_state(None)
+  jax.tree.map(np.testing.assert_array_equal, state.params, variables['params'])
+  assert 'from imported weights of 10 classes' in experiment.description
+  assert 'new classifier' not in experiment.description
+
+
+def test_a_restart_from_weights_of_the_same_classes_begins_elsewhere(imported):
   directory, variables = imported[10]
   experiment = build.build(tiny.config(**{'init.from_path': directory}))
-  for number in (1, 2):
-    state = experiment.stages[number - 1].initial_state(None)
-    jax.tree.map(
-      np.testing.assert_array_equal, state.params, variables['params']
+  first, second = (s.initial_state(None).params for s in experiment.stages)
+  kernels = [p['fc']['kernel'] for p in (first, second, variables['params'])]
+  for one, other in itertools.combinations(kernels, 2):
+    assert not np.array_equal(one, other)
+  for params in (first, second):
+    np.testing.assert_array_equal(
+      params['Conv_0']['kernel'], variables['params']['Conv_0']['kernel']
     )
-  assert 'from imported weights of 10 classes' in experiment.description
+  assert 'with a new classifier of 10' in experiment.description
 
 
 def test_another_number_of_classes_has_a_new_classifier(imported):

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration stands for, what is refused, and what is left alone."""
+
+import pathlib
+import runpy
+
+import flax.linen as nn
+import jax
+import pytest
+import tiny
+
+from srdl_jax import build, models, srdl
+from srdl_jax.errors import ConfigError
+from srdl_jax.runs.stop_request import StopRequest
+
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+SHORT = {'method': 'vanilla', 'epochs': 1, 'log.tensorboard': False}
+
+
+class Dropping(nn.Module):
+  """A network that draws random numbers while it is trained."""
+
+  num_classes: int
+  dtype: str = 'float32'
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, images, train):
+    x = images.reshape(len(images), -1)
+    x = nn.Dropout(0.5, deterministic=not train)(x)
+    return nn.Dense(self.num_classes, name='fc')(x)
+
+
+class Headless(nn.Module):
+  """A network whose last layer has a name of its own."""
+
+  num_classes: int
+  dtype: str = 'float32'
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, images, train):
+    x = images.reshape(len(images), -1)
+    return nn.Dense(self.num_classes, name='head')(x)
+
+
+def test_a_network_that_draws_while_it_is_trained_is_refused(monkeypatch):
+  monkeypatch.setitem(models.MODELS, 'dropping', Dropping)
+  with pytest.raises(ConfigError, match='dropping draws random numbers while'):
+    build.build(tiny.config(**{'model.name': 'dropping'}))
+
+
+def test_a_share_of_the_rate_needs_a_last_layer_that_is_known(monkeypatch):
+  monkeypatch.setitem(models.MODELS, 'headless', Headless)
+  fields = {'model.name': 'headless', 'optimiser.backbone_share': 0.1}
+  with pytest.raises(ConfigError, match='last layer of headless is none of fc'):
+    build.build(tiny.config(**fields))
+  assert build.build(tiny.config(**{'model.name': 'headless'}))
+  assert build.build(tiny.config(**{'optimiser.backbone_share': 0.1}))
+
+
+def test_a_run_in_double_precision_leaves_jax_as_it_was(tmp_path):
+  fields = {'model.dtype': 'float64', **SHORT}
+  assert not jax.config.jax_enable_x64
+  srdl.run(tiny.config(**fields), str(tmp_path / 'run'), StopRequest())
+  assert not jax.config.jax_enable_x64
+  leaves = jax.tree.leaves(tiny.end_of(tmp_path / 'run', 1, 5).state['params'])
+  assert {str(leaf.dtype) for leaf in leaves} == {'float64'}
+  with pytest.raises(ConfigError):
+    srdl.run(
+      tiny.config(**fields, **{'data.classes': 99}),
+      str(tmp_path / 'none'),
+      StopRequest(),
+    )
+  assert not jax.config.jax_enable_x64
+
+
+def test_a_callers_configuration_stays_as_it_is(tmp_path):
+  teacher = str(tmp_path / 'teacher')
+  srdl.run(tiny.config(**SHORT), teacher, StopRequest())
+  config = tiny.config(**{**SHORT, 'method': 'kd', 'teacher.workdir': teacher})
+  before = config.to_json()
+  experiment = build.build(config)
+  srdl.run(config, str(tmp_path / 'student'), StopRequest())
+  assert config.to_json() == before
+  assert experiment.config.teacher.model == 'tiny'
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
+def test_densenets_have_the_papers_epochs(name):
+  get_config = runpy.run_path(str(CONFIGS / f'{name}.py'))['get_config']
+  assert get_config('model=densenet_bc_190_40').epochs == 300
+  assert get_config('model=resnet32').epochs == get_config().epochs == 200
