@@ -7,28 +7,28 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from srdl_jax import result, stage, storage
-from srdl_jax.build import build, name_network
+from srdl_jax.build import build
 from srdl_jax.experiment import Experiment
+from srdl_jax.imported import name_network
 from srdl_jax.knowledge import induce, induce_imported, still_needed
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import finished, hold, processes
+from srdl_jax.runs import environment, finished, hold, processes
 from srdl_jax.runs.checkpoint import Checkpoints
 from srdl_jax.runs.log import RunLog
 from srdl_jax.runs.stop_request import StopRequest
 
 
+@environment.own_precision()
 def run(
   config: ConfigDict, directory: str, stop: StopRequest
 ) -> dict[str, Any]:
   """Trains what is left of the stages, and returns what result.json holds.
 
   Args:
-    config: what to train.
-    directory: the run directory.
     stop: whether to save and end early.
   """
   path = run_directory.resolve(directory)
-  name_network(config)
+  config = name_network(config)
   # Known before the data set is read, which may mean to fetch it.
   run_directory.refuse_another(path, config)
   experiment = build(config)

@@ -16,6 +16,7 @@ from srdl_jax import (
   build,
   evaluate,
   feed,
+  imported,
   knowledge,
   losses,
   soft_targets,
@@ -198,7 +199,7 @@ def test_a_teacher_that_saw_other_data_is_refused(teacher, monkeypatch):
   other = experiment.dataset.train
   object.__setattr__(other, 'fingerprint', 'e' * 64)
   with pytest.raises(ConfigError, match='trained on other data: digits'):
-    build.check_teacher(
+    imported.check(
       experiment.imported, experiment.dataset, experiment.train_rows
     )
 
