@@ -181,10 +181,12 @@ RUNS: dict[str, Compared] = {
     {**KD, 'epochs': 1, 'distillation.online': True},
     taught_by='teacher',
   ),
-  'streamed': Compared(HALVES, {**FOLDER, 'epochs': 3}),
+  # Of half precision, a last bit may fall either way.
+  'streamed': Compared(HALVES, {**FOLDER, 'epochs': 3}, rel=1e-4),
   'streamed views': Compared(
     SHORT,
     {**FOLDER, 'distillation.views': 2},
+    rel=1e-4,
   ),
   'streamed online': Compared(
     SHORT,

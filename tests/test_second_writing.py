@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import json
 
 import compared_runs
 import jax
@@ -22,8 +23,8 @@ from srdl_jax import (
   srdl,
 )
 from srdl_jax import steps as train_steps
+from srdl_jax.runs import bank, stop_request
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import stop_request
 from srdl_jax.runs.checkpoint import Checkpoints
 
 
@@ -106,6 +107,24 @@ def test_the_best_is_the_earliest_of_equal_scores(made):
     assert checkpoints.load_best().step == written.best(1)['step'] == 3
 
 
+def test_a_bank_has_the_temperature_of_its_teacher(made):
+  # Of 2.5, one student's, a bank would serve that student as well.
+  made('imported')
+  teacher, _, _ = made('teacher')
+  target = run_directory.soft_targets(teacher, 2)
+  assert bank.read_attributes(target)['temperature'] == 4.0
+
+
+@pytest.mark.parametrize(
+  ('name', 'kept'), [('plain', 'float32'), ('streamed', 'float16')]
+)
+def test_a_bank_of_many_images_is_kept_in_half_precision(made, name, kept):
+  # Which changes the steps by less than may be told from rounding.
+  directory, _, _ = made(name)
+  file = run_directory.soft_targets(directory, 1) / 'log_probs/zarr.json'
+  assert json.loads(file.read_text())['data_type'] == kept
+
+
 def test_every_method_has_been_written_twice():
   written = {compared_runs.value_of(run, 'method') for run in RUNS.values()}
   assert written == {*methods.METHODS}
@@ -125,25 +144,25 @@ def test_targets_of_other_images_are_noticed(
   original = srdl.induce
 
   def induce(experiment, *rest):
-    knowledge = original(experiment, *rest)
+    taught = original(experiment, *rest)
     rows = experiment.train_rows
-    log_probs = knowledge.bank.log_probs_NxK.copy()
+    log_probs = taught.bank.log_probs_NxK.copy()
     others = {
       'rolled': np.roll(rows, 1),
       'permuted': np.random.default_rng(0).permutation(rows),
     }
     log_probs[rows] = log_probs[others[change]]
-    bank = dataclasses.replace(knowledge.bank, log_probs_NxK=log_probs)
-    return dataclasses.replace(knowledge, bank=bank)
+    changed = dataclasses.replace(taught.bank, log_probs_NxK=log_probs)
+    return dataclasses.replace(taught, bank=changed)
 
   monkeypatch.setattr(srdl, 'induce', induce)
   config = compared_runs.config_of(RUNS[name], places)
   srdl.run(config, str(tmp_path), stop_request.StopRequest())
   trained, rel = tiny.lines(tmp_path, 'train'), RUNS[name].rel
-  taught = next(n for n, s in enumerate(written.steps) if s['stage'] == 2)
-  second_writing.agree(trained[:taught], written.steps[:taught], rel)
+  first = next(n for n, s in enumerate(written.steps) if s['stage'] == 2)
+  second_writing.agree(trained[:first], written.steps[:first], rel)
   # The same network and images.
-  line, step = trained[taught], written.steps[taught]
+  line, step = trained[first], written.steps[first]
   assert line['cross_entropy'] == pytest.approx(step['cross_entropy'], rel)
   assert line['imitation'] != pytest.approx(step['imitation'], 100 * rel)
 
@@ -160,10 +179,9 @@ def test_a_step_gets_image_label_and_targets_of_one_row(
   # Row i tells i.
   logits = np.float32(np.sin(1.7 * np.arange(count * classes)))
   logits = logits.reshape(count, classes)
-  bank = soft_targets.Bank(
-    soft_targets.soften(logits, temperature), temperature, {'views': 0}
-  )
-  taught = knowledge.Knowledge(None, bank, None)
+  softened = soft_targets.soften(logits, temperature)
+  stored = soft_targets.Bank(softened, temperature, {'views': 0})
+  taught = knowledge.Knowledge(None, stored, None)
   images = second_writing.images_of(fields)
   rows = experiment.train_rows
   size, steps = experiment.config.batch_size, experiment.steps_per_epoch
