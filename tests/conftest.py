@@ -28,6 +28,8 @@ XLA_FLAGS = [
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
   # Later ones have no other emitters, and end at a flag that they don't know.
   XLA_FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+  # 0.10.1 writes lines to stderr wherever it loads what was compiled before.
+  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
   'JAX_NUMPY_RANK_PROMOTION': 'raise',

@@ -22,6 +22,7 @@ import tiny
 
 from srdl_jax import build, srdl, storage
 from srdl_jax import weights as weights_lib
+from srdl_jax.runs import formats
 from srdl_jax.runs.stop_request import StopRequest
 
 
@@ -196,6 +197,14 @@ def refused(**fields: Any) -> Provoke:
 def rewrite(file: pathlib.Path, **changes: Any) -> None:
   """Changes names of a JSON file."""
   storage.write_json(file, {**storage.read_json(file), **changes})
+
+
+def seal(directory: pathlib.Path, change: Callable[[dict], Any]) -> None:
+  """Changes what a run has found, and its digest with it."""
+  found = storage.read_json(directory / 'result.json')
+  change(found)
+  del found['digest']
+  storage.write_json(directory / 'result.json', formats.sealed(found))
 
 
 def forge(

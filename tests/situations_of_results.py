@@ -19,6 +19,7 @@ from situation_table import (
   forge,
   lineage,
   rewrite,
+  seal,
 )
 
 from srdl_jax import (
@@ -106,6 +107,7 @@ def compared_with_other_classes(place):
   )
   config.data.classes, config.data.examples_per_class = 5, 40
   rewrite(directory / 'config.json', config=config_lib.flatten(config))
+  seal(directory, lambda r: r.update(config=config_lib.flatten(config)))
   forge(
     directory / 'stage_2' / 'checkpoints',
     10,

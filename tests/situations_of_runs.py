@@ -24,6 +24,7 @@ from situation_table import (
   rewrite,
   run,
   run_compiled,
+  seal,
 )
 
 from srdl_jax import build, cost, imported, methods, models, storage
@@ -283,14 +284,24 @@ def teacher_without_checkpoint(place):
   learn(place)
 
 
+def of_other_data(directory):
+  rewrite(directory / 'config.json', fingerprint='another')
+  seal(directory, lambda found: found['data'].update(fingerprint='another'))
+  return directory
+
+
 def teacher_of_other_record(place):
+  of_other_data(place.run())
+  learn(place)
+
+
+def teacher_of_other_result(place):
   rewrite(place.run() / 'config.json', fingerprint='another')
   learn(place)
 
 
 def teacher_of_other_data(place):
-  directory = place.run()
-  rewrite(directory / 'config.json', fingerprint='another')
+  directory = of_other_data(place.run())
   forge(
     directory / 'stage_2' / 'checkpoints',
     10,
@@ -313,6 +324,7 @@ TABLE.add(
     'epochs of its own': KD(teacher__epochs=3),
     'record of other data': teacher_of_other_record,
     'other data': teacher_of_other_data,
+    'result of other data': teacher_of_other_result,
     'other classes': KD(data__classes=5),
     'other examples': KD(data__examples_per_class=10, batch_size=20),
     'other hold-out': KD(data__holdout=20, seed=1),

@@ -194,7 +194,9 @@ def _compare(path, found, identity: run_directory.Identity) -> None:
       'the imported teacher': (found.get('teacher') or {}).get('checkpoint'),
       **_fields(found['config']),
     }
-  except (AttributeError, LookupError, TypeError, ConfigError) as error:
+  except ConfigError as error:
+    raise WorkdirError(f'{path}: {error}') from error
+  except (AttributeError, LookupError, TypeError) as error:
     raise foreign(path.parent) from error
   different = [name for name in theirs if theirs[name] != ours.get(name)]
   if different:

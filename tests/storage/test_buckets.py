@@ -351,7 +351,7 @@ def test_damaged_bank_is_refused(service, bank, harm):
     (bank / 'mine.txt').write_bytes(b'mine')
     assert 'mine.txt' in refusal(SoftTargetsError, save, bank, made='there')
     return
-  assert 'cannot be read' in refusal(SoftTargetsError, load, bank)
+  assert 'it is made anew' in refusal(soft_targets.Damaged, load, bank)
 
 
 # ---- Checkpoints.
