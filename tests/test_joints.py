@@ -77,7 +77,14 @@ SEEN = {
   'srdl.start': Seen('same', 'fresh', 4, parts=HALVES),
   # Momentum shows a step later than parameters.
   'srdl.keep_optimiser': Seen(
-    'kept', False, 5, parts=(Part(1), Part(2, teacher=1, start='previous'))
+    'kept',
+    False,
+    5,
+    parts=(
+      Part(1),
+      Part(1, teacher=1, start='previous'),
+      Part(1, teacher=2, start='previous'),
+    ),
   ),
   'born_again.generations': Seen('born_again', 1, 7, parts=SHORT),
   'label_smoothing': Seen(

@@ -107,6 +107,12 @@ def test_the_best_is_the_earliest_of_equal_scores(made):
     assert checkpoints.load_best().step == written.best(1)['step'] == 3
 
 
+def test_the_last_epoch_teaches_and_not_the_best(made):
+  # What the agreement of the run holds.
+  _, found, written = made('srdl')
+  assert found['stages'][0]['best']['epoch'] == written.best(1)['epoch'] == 1
+
+
 def test_a_bank_has_the_temperature_of_its_teacher(made):
   # Of 2.5, one student's, a bank would serve that student as well.
   made('imported')
