@@ -227,7 +227,7 @@ def write(out: str, found: Found) -> None:
   path = run_directory.local(out, '--out')
   parts = sections(found, report_figures)
   if path.suffix == '.html':
-    storage.replace(path, html_report.render(TITLE, parts).encode())
+    storage.replace(path, _bytes(html_report.render(TITLE, parts)))
     return
   folder = path.with_name(f'{path.stem}_figures')
   drawn = document.figures(parts)
@@ -235,6 +235,11 @@ def write(out: str, found: Found) -> None:
     with storage.failures(folder):
       folder.mkdir(exist_ok=True)
   for figure in drawn:
-    storage.replace(folder / f'{figure.name}.svg', figure.svg.encode())
+    storage.replace(folder / f'{figure.name}.svg', _bytes(figure.svg))
   content = document.markdown(TITLE, parts, folder.name)
-  storage.replace(path, content.encode())
+  storage.replace(path, _bytes(content))
+
+
+def _bytes(content: str) -> bytes:
+  # The name of a directory may be no UTF-8.
+  return content.encode(errors='backslashreplace')

@@ -145,7 +145,9 @@ def names(rows: Sequence[ReportRow]) -> list[str]:
     if len(named) == len(rows):
       shown = fewer
   return [
-    ', '.join([*(one[n] for n in _NAMED), *_told(one, shown), *_taught(row)])
+    ', '.join(
+      [*(f'{one[n]}' for n in _NAMED), *_told(one, shown), *_taught(row)]
+    )
     for row, one in zip(rows, settings, strict=True)
   ]
 

@@ -118,6 +118,10 @@ def read(directories: Sequence[str]) -> Found:
         row.curves[run.seed] = run_file.curves(run)
       except SrdlError as error:
         found.left_out.append(str(error))
+      except Exception as error:
+        # Whatever is odd about one, the others are reported.
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+        found.left_out.append(f'{place} cannot be read: {reason}')
   found.rows.extend(rows.values())
   return found
 

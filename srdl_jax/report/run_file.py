@@ -3,7 +3,6 @@
 
 import itertools
 import json
-import math
 import pathlib
 import re
 
@@ -21,6 +20,8 @@ _NAMES = {
   'mq_rank1': 'multi_query_rank_1_accuracy',
   'mq_map': 'multi_query_map',
 }
+# Beyond it lies damage, whose squares are not finite.
+_MOST = 1e100
 METRICS = 'metrics.jsonl'
 TRAIN = 'train_epoch'
 # (epoch of the whole run, accuracy), ascending.
@@ -62,8 +63,10 @@ def values(run: FinishedRun) -> dict[str, float]:
     found['soft_target_entropy'] = teacher.soft_target_entropy
     found['teacher_cross_entropy'] = teacher.train_epoch.get('cross_entropy')
   known = {name: float(v) for name, v in found.items() if v is not None}
-  finite = all(map(math.isfinite, known.values()))
-  if not finite or not 0 < run.cost.training_1e16 < math.inf:
+  if not (
+    all(abs(value) < _MOST for value in known.values())
+    and 0 < run.cost.training_1e16 < _MOST
+  ):
     raise finished.foreign(run.workdir)
   return known
 
@@ -98,7 +101,7 @@ def curves(run: FinishedRun) -> Curves:
         accuracy = float(line[finished.headline(line)])
         points = found[line['split']][stage]
         points.append((starts[stage] + line['epoch'], accuracy))
-      except (LookupError, TypeError, ValueError) as error:
+      except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise WorkdirError(
           f'{path} is damaged in line {number}: no curve is drawn of it.'
         ) from error
