@@ -206,7 +206,7 @@ RUNS: dict[str, Compared] = {
   ),
 }
 
-# What they join is joined in others: `test_methods` holds whose plans are alike.
+# Others join the same; `test_methods` holds which plans are alike.
 SLOW = {
   'same',
   'online on devices',
