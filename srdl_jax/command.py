@@ -7,7 +7,6 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -47,14 +46,10 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
 def _hush_orbax() -> None:
   """Leaves a save that failed to our one line; Orbax has 1,200 about it."""
   logging.getLogger('absl').addFilter(lambda r: 'orbax' not in r.pathname)
-  hook = sys.unraisablehook
-
-  def told(ignored: Any) -> None:
-    # Of each array that TensorStore still writes when Orbax has given up.
-    if str(ignored.exc_value) != 'Event loop is closed':
-      hook(ignored)
-
-  sys.unraisablehook = told
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  hook, told = sys.unraisablehook, 'Event loop is closed'
+  # Of each array that TensorStore still writes when Orbax has given up.
+  sys.unraisablehook = lambda e: str(e.exc_value) == told or hook(e)
 
 
 def _prepare_streams() -> None:

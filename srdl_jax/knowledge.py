@@ -17,7 +17,7 @@ from srdl_jax.data import pipeline
 from srdl_jax.experiment import Experiment, Purpose, Teacher, key_for
 from srdl_jax.methods import Stage
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import processes
+from srdl_jax.runs import leftovers, processes
 from srdl_jax.runs.stop_request import StopRequest
 from srdl_jax.targets import SOURCES
 
@@ -80,29 +80,21 @@ def induce(
   return found
 
 
-def _size(experiment: Experiment, teacher: Teacher) -> dict[str, int]:
+def _asked(experiment: Experiment, teacher: Teacher) -> dict[str, Any]:
   return {
     'num_examples': len(experiment.dataset.train.labels),
     'num_classes': teacher.network.num_classes,
+    'provenance': provenance_of(experiment, teacher),
   }
 
 
-def _read(
-  experiment: Experiment,
-  teacher: Teacher,
-  directory: storage.Path,
-  new: bool = False,
-) -> Knowledge | None:
+def _read(experiment, teacher, directory, new=False) -> Knowledge | None:
   """Returns what is kept; None for nothing or, unless `new`, damage."""
   if not processes.first_says(soft_targets.is_complete(directory)):
     return None
-  load = functools.partial(
-    soft_targets.load,
-    directory,
-    provenance=provenance_of(experiment, teacher),
-    **_size(experiment, teacher),
-  )
-  bank, timing = None, _timing(directory)
+  asked, timing = _asked(experiment, teacher), _timing(directory)
+  load = functools.partial(soft_targets.load, directory, **asked)
+  bank = None
   try:
     bank = load()
   except soft_targets.Damaged as error:
@@ -117,13 +109,7 @@ def _read(
   return Knowledge(teacher, bank, seconds, load)
 
 
-def _make(
-  experiment: Experiment,
-  teacher: Teacher,
-  directory: storage.Path,
-  stop: StopRequest | None,
-) -> None:
-  """Predicts soft targets and writes them."""
+def _make(experiment, teacher, directory, stop) -> None:
   # Compiles, if no evaluation has: the time is that of predicting alone.
   next(_predict(experiment, teacher))
   begun = time.monotonic()
@@ -131,11 +117,10 @@ def _make(
     directory,
     _until_asked(stop, _logits(experiment, teacher)),
     temperature=teacher.temperature,
-    provenance=provenance_of(experiment, teacher),
     expected_rows=experiment.train_rows,
     # 1.28M x 1000 in float32 would be 5 GB.
     dtype='float16' if experiment.dataset.train.is_streamed else 'float32',
-    **_size(experiment, teacher),
+    **_asked(experiment, teacher),
   )
   if processes.is_first():
     seconds = time.monotonic() - begun
@@ -212,7 +197,9 @@ def induce_imported(
       if processes.is_first():
         # Several students may come to a new teacher at once.
         hold = storage.lock(imported.directory, wait=True)
-  with hold:
+  with hold as held:
+    if held is not None:
+      leftovers.clear(held)
     found = found or induce(experiment, teacher, directory, stop)
   return {teacher.number: found}
 

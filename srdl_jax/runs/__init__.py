@@ -12,6 +12,7 @@ __all__ = [
   'finished',
   'formats',
   'hold',
+  'leftovers',
   'log',
   'processes',
   'progress',

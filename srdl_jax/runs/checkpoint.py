@@ -222,10 +222,14 @@ class Checkpoints(contextlib.AbstractContextManager):
   def _open_writer(self) -> ocp.training.Checkpointer:
     if self._writer is None and not bucket.is_bucket(self._directory):
       files.make_folder(self._directory)
+    context = ocp.Context()
+    # Else threads would wait for 20 minutes for a folder that can't be made.
+    context.async_options.create_directories_asynchronously = False
     # One damaged file of Orbax's metrics or metadata would stop this
     # constructor: scores are none of its metrics, and it reads no metadata.
     self._writer = self._writer or ocp.training.Checkpointer(
       self._directory,
+      context=context,
       preservation_policy=self._known,
       cleanup_tmp_directories=True,
       lightweight_initialize=True,

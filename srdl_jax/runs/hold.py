@@ -12,7 +12,7 @@ from srdl_jax import config as config_lib
 from srdl_jax import storage
 from srdl_jax.errors import ConfigError, DataError, WorkdirError
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import formats, processes
+from srdl_jax.runs import formats, leftovers, processes
 from srdl_jax.storage import bucket
 
 # Fields in which processes may differ.
@@ -60,6 +60,7 @@ def claim(
       patience = {'patience': SECONDS_TO_LOCK} if processes.several() else {}
       hold.enter_context(storage.lock(workdir, **patience))
       run_directory.refuse_another(workdir, identity.config, identity)
+      leftovers.clear(workdir)
       if not storage.exists(workdir / run_directory.RESULT):
         _write(workdir, identity)
     _check_shared(workdir)

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import socket
 from collections.abc import Iterator
@@ -82,13 +83,16 @@ def new_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     OSError: nothing can be written there.
   """
   draft = _draft_of(path)
+  os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
   try:
     yield draft
     sync(draft)
     os.replace(draft, path)
     sync(path.parent)
   finally:
-    draft.unlink(missing_ok=True)
+    # Why it failed matters more than what is left.
+    with contextlib.suppress(OSError):
+      draft.unlink()
 
 
 @contextlib.contextmanager
@@ -176,6 +180,7 @@ def sync(path: pathlib.Path) -> None:
 
 
 def _draft_of(path: pathlib.Path) -> pathlib.Path:
-  # Several processes, also of several machines, may write at once.
-  writer = f'{socket.gethostname()}.{os.getpid()}'
+  # Several processes, also of several machines, may write at once; nobody can
+  # have put a link there.
+  writer = f'{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(8)}'
   return path.with_name(f'.{path.name}.{writer}{DRAFT}')

@@ -79,7 +79,7 @@ def is_held(workdir: str | os.PathLike[str]) -> bool:
     return False
   path = pathlib.Path(workdir) / _LOCK
   try:
-    with open(path, 'rb') as file:
+    with open(path, 'rb', opener=_no_link) as file:
       # Shared: of two that ask, neither is a holder to the other.
       fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return False
@@ -88,6 +88,11 @@ def is_held(workdir: str | os.PathLike[str]) -> bool:
   except OSError:
     # There is no file, or there are no locks: nothing to wait for.
     return False
+
+
+def _no_link(path: str, flags: int) -> int:
+  # By a link, who shares the folder could have any file be written.
+  return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _take_within(descriptor: int, seconds: float) -> None:
@@ -110,7 +115,7 @@ def _open_lock(workdir: pathlib.Path) -> int:
         f'workdir {workdir} is a file: give a directory'
       ) from error
     # Not emptied yet: who is refused reads in it who holds the lock.
-    return os.open(workdir / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    return _no_link(workdir / _LOCK, os.O_RDWR | os.O_CREAT)
 
 
 def _take(
@@ -143,7 +148,7 @@ def taking_turns(folder: pathlib.Path) -> Iterator[bool]:
   Raises:
     OSError: nothing can be written in the folder.
   """
-  with (folder / '.srdl_jax.lock').open('w') as file:
+  with open(folder / '.srdl_jax.lock', 'w', opener=_no_link) as file:
     alone = True
     try:
       try:
