@@ -118,6 +118,28 @@ def local(workdir: str, name: str = 'workdir') -> pathlib.Path:
   return pathlib.Path(workdir).expanduser()
 
 
+def differences(
+  there: Identity, config: ConfigDict, identity: Identity | None = None
+) -> dict[str, tuple[Any, Any]]:
+  """Returns what a run of another identity has otherwise: theirs, and ours.
+
+  Args:
+    config: ours.
+    identity: ours, once data and weights are known.
+  """
+  old, new = (
+    config_lib.identity(config_lib.flatten(one))
+    for one in (there.config, config)
+  )
+  pairs = {name: (old[name], new[name]) for name in new}
+  if identity is not None:
+    pairs['the data'] = there.fingerprint, identity.fingerprint
+    pairs['the weights that it starts from'] = there.weights, identity.weights
+    pairs['the images that are ranked'] = there.ranked, identity.ranked
+    pairs['the imported teacher'] = there.teacher, identity.teacher
+  return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
 def refuse_another(
   workdir: storage.Path, config: ConfigDict, identity: Identity | None = None
 ) -> None:
@@ -140,21 +162,11 @@ def refuse_another(
     )
   if not begun:
     return
-  there = load_identity(workdir)
-  old, new = (
-    config_lib.identity(config_lib.flatten(one))
-    for one in (there.config, config)
-  )
-  pairs = {name: (old[name], new[name]) for name in new}
-  if identity is not None:
-    pairs['the data'] = there.fingerprint, identity.fingerprint
-    pairs['the weights that it starts from'] = there.weights, identity.weights
-    pairs['the images that are ranked'] = there.ranked, identity.ranked
-    pairs['the imported teacher'] = there.teacher, identity.teacher
   different = [
     f'{name} ({theirs!r} there, {ours!r} here)'
-    for name, (theirs, ours) in pairs.items()
-    if theirs != ours
+    for name, (theirs, ours) in differences(
+      load_identity(workdir), config, identity
+    ).items()
   ]
   if different:
     raise WorkdirError(

@@ -179,26 +179,19 @@ def load(directory: storage.Path) -> dict[str, Any]:
 
 def _compare(path, found, identity: run_directory.Identity) -> None:
   """Refuses the result of another run than the directory's."""
-  theirs = {
-    'the data': identity.fingerprint,
-    'the images that are ranked': identity.ranked,
-    'the weights that it starts from': identity.weights,
-    'the imported teacher': identity.teacher,
-    **config_lib.identity(config_lib.flatten(identity.config)),
-  }
   try:
-    ours = {
-      'the data': found['data']['fingerprint'],
-      'the images that are ranked': found['data'].get('ranked'),
-      'the weights that it starts from': found.get('weights'),
-      'the imported teacher': (found.get('teacher') or {}).get('checkpoint'),
-      **_fields(found['config']),
-    }
+    ours = run_directory.Identity(
+      config_lib.from_flat(found['config']),
+      found['data']['fingerprint'],
+      found.get('weights'),
+      (found.get('teacher') or {}).get('checkpoint'),
+      found['data'].get('ranked'),
+    )
+    different = run_directory.differences(identity, ours.config, ours)
   except ConfigError as error:
     raise WorkdirError(f'{path}: {error}') from error
   except (AttributeError, LookupError, TypeError) as error:
     raise foreign(path.parent) from error
-  different = [name for name in theirs if theirs[name] != ours.get(name)]
   if different:
     raise WorkdirError(
       f'{path} is the result of another run than {run_directory.CONFIG} beside '
