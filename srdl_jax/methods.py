@@ -72,6 +72,9 @@ def reads(*fields: str) -> Callable[[Any], Any]:
   """Registers the function below as a method, which reads these fields."""
 
   def register(plan):
+    # Else every other method would stumble over the name, but not this one.
+    if strange := set(fields) - config_lib.FIELDS.keys():
+      raise ValueError(f'{plan.__name__} reads {strange}, which is no field')
     METHODS[plan.__name__] = Method(plan, fields)
     return plan
 

@@ -215,6 +215,16 @@ def test_a_method_reads_what_it_declares(method):
   assert read == {'epochs', *methods.METHODS[method].reads}
 
 
+def test_what_a_method_reads_must_be_a_field():
+  with pytest.raises(ValueError, match="reads {'srdl.spilt'}, which is no"):
+
+    @methods.reads('srdl.spilt')
+    def new(config):
+      return (Stage(config.epochs),)
+
+  assert 'new' not in methods.METHODS
+
+
 def test_srdl_takes_any_number_of_stages_and_any_split():
   fields = {'srdl.split': (1, 1, 3), 'srdl.complete': (True, False, True)}
   assert create('srdl', 10, **fields) == (

@@ -289,7 +289,7 @@ class _MetricsFile:
       with failures(self._path):
         self._path.rename(aside)
       what += f': it is {aside.name} now'
-    return f'{self._path} {what}. The record goes on from here without them.'
+    return f'{self._path} {what}. The record begins anew at step {step}.'
 
   def sync(self) -> None:
     """Waits until all lines are on the disk."""
