@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import os
 import pathlib
+import signal
 import sys
 
 import compiled
@@ -38,6 +39,8 @@ ENVIRONMENT = {
 
 
 def pytest_configure(config):
+  # Who starts the tests by nohup would have every process ignore it.
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)
   os.environ.update(ENVIRONMENT)
   config.addinivalue_line('filterwarnings', 'error')
   flags.FLAGS.mark_as_parsed()
