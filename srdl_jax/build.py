@@ -191,7 +191,7 @@ def _teacher(imported, dataset, devices) -> Teacher:
 
 def _fitting(weights, plan, network: Network) -> weights_lib.Weights:
   """Returns weights that fit, with a new classifier where stages restart."""
-  weights_lib.check_fit(network.like(), weights)
+  weights_lib.check_fit(network.like, weights)
   fresh = [s for s in plan if (s.model, s.start) == (network.name, 'fresh')]
   # Else a random restart would begin where the stage before began.
   return dataclasses.replace(weights, new_classifier=len(fresh) > 1)
@@ -225,7 +225,7 @@ def create_network(
     devices,
   )
   # Before anything is trained: images that are too small, and more.
-  layers, share = network.like()['params'], config.optimiser.backbone_share
+  layers, share = network.like['params'], config.optimiser.backbone_share
   if share != 1.0 and not layers.keys() & set(models.CLASSIFIERS):
     raise ConfigError(
       f'optimiser.backbone_share = {share}, but the last layer of {name} is '

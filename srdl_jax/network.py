@@ -46,8 +46,9 @@ class Network:
   task: str
   devices: list[jax.Device]
 
+  @functools.cached_property
   def like(self) -> Any:
-    """Returns shapes and types of its parameters and statistics.
+    """Shapes and types of its parameters and statistics.
 
     Raises:
       ConfigError: the images are too small, or it draws random numbers.

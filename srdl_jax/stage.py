@@ -41,11 +41,9 @@ def train(
   """Trains a stage, or what is left of it, and returns its end.
 
   Args:
-    previous: the end of the stage before, if any.
     knowledge: of the stage's teacher, or None for labels alone.
     checkpoints: of the stage; the latest intact one is gone on from, one of
       another run or teacher is refused.
-    stop: whether to save and end early.
     profile_to: directory for a trace of a few steps, or None.
 
   Raises:
@@ -54,21 +52,21 @@ def train(
     NonFiniteLossError: a loss or a parameter isn't; a checkpoint is good.
     Interrupted: `stop` asked for it; all is saved.
   """
-  number = stage.number
   lineage = stage.lineage(knowledge.teacher.checkpoint if knowledge else None)
   moment = checkpoints.load_latest(on_damaged=lambda e: log.event(f'{e}'))
   _refuse_foreign(moment, lineage)
   if moment is not None and moment.step == stage.end_step:
-    log.event(f'Stage {number} is finished.')
+    log.event(f'Stage {stage.number} is finished.')
     # Of an earlier stage the lines may have been set aside, and said, since.
     is_last = stage.end_step == experiment.total_steps
-    log.rewind(number, moment.step, moment.record.log if is_last else None)
+    vouched = moment.record.log if is_last else None
+    log.rewind(stage.number, moment.step, vouched)
     return moment
   state, record = stage.initial_state(previous), Record(lineage)
   if moment is not None:
     state = flax.serialization.from_state_dict(state, moment.state)
     record = moment.record
-    log.event(f'Stage {number} goes on from step {moment.step}.')
+    log.event(f'Stage {stage.number} goes on from step {moment.step}.')
   step = int(state.step)
   if changed := record.note_session(experiment.environment, step):
     log.event(changed)
@@ -84,10 +82,9 @@ def train(
     stop=stop,
     watch=Stopwatch(*record.epoch),
   )
-  recorded = moment or previous
-  log.rewind(number, step, recorded.record.log if recorded else None)
-  log.event(f'Stage {number}: compiling; the first step takes a while.')
-  profile_to = profile_to if processes.is_first() else None
+  before = moment or previous
+  log.rewind(stage.number, step, before and before.record.log)
+  log.event(f'Stage {stage.number}: compiling; the first step takes a while.')
   with loop.feed, environment.a_few_steps(profile_to) as tick:
     return loop.run(tick)
 

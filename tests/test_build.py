@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a configuration stands for, what is refused, and what is left alone."""
 
+import functools
 import pathlib
 import runpy
 
@@ -17,41 +18,34 @@ CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 SHORT = {'method': 'vanilla', 'epochs': 1, 'log.tensorboard': False}
 
 
-class Dropping(nn.Module):
-  """A network that draws random numbers while it is trained."""
+class Linear(nn.Module):
+  """One layer, of any name, behind random numbers while it is trained."""
 
   num_classes: int
   dtype: str = 'float32'
   axis_name: str | None = None
+  dropped: float = 0.0
+  head: str = 'fc'
 
   @nn.compact
   def __call__(self, images, train):
     x = images.reshape(len(images), -1)
-    x = nn.Dropout(0.5, deterministic=not train)(x)
-    return nn.Dense(self.num_classes, name='fc')(x)
-
-
-class Headless(nn.Module):
-  """A network whose last layer has a name of its own."""
-
-  num_classes: int
-  dtype: str = 'float32'
-  axis_name: str | None = None
-
-  @nn.compact
-  def __call__(self, images, train):
-    x = images.reshape(len(images), -1)
-    return nn.Dense(self.num_classes, name='head')(x)
+    x = nn.Dropout(self.dropped, deterministic=not train)(x)
+    return nn.Dense(self.num_classes, name=self.head)(x)
 
 
 def test_a_network_that_draws_while_it_is_trained_is_refused(monkeypatch):
-  monkeypatch.setitem(models.MODELS, 'dropping', Dropping)
+  monkeypatch.setitem(
+    models.MODELS, 'dropping', functools.partial(Linear, dropped=0.5)
+  )
   with pytest.raises(ConfigError, match='dropping draws random numbers while'):
     build.build(tiny.config(**{'model.name': 'dropping'}))
 
 
 def test_a_share_of_the_rate_needs_a_last_layer_that_is_known(monkeypatch):
-  monkeypatch.setitem(models.MODELS, 'headless', Headless)
+  monkeypatch.setitem(
+    models.MODELS, 'headless', functools.partial(Linear, head='head')
+  )
   fields = {'model.name': 'headless', 'optimiser.backbone_share': 0.1}
   with pytest.raises(ConfigError, match='last layer of headless is none of fc'):
     build.build(tiny.config(**fields))

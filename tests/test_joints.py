@@ -233,7 +233,7 @@ def network(places, **fields):
 
 
 def kernels(network):
-  leaves = jax.tree.leaves_with_path(network.like()['params'])
+  leaves = jax.tree.leaves_with_path(network.like['params'])
   return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
 
 
@@ -265,7 +265,7 @@ def test_the_shortcut_of_the_network_is_the_configured_one(places):
 def test_activations_are_computed_twice_where_asked(places, remat):
   found = network(places, **{'model.name': 'resnet8', 'model.remat': remat})
   images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.uint8)
-  program = jax.make_jaxpr(found.predict_step)(found.like(), images)
+  program = jax.make_jaxpr(found.predict_step)(found.like, images)
   names = {equation.primitive.name for equation in program.eqns}
   assert bool(names & {'checkpoint', 'remat2'}) == remat
 
@@ -274,7 +274,7 @@ def test_activations_are_computed_twice_where_asked(places, remat):
 def test_the_network_computes_as_precisely_as_configured(places, dtype):
   found = network(places, **{'model.dtype': dtype})
   images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.uint8)
-  assert jax.eval_shape(found.predict_step, found.like(), images).dtype == dtype
+  assert jax.eval_shape(found.predict_step, found.like, images).dtype == dtype
 
 
 # Rankings.

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from srdl_jax import storage
+from srdl_jax.runs import processes
 from srdl_jax.storage import uploads
 
 PACKAGES = (
@@ -120,7 +121,7 @@ def _commit() -> str | None:
 def a_few_steps(
   directory: storage.Path | None,
 ) -> Iterator[Callable[[], None]]:
-  """Traces some dispatches after the first ones, which compile.
+  """Traces some dispatches of the first process, but those that compile.
 
   Args:
     directory: where the trace goes, in a bucket at the end; None for no trace.
@@ -142,6 +143,8 @@ def a_few_steps(
       tracing = False
 
   with contextlib.ExitStack() as stack:
+    if not processes.is_first():
+      directory = None
     local = directory and stack.enter_context(uploads.scratch(directory))
     try:
       yield tick
