@@ -227,11 +227,7 @@ def _loader(name: str) -> Callable[[Location], Dataset]:
   It is imported when called: scikit-learn and TFDS take a second each, which
   data workers and other data sets' users should not pay.
   """
-
-  def load(location: Location) -> Dataset:
-    return pkgutil.resolve_name(f'{__name__}.{name}')(location)
-
-  return load
+  return lambda source: pkgutil.resolve_name(f'{__name__}.{name}')(source)
 
 
 # Costs are told by the shapes, without the data.

@@ -46,11 +46,7 @@ _TURNS = {
 Box = tuple[float, float, float, float]
 
 
-def decode(
-  content: bytes,
-  *,
-  orient: bool = False,
-) -> Image.Image:
+def decode(content: bytes, *, orient: bool = False) -> Image.Image:
   """Decodes an image file of any of the known formats.
 
   Args:

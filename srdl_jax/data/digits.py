@@ -22,23 +22,16 @@ def load(_source: data.Location) -> data.Dataset:
     The data set, images uint8 [N, 8, 8, 1]; an example's id is its position
     among all 1,797.
   """
-  images, labels = _arrays()
+  table = _table()
   return data.Dataset(
     name='digits',
     version=VERSION,
     num_classes=10,
     mean=MEAN,
     std=STD,
-    train=_split('train', images, labels, range(NUM_TRAIN)),
-    test=_split('test', images, labels, range(NUM_TRAIN, len(labels))),
+    train=_split('train', table[:NUM_TRAIN], 0),
+    test=_split('test', table[NUM_TRAIN:], NUM_TRAIN),
   )
-
-
-def _arrays() -> tuple[np.ndarray, np.ndarray]:
-  table = _table()
-  # The pixels are counts from 0 to 16.
-  images = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8)
-  return images.reshape(-1, 8, 8, 1), table[:, -1].astype(np.int32)
 
 
 def _table() -> np.ndarray:
@@ -55,10 +48,10 @@ def _table() -> np.ndarray:
   return np.column_stack([digits.data, digits.target])
 
 
-def _split(
-  name: str, images: np.ndarray, labels: np.ndarray, rows: range
-) -> data.Split:
-  part = slice(rows.start, rows.stop)
-  ids = [str(i) for i in rows]
-  identity = data.fingerprint(f'digits/{VERSION}', name, ids, labels[part])
-  return data.Split(name, images[part], labels[part], identity)
+def _split(name: str, rows: np.ndarray, first: int) -> data.Split:
+  # The pixels are counts from 0 to 16.
+  images = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8)
+  labels = rows[:, -1].astype(np.int32)
+  ids = [str(first + row) for row in range(len(rows))]
+  identity = data.fingerprint(f'digits/{VERSION}', name, ids, labels)
+  return data.Split(name, images.reshape(-1, 8, 8, 1), labels, identity)

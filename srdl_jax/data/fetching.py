@@ -211,7 +211,9 @@ def copy_from_bucket(data_dir: str, dataset: str, version: str) -> pathlib.Path:
   if not bucket.FOLDER.fullmatch(data_dir):
     raise DataError(f'data_dir {data_dir}: give gs://BUCKET/FOLDER')
   source = storage.path_of(data_dir) / dataset / version
-  local = _place(str(source))
+  cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+  place = cache.expanduser() / 'srdl_jax' / 'data'
+  local = place / str(source).partition('://')[2]
   try:
     sizes = _sizes(str(source))
   except Exception as error:
@@ -237,11 +239,6 @@ def copy_from_bucket(data_dir: str, dataset: str, version: str) -> pathlib.Path:
       'XDG_CACHE_HOME names another place, and what has arrived is kept'
     ) from error
   return local
-
-
-def _place(source: str) -> pathlib.Path:
-  cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
-  return cache.expanduser() / 'srdl_jax' / 'data' / source.partition('://')[2]
 
 
 def _system():

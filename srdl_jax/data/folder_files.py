@@ -4,10 +4,9 @@
 import concurrent.futures
 import dataclasses
 import hashlib
-import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from srdl_jax.data import image_files
 from srdl_jax.errors import DataError
@@ -119,7 +118,7 @@ def images(
 
 
 def look_at(
-  root: pathlib.Path, paths: Iterable[str]
+  root: pathlib.Path, paths: Sequence[str]
 ) -> tuple[dict[str, str], list[Fault]]:
   """Looks at both ends of files, and reads them whole if these look wrong.
 
@@ -129,18 +128,20 @@ def look_at(
   """
   digests, faults = {}, []
 
-  def look(group: tuple[str, ...]) -> list[tuple[str, str, bool]]:
-    return [(path, *_digest_or_reason(root / path)) for path in group]
+  def look(first: int) -> None:
+    for path in paths[first : first + _FILES_A_TASK]:
+      try:
+        digests[path] = _digest(root / path)
+      except image_files.DecodeError as error:
+        faults.append((path, str(error)))
+      except OSError as error:
+        faults.append((path, error.strerror or str(error)))
 
   threads = min(_THREADS, len(os.sched_getaffinity(0)))
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     # A task for each file would take a gigabyte for a million of them.
-    for looks in pool.map(look, _groups(paths)):
-      for path, told, good in looks:
-        if good:
-          digests[path] = told
-        else:
-          faults.append((path, told))
+    for _ in pool.map(look, range(0, len(paths), _FILES_A_TASK)):
+      pass
   return digests, faults
 
 
@@ -162,25 +163,14 @@ def _is_image(name: str) -> bool:
   return name.lower().endswith(SUFFIXES)
 
 
-def _groups(paths: Iterable[str]) -> Iterator[tuple[str, ...]]:
-  remaining = iter(paths)
-  while group := tuple(itertools.islice(remaining, _FILES_A_TASK)):
-    yield group
-
-
-def _digest_or_reason(path: pathlib.Path) -> tuple[str, bool]:
-  """Returns a file's digest and True, or why it can't be read and False."""
-  try:
-    with path.open('rb') as file:
-      image_files.check(file)
-      size = file.seek(0, os.SEEK_END)
-      file.seek(0)
-      digest = hashlib.sha256(f'{size}\n'.encode() + file.read(_END))
-      # What both ends share is read once.
-      file.seek(max(size - _END, _END))
-      digest.update(file.read(_END))
-  except image_files.DecodeError as error:
-    return str(error), False
-  except OSError as error:
-    return error.strerror or str(error), False
-  return digest.hexdigest(), True
+def _digest(path: pathlib.Path) -> str:
+  """Returns an image's digest, after `image_files.check`."""
+  with path.open('rb') as file:
+    image_files.check(file)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    digest = hashlib.sha256(f'{size}\n'.encode() + file.read(_END))
+    # What both ends share is read once.
+    file.seek(max(size - _END, _END))
+    digest.update(file.read(_END))
+  return digest.hexdigest()

@@ -36,6 +36,14 @@ _TAIL = 16
 _JPEG = b'\xff\xd8\xff'
 _PNG = b'\x89PNG\r\n\x1a\n'
 _TIFF = (b'II*\0', b'MM\0*')
+# How files of a format end that are complete.
+_ENDS = (
+  (_JPEG, b'\xff\xd9'),
+  (_PNG, b'IEND\xaeB`\x82'),
+  (b'GIF8', b';'),
+  # Its header isn't accepted unless all of it is there.
+  (b'RIFF', b''),
+)
 _ORIENTATION_TAG = 0x0112
 # Pillow warns of odd metadata in TIFF files and animated PNGs. Filters belong
 # to the process, so only one thread at a time may change them.
@@ -156,7 +164,10 @@ def check(file: IO[bytes]) -> None:
     _header(head, file)
   size = file.seek(0, io.SEEK_END)
   file.seek(max(size - _TAIL, 0))
-  if not _is_complete(head, file.read()):
+  tail = file.read()
+  if not any(
+    head.startswith(magic) and tail.endswith(end) for magic, end in _ENDS
+  ):
     file.seek(0)
     pixels(open_image(file.read()))
 
@@ -203,15 +214,3 @@ def _header(head: bytes, file: IO[bytes]) -> ImageFile.ImageFile:
   if wide or image.mode == 'F':
     raise DecodeError('pixels of 32 bits have no known range; convert them')
   return image
-
-
-def _is_complete(head: bytes, tail: bytes) -> bool:
-  """Whether a file ends as its format says."""
-  ends = {
-    _JPEG: b'\xff\xd9',
-    _PNG: b'IEND\xaeB`\x82',
-    b'GIF8': b';',
-    # Its header isn't accepted unless all of it is there.
-    b'RIFF': b'',
-  }
-  return any(head.startswith(a) and tail.endswith(b) for a, b in ends.items())

@@ -32,9 +32,22 @@ KeyedExamples = Iterator[tuple[str | int, dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Archive(tfds_reader.Prepared):
-  """An official archive, and the data set that is prepared from it."""
+class Archive(abc.ABC):
+  """An official archive, and the data set that is prepared from it.
 
+  Attributes:
+    name: the data set's, here and in TFDS.
+    version: such as '1.0.0'.
+    mean, std: per channel, of training pixels scaled to [0, 1].
+    splits: names of those to train and to test on.
+  """
+
+  name: str
+  version: str
+  num_classes: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  splits: tuple[str, str]
   description: str
   homepage: str
   url: str
@@ -55,6 +68,32 @@ class Archive(tfds_reader.Prepared):
   def examples(self, path: pathlib.Path) -> dict[str, KeyedExamples]:
     """Returns the examples of each split: keys, and features by name."""
 
+  def load(self, source: data.Location) -> data.Dataset:
+    """Loads the data set into memory, after preparing it where it is missing.
+
+    Images are uint8 [N, H, W, C], rows and ids TFDS's.
+
+    Raises:
+      DataError: it is missing, damaged or in another form than ArrayRecord.
+    """
+    place = tfds_reader.directory(source.data_dir, self.name, self.version)
+    if not place.exists():
+      self.prepare(source)
+    builder = tfds_reader.open_builder(place, self.splits)
+    train, test = (
+      tfds_reader.read_split(builder, split, self.num_classes)
+      for split in self.splits
+    )
+    return data.Dataset(
+      name=self.name,
+      version=self.version,
+      num_classes=self.num_classes,
+      mean=self.mean,
+      std=self.std,
+      train=train,
+      test=test,
+    )
+
   def prepare(self, source: data.Location) -> None:
     """Makes the TFDS directory from the archive, all of it or nothing.
 
@@ -64,16 +103,20 @@ class Archive(tfds_reader.Prepared):
       DataError: there is no archive, it is damaged or not as it should be, or
         nothing can be written.
     """
-    if find(self.file, source) is None:
-      _check_server(self, source)
+    if _find(self, source) is None:
+      # Fails, before anything is written, where a download could not begin.
+      with _or_by_hand(self, source):
+        if not source.download:
+          raise DataError('downloading is off')
+        fetching.check(self.url)
 
     def write(draft: pathlib.Path) -> None:
-      path = find(self.file, source) or _download(self, source)
+      path = _find(self, source) or _download(self, source)
       fetching.verify(path, self.sha256)
       _log.info('preparing %s, once; it takes minutes', directory)
       _run(self, path, draft)
 
-    directory = self.directory(source)
+    directory = tfds_reader.directory(source.data_dir, self.name, self.version)
     make_once(directory, write)
 
 
@@ -195,9 +238,9 @@ def folders(source: data.Location) -> tuple[pathlib.Path, pathlib.Path]:
   return downloads / 'manual', downloads
 
 
-def find(file: str, source: data.Location) -> pathlib.Path | None:
-  """Returns the path of an archive that is there, not verified, or None."""
-  paths = [folder / file for folder in folders(source)]
+def _find(archive: Archive, source: data.Location) -> pathlib.Path | None:
+  """Returns where an archive is, not verified, or None."""
+  paths = [folder / archive.file for folder in folders(source)]
   return next((path for path in paths if path.is_file()), None)
 
 
@@ -213,14 +256,6 @@ def _or_by_hand(archive: Archive, source: data.Location) -> Iterator[None]:
       f'from {archive.url} (sha256 {archive.sha256}) into '
       f'{folders(source)[0]}, or set data_dir to where it is prepared'
     ) from error
-
-
-def _check_server(archive: Archive, source: data.Location) -> None:
-  """Fails, before anything is written, where a download could not begin."""
-  with _or_by_hand(archive, source):
-    if not source.download:
-      raise DataError('downloading is off')
-    fetching.check(archive.url)
 
 
 def _download(archive: Archive, source: data.Location) -> pathlib.Path:

@@ -30,10 +30,9 @@ def _imagenet(source: data.Location) -> dict[str, int]:
   from srdl_jax.data.imagenet import archives as imagenet_archives
   from srdl_jax.data.imagenet import preparation as imagenet_preparation
 
-  counts = imagenet_archives.OFFICIAL
   directory = imagenet_preparation.prepare(
     source,
-    None if flags.FLAGS.allow_other_counts else counts,
+    None if flags.FLAGS.allow_other_counts else imagenet_archives.OFFICIAL,
     flags.FLAGS.shard_examples or imagenet_preparation.SHARD_EXAMPLES,
   )
   splits = imagenet.open_builder(directory).info.splits
@@ -41,9 +40,8 @@ def _imagenet(source: data.Location) -> dict[str, int]:
 
 
 def _counts(dataset: data.Dataset) -> dict[str, int]:
-  tests = (dataset.test,)
-  if isinstance(dataset.test, data.Retrieval):
-    tests = dataset.test.parts
+  test = dataset.test
+  tests = test.parts if isinstance(test, data.Retrieval) else (test,)
   return {part.name: len(part.images) for part in (dataset.train, *tests)}
 
 

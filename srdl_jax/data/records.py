@@ -184,10 +184,6 @@ class Shards:
     self.finished = list(self._read())
 
   @property
-  def paths(self) -> list[pathlib.Path]:
-    return [self._path(number) for number in range(len(self.finished))]
-
-  @property
   def lengths(self) -> list[int]:
     return [len(shard.names) for shard in self.finished]
 

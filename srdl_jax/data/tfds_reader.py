@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a prepared TFDS directory of ArrayRecord files, without TensorFlow."""
 
-import abc
-import dataclasses
 import io
 import os
 import pathlib
@@ -37,58 +35,6 @@ _UNDECODABLE = (
   SyntaxError,
   ValueError,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared(abc.ABC):
-  """A data set that is read from its TFDS directory into memory.
-
-  Attributes:
-    name: the data set's, here and in TFDS.
-    version: such as '1.0.0'.
-    mean, std: per channel, of training pixels scaled to [0, 1].
-    splits: names of those to train and to test on.
-  """
-
-  name: str
-  version: str
-  num_classes: int
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-  splits: tuple[str, str]
-
-  def directory(self, source: data.Location) -> pathlib.Path:
-    """Where the prepared data set is, or will be."""
-    return directory(source.data_dir, self.name, self.version)
-
-  @abc.abstractmethod
-  def prepare(self, source: data.Location) -> None:
-    """Makes the directory: see `preparation.Archive.prepare`."""
-
-  def load(self, source: data.Location) -> data.Dataset:
-    """Loads the data set into memory, after preparing it where it is missing.
-
-    Images are uint8 [N, H, W, C], rows and ids TFDS's.
-
-    Raises:
-      DataError: it is missing, damaged or in another form than ArrayRecord.
-    """
-    place = self.directory(source)
-    if not place.exists():
-      self.prepare(source)
-    builder = open_builder(place, self.splits)
-    train, test = (
-      read_split(builder, split, self.num_classes) for split in self.splits
-    )
-    return data.Dataset(
-      name=self.name,
-      version=self.version,
-      num_classes=self.num_classes,
-      mean=self.mean,
-      std=self.std,
-      train=train,
-      test=test,
-    )
 
 
 def directory(data_dir: str, dataset: str, version: str) -> pathlib.Path:
@@ -174,15 +120,6 @@ def open_builder(
     builder.info.set_file_format(
       wanted, override=True, override_if_initialized=True
     )
-  _check_shards(builder, directory, splits)
-  return builder
-
-
-def _check_shards(
-  builder: tfds.core.DatasetBuilder,
-  directory: pathlib.Path,
-  splits: Sequence[str],
-) -> None:
   for name in splits:
     if name not in builder.info.splits:
       raise DataError(f'{directory} has no split {name!r}')
@@ -192,6 +129,7 @@ def _check_shards(
           f'{directory} is incomplete: {path.name} is missing; restore it, '
           'or remove the directory to have it prepared again'
         )
+  return builder
 
 
 def read_split(

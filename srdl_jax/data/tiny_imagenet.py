@@ -67,11 +67,17 @@ class TinyImageNet(preparation.Archive):
     self, path: pathlib.Path, split: str, labels: Mapping[str, str]
   ) -> preparation.KeyedExamples:
     told = storage.Told(f'{self.name}, {split}', 'images', len(labels))
-    for member, content in _images(path, labels):
-      name = member.rpartition('/')[2]
-      # TFDS's order is a hash of the key: another one would renumber all rows.
-      yield member, {'id': name, 'image': content, 'label': labels[member]}
-      told.add()
+    with _opened(path) as archive:
+      for member, label in labels.items():
+        try:
+          content = archive.read(member)
+          tfds_reader.pixels_of(content, _SHAPE)
+        except (ValueError, zipfile.BadZipFile, zlib.error) as error:
+          raise _wrong(archive, f'cannot decode {member}: {error}') from error
+        name = member.rpartition('/')[2]
+        # TFDS orders by a hash of the key: another would renumber all rows.
+        yield member, {'id': name, 'image': content, 'label': label}
+        told.add()
     told.close()
 
 
@@ -104,20 +110,6 @@ def _opened(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
       yield archive
   except (zipfile.BadZipFile, zlib.error) as error:
     raise DataError(f'cannot read {path}: {error}; replace it') from error
-
-
-def _images(
-  path: pathlib.Path, members: Iterable[str]
-) -> Iterator[tuple[str, bytes]]:
-  """Yields members and their content, of which each can be decoded."""
-  with _opened(path) as archive:
-    for member in members:
-      try:
-        content = archive.read(member)
-        tfds_reader.pixels_of(content, _SHAPE)
-      except (ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise _wrong(archive, f'cannot decode {member}: {error}') from error
-      yield member, content
 
 
 def _lines(archive: zipfile.ZipFile, member: str) -> list[str]:

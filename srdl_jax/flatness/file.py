@@ -3,7 +3,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,17 +126,13 @@ def groups(found: Flatness) -> dict[str, list[MeasuredNetwork]]:
   for network in found.networks:
     key = repr((network.name, sorted(network.what.items())))
     together.setdefault(key, []).append(network)
-  apart = [part for group in together.values() for part in _parts(group)]
+  apart: list[list[MeasuredNetwork]] = []
+  for group in together.values():
+    # A seed that comes twice is no seed more, and may be another run's.
+    is_one = len({network.seed for network in group}) == len(group)
+    apart += [group] if is_one else [[network] for network in group]
   labels = [_label(group, apart) for group in apart]
   return dict(zip(_distinct(labels, apart), apart, strict=True))
-
-
-def _parts(group: list[MeasuredNetwork]) -> Iterator[list[MeasuredNetwork]]:
-  if len({network.seed for network in group}) == len(group):
-    yield group
-  else:
-    # A seed that comes twice is no seed more, and may be another run's.
-    yield from ([network] for network in group)
 
 
 def _label(

@@ -53,10 +53,7 @@ def filter_normalised(params: Any, draw: Any) -> Any:
   return jax.tree.map(rescale, params, draw)
 
 
-_OF_KIND: dict[str, Callable[[Any, Any], Any]] = {
-  kind.__name__: kind for kind in (literal, filter_normalised)
-}
-assert set(_OF_KIND) == set(KINDS)
+_OF_KIND = dict(zip(KINDS, (literal, filter_normalised), strict=True))
 
 
 def direction(kind: str, params: Any, seed: int, number: int) -> Any:

@@ -4,7 +4,7 @@
 Nothing here imports jax.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 
 from srdl_jax import reproduce, storage
@@ -151,7 +151,12 @@ def _scale(
       f'{scale}-teachers', 'Teacher check', (paper_tables.teachers(pairs),), 3
     )
   if figures:
-    yield from _drawn(scale, placed, figures)
+    rates = tuple(figures.schedules(placed.get('fig3', ()), f'{scale}_fig3'))
+    if rates:
+      title = reproduce.TABLES['fig3'].title
+      yield Section(f'{scale}-fig3', title, rates, 3)
+    compared = {t: rows for t, rows in placed.items() if t not in _NO_CURVES}
+    yield from _curves(scale, figures.comparisons(compared), figures)
 
 
 def _not_run(scale: str, placed: Mapping[str, Sequence[Placed]]) -> str:
@@ -166,18 +171,14 @@ def _not_run(scale: str, placed: Mapping[str, Sequence[Placed]]) -> str:
   return f'{scale.capitalize()} scale: no run at all of {"; ".join(blank)}.'
 
 
-def _drawn(
+def _curves(
   scale: str,
-  placed: Mapping[str, Sequence[Placed]],
+  compared: Iterable[tuple[str, str, Mapping[str, ReportRow]]],
   figures: ModuleType,
 ) -> Iterator[Section]:
-  schedules = figures.schedules(placed.get('fig3', ()), f'{scale}_fig3')
-  if schedules:
-    title = reproduce.TABLES['fig3'].title
-    yield Section(f'{scale}-fig3', title, tuple(schedules), 3)
-  compared = {t: rows for t, rows in placed.items() if t not in _NO_CURVES}
+  """Yields the section of some comparisons, if there is a curve of any."""
   drawn: list[Figure] = []
-  for name, title, rows in figures.comparisons(compared):
+  for name, title, rows in compared:
     drawn += figures.learning_curves(rows, f'{scale}_{name}', title)
   if drawn:
     yield Section(f'{scale}-curves', 'Learning curves', (_CURVES, *drawn), 3)
@@ -191,14 +192,9 @@ def _others(
   table = run_tables.others(rows, known)
   about = 'Runs that are none of the rows above.'
   yield Section('others', 'Other runs', (about, table))
-  drawn: list[Figure] = []
   if figures:
-    for index, compared in enumerate(run_tables.comparisons(rows, known), 1):
-      drawn += figures.learning_curves(
-        compared, f'others_{index}', 'Other runs'
-      )
-  if drawn:
-    yield Section('others-curves', 'Learning curves', (_CURVES, *drawn), 3)
+    compared = run_tables.comparisons(rows, known)
+    yield from _curves('others', compared, figures)
 
 
 def _flatness(found: Found, figures: ModuleType | None) -> Section:

@@ -195,7 +195,7 @@ def teacher_name(teacher: ImportedTeacher) -> str:
 
 def baseline(row: ReportRow, rows: Sequence[ReportRow]) -> ReportRow | None:
   """Returns the vanilla row that differs in nothing but the method."""
-  return next((o for o in _vanilla(row, rows) if not _apart(row, o)), None)
+  return next((o for o, apart in _vanilla(row, rows) if not apart), None)
 
 
 def budget_apart(row: ReportRow, rows: Sequence[ReportRow]) -> str:
@@ -206,8 +206,7 @@ def budget_apart(row: ReportRow, rows: Sequence[ReportRow]) -> str:
   """
   if row.fields['method'] == 'vanilla' or baseline(row, rows):
     return ''
-  for other in _vanilla(row, rows):
-    apart = _apart(row, other)
+  for _, apart in _vanilla(row, rows):
     if set(apart) <= set(_OF_THE_BUDGET):
       return ', '.join(
         f'{name} {ours} against {theirs}'
@@ -216,19 +215,16 @@ def budget_apart(row: ReportRow, rows: Sequence[ReportRow]) -> str:
   return ''
 
 
-def _vanilla(row: ReportRow, rows: Sequence[ReportRow]) -> list[ReportRow]:
-  return [
-    other
-    for other in rows
-    if other is not row and other.fields['method'] == 'vanilla'
-  ]
-
-
-def _apart(row: ReportRow, other: ReportRow) -> dict[str, tuple[Any, Any]]:
-  """Returns the settings that differ, but for those of the method."""
-  ours, theirs = row.settings, other.settings
-  return {
-    name: (ours[name], theirs[name])
-    for name in ours
-    if ours[name] != theirs[name] and not name.startswith(_OF_THE_METHOD)
-  }
+def _vanilla(
+  row: ReportRow, rows: Sequence[ReportRow]
+) -> Iterator[tuple[ReportRow, dict[str, tuple[Any, Any]]]]:
+  """Yields vanilla rows, each with the settings, not of the method, apart."""
+  for other in rows:
+    if other is not row and other.fields['method'] == 'vanilla':
+      ours, theirs = row.settings, other.settings
+      apart = {
+        name: (ours[name], theirs[name])
+        for name in ours
+        if ours[name] != theirs[name] and not name.startswith(_OF_THE_METHOD)
+      }
+      yield other, apart

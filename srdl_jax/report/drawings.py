@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drawings: curves by epoch, schedules (Fig 3), gains, flatness (Fig 4)."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from srdl_jax.flatness import KINDS, SPLITS, Flatness, groups
 from srdl_jax.report import style
 from srdl_jax.report.document import INK
-from srdl_jax.report.run_file import Points
+from srdl_jax.report.rows import ReportRow
+from srdl_jax.report.run_file import TRAIN, Points
 from srdl_jax.report.seeds import Summary
 
 # Nats that a linear axis shows; that of a guess among 1,000 classes is 7.
@@ -28,29 +28,9 @@ _WORDS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
-  """How the runs of a row went.
-
-  Attributes:
-    ends: epochs of the whole run at which its stages end.
-    others: of each stage, whether its network isn't the last stage's.
-    evaluated: accuracies beside the training, of each run, stage and epoch.
-    training: accuracies of its batches, of each run, stage and epoch.
-    schedule: [(epoch, rate)], from which epoch on the rate is what.
-  """
-
-  name: str
-  ends: tuple[int, ...]
-  others: tuple[bool, ...]
-  evaluated: Sequence[Sequence[Points]]
-  training: Sequence[Sequence[Points]]
-  schedule: Sequence[tuple[float, float]]
-
-
 @style.drawn
 def learning_curves(
-  curves: Sequence[Curve], evaluated: str, measured: str = 'accuracy'
+  rows: Mapping[str, ReportRow], evaluated: str, measured: str = 'accuracy'
 ) -> Figure:
   """Draws accuracies by epoch, and the learning rate under them.
 
@@ -58,96 +38,88 @@ def learning_curves(
   the last one's is dashed. Dotted lines stand where a stage ends.
 
   Args:
+    rows: by name; each has curves.
     evaluated: name of the split beside the training.
     measured: what the curve of that split shows.
   """
-  rates = any(curve.schedule for curve in curves)
+  rates = any(row.schedule for row in rows.values())
   heights = (2.7, 2.0, 1.2)[: 2 + rates]
   figure = Figure((8, sum(heights) + 1.0), layout='constrained')
-  axes = figure.subplots(
-    len(heights), sharex=True, height_ratios=heights, squeeze=False
-  )[:, 0]
-  colours = style.colours([curve.name for curve in curves])
-  for curve, colour in zip(curves, colours, strict=True):
-    _accuracies(axes[0], curve, curve.evaluated, colour)
-    _accuracies(axes[1], curve, curve.training, colour)
+  axes = figure.subplots(len(heights), sharex=True, height_ratios=heights)
+  colours = style.colours(list(rows))
+  for (name, row), colour in zip(rows.items(), colours, strict=True):
+    evaluations = [its[row.runs[n].best_split] for n, its in row.curves.items()]
+    training = [its[TRAIN] for its in row.curves.values()]
+    _accuracies(axes[0], row, evaluations, name, colour)
+    _accuracies(axes[1], row, training, name, colour)
   axes[0].set_ylabel(f'{evaluated} {measured} (%)')
   axes[1].set_ylabel('training accuracy (%)')
   if rates:
-    _rates(axes[2], curves, colours)
+    # From thick to thin, so that equal schedules are all seen.
+    widths = np.linspace(min(5, 1.4 * len(rows)), 1.4, len(rows))
+    for row, colour, width in zip(rows.values(), colours, widths, strict=True):
+      _rate(axes[2], row, color=colour, linewidth=width)
+    axes[2].set_ylabel('learning rate')
   for ax in axes:
-    _stage_ends(ax, curves)
+    _stage_ends(ax, rows.values())
   axes[-1].set_xlabel('epoch, over all stages')
   axes[-1].xaxis.set_major_locator(MaxNLocator(9, integer=True))
   # The last points, at the very end, are seen whole.
-  axes[-1].set_xlim(0, 1.01 * max(curve.ends[-1] for curve in curves))
+  axes[-1].set_xlim(0, 1.01 * max(row.ends[-1] for row in rows.values()))
   style.legend(figure, axes[0])
   return figure
 
 
 def _accuracies(
-  ax: Axes, curve: Curve, runs: Sequence[Sequence[Points]], colour: str
+  ax: Axes, row: ReportRow, runs: list[list[Points]], name: str, colour: str
 ) -> None:
-  for stage, other in enumerate(curve.others):
-    lines = [dict(run[stage]) for run in runs if run[stage]]
+  last = row.first.stages[-1]
+  for index, stage in enumerate(row.first.stages):
+    lines = [dict(run[index]) for run in runs if run[index]]
     if not lines:
       continue
-    look = {'color': colour, 'linestyle': '--' if other else '-'}
+    same = stage.model == last.model
+    look = {'color': colour, 'linestyle': '-' if same else '--'}
     for line in lines if len(lines) > 1 else []:
-      ax.plot(
-        list(line),
-        [100 * value for value in line.values()],
-        linewidth=0.6,
-        alpha=0.45,
-        **look,
-      )
+      percents = [100 * value for value in line.values()]
+      ax.plot(line.keys(), percents, linewidth=0.6, alpha=0.45, **look)
     epochs = sorted(set.intersection(*map(set, lines)))
-    means = [100 * float(np.mean([line[e] for line in lines])) for e in epochs]
     ax.plot(
       epochs,
-      means,
+      # Of damaged logs they may overflow, of which a NumPy float would warn.
+      [100 * float(np.mean([line[e] for line in lines])) for e in epochs],
       linewidth=1.8,
       marker='o' if len(epochs) < 10 else '',
       markersize=3,
-      label=curve.name if stage == len(curve.ends) - 1 else None,
+      label=name if stage is last else None,
       **look,
     )
 
 
-def _rates(ax: Axes, curves: Sequence[Curve], colours: Sequence[str]) -> None:
-  # From thick to thin, so that equal schedules are all seen.
-  widths = np.linspace(min(5, 1.4 * len(curves)), 1.4, len(curves))
-  for curve, colour, width in zip(curves, colours, widths, strict=True):
-    _rate(ax, curve, color=colour, linewidth=width)
-  ax.set_ylabel('learning rate')
-
-
-def _rate(ax: Axes, curve: Curve, **look: Any) -> None:
-  if curve.schedule:
-    epochs, rates = zip(*curve.schedule, strict=True)
-    ax.step(
-      [*epochs, curve.ends[-1]], [*rates, rates[-1]], where='post', **look
-    )
+def _rate(ax: Axes, row: ReportRow, **look: Any) -> None:
+  if row.schedule:
+    epochs, rates = zip(*row.schedule, strict=True)
+    ax.step([*epochs, row.ends[-1]], [*rates, rates[-1]], where='post', **look)
   ax.set_yscale('log')
   style.plain_numbers(ax.yaxis)
 
 
-def _stage_ends(ax: Axes, curves: Sequence[Curve]) -> None:
-  for end in sorted({end for curve in curves for end in curve.ends[:-1]}):
+def _stage_ends(ax: Axes, rows: Iterable[ReportRow]) -> None:
+  for end in sorted({end for row in rows for end in row.ends[:-1]}):
     ax.axvline(end, color=INK, linewidth=1, linestyle=':')
 
 
 @style.drawn
-def schedules(curves: Sequence[Curve]) -> Figure:
+def schedules(rows: Mapping[str, ReportRow]) -> Figure:
   """Draws learning rates by epoch, side by side (Figure 3)."""
   figure = Figure((8, 2.8), layout='constrained')
-  axes = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-  colours = style.colours([curve.name for curve in curves])
-  for ax, curve, colour in zip(axes, curves, colours, strict=True):
-    _rate(ax, curve, color=colour, linewidth=2)
-    _stage_ends(ax, [curve])
-    ax.set_title(curve.name)
-    ax.set_xlim(0, curve.ends[-1])
+  axes = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+  colours = style.colours(list(rows))
+  for ax, (name, row), colour in zip(axes, rows.items(), colours, strict=True):
+    _rate(ax, row, color=colour, linewidth=2)
+    _stage_ends(ax, [row])
+    ax.set_title(name)
+    ax.set_xlim(0, row.ends[-1])
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.set_xlabel('epoch')
   axes[0].set_ylabel('learning rate')
@@ -164,16 +136,14 @@ def gains(lines: Mapping[str, Mapping[int, Summary]]) -> Figure:
   colours = style.colours(list(lines))
   for (name, by_budget), colour in zip(lines.items(), colours, strict=True):
     budgets = sorted(by_budget)
-    means = [by_budget[budget].mean for budget in budgets]
-    ends = [
-      by_budget[m].interval() if by_budget[m].n > 1 else (mean, mean)
-      for m, mean in zip(budgets, means, strict=True)
-    ]
+    means = [by_budget[m].mean for m in budgets]
+    ends = [by_budget[m].interval() for m in budgets]
     ax.plot(budgets, means, color=colour, linewidth=1.8)
     ax.errorbar(
       budgets,
       means,
-      np.abs(np.transpose(ends) - means),
+      # A bar of no length where there is one seed.
+      np.nan_to_num(np.abs(np.transpose(ends) - means)),
       fmt='o',
       color=colour,
       capsize=4,
@@ -209,7 +179,9 @@ def flatness(found: Flatness) -> Figure:
         _around(ax, found.distances[kind], curves, label, colour)
       ax.set_title(f'{_WORDS[kind]}, {_WORDS[split]}')
       ax.set_xlabel(_WORDS[f'{kind} axis'])
-    if _largest(kind, found) > _LINEAR:
+    means = [n.losses[kind, s].mean(0) for n in found.networks for s in SPLITS]
+    # Of those that are finite, if any: fmax passes over NaN.
+    if np.fmax.reduce(means, axis=None, initial=0) > _LINEAR:
       axes[0].set_yscale('log')
       style.plain_numbers(axes[0].yaxis)
     axes[0].set_ylabel('cross-entropy (nats)')
@@ -234,10 +206,3 @@ def _around(
   ax.plot(
     distances, directions.mean(0), color=colour, linewidth=1.8, label=name
   )
-
-
-def _largest(kind: str, found: Flatness) -> float:
-  """Returns the largest mean loss, of those that are finite."""
-  means = [n.losses[kind, s].mean(0) for n in found.networks for s in SPLITS]
-  # With the 0, as there may be none, of which nanmax is NaN.
-  return float(np.nanmax(np.concatenate([*means, [0.0]])))

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows as figures of the report; drawing them takes matplotlib."""
 
-import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from srdl_jax.flatness import Flatness, groups
 from srdl_jax.report import drawings, seeds
 from srdl_jax.report.document import Figure
-from srdl_jax.report.drawings import Curve
 from srdl_jax.report.paper_tables import Placed, baseline, once
 from srdl_jax.report.rows import ReportRow
-from srdl_jax.report.run_file import TRAIN
 
 # More than that in one figure, beside the first, can't be told apart.
 _LINES = 5
@@ -20,68 +17,48 @@ _LINES = 5
 
 def learning_curves(
   named: Mapping[str, ReportRow], name: str, title: str
-) -> list[Figure]:
+) -> Iterator[Figure]:
   """Draws how some rows went.
 
   Args:
     named: rows by name; a comparison begins with what it is over.
 
-  Returns:
+  Yields:
     Figures, each with the first row in it; none where there is no curve.
   """
   base, *over = named.items()
-  drawn = [
-    _learning_curves(
-      dict([base, *over[first : first + _LINES]]),
-      f'{name}_{first // _LINES + 1}' if first else name,
-      title,
-    )
-    for first in range(0, max(1, len(over)), _LINES)
-  ]
-  return [figure for figure in drawn if figure]
+  for first in range(0, max(1, len(over)), _LINES):
+    number = f'_{first // _LINES + 1}' if first else ''
+    some = dict([base, *over[first : first + _LINES]])
+    yield from _learning_curves(some, f'{name}{number}', title)
 
 
 def _learning_curves(
   named: Mapping[str, ReportRow], name: str, title: str
-) -> Figure | None:
+) -> Iterator[Figure]:
   runs = [run for row in named.values() for run in row.runs.values()]
   splits = {run.best_split for run in runs}
   evaluated = splits.pop() if len(splits) == 1 else 'evaluation'
   ranked = evaluated == 'test' and named[next(iter(named))].metric == 'rank1'
   measured = 'rank-1' if ranked else 'accuracy'
-  drawn, told = [], []
-  shared = _shared(list(named))
-  for full_name, row in named.items():
-    if row.curves:
-      short = full_name.removeprefix(shared)
-      drawn.append(_curve(short, row))
-      told.append(f'{short} (R{row.number}, n = {len(row.curves)})')
-  if not drawn:
-    return None
+  shared = _shared(named)
+  rows = {n.removeprefix(shared): row for n, row in named.items() if row.curves}
+  told = ', '.join(
+    f'{n} (R{row.number}, n = {len(row.curves)})' for n, row in rows.items()
+  )
   about = f'{title}, {shared}'.removesuffix(', ')
-  return Figure(
-    name,
-    drawings.learning_curves(drawn, evaluated, measured),
-    f'{measured.capitalize()} and learning rate by epoch: {", ".join(told)}',
-    f'{about}: {", ".join(told)}.',
-  )
+  if rows:
+    yield Figure(
+      name,
+      drawings.learning_curves(rows, evaluated, measured),
+      f'{measured.capitalize()} and learning rate by epoch: {told}',
+      f'{about}: {told}.',
+    )
 
 
-def _curve(name: str, row: ReportRow) -> Curve:
-  stages, runs = row.first.stages, row.runs
-  return Curve(
-    name,
-    ends=tuple(itertools.accumulate(stage.epochs for stage in stages)),
-    others=tuple(stage.model != stages[-1].model for stage in stages),
-    evaluated=[its[runs[n].best_split] for n, its in row.curves.items()],
-    training=[its[TRAIN] for its in row.curves.values()],
-    schedule=next((r.schedule for r in runs.values() if r.schedule), ()),
-  )
-
-
-def _shared(names: Sequence[str]) -> str:
+def _shared(names: Iterable[str]) -> str:
   """Returns what names begin with, most often 'ResNet-32, '; or ''."""
-  start = os.path.commonprefix(names)
+  start = os.path.commonprefix(list(names))
   start = start[: start.rfind(', ') + 2] if ', ' in start else ''
   # A comma may be part of a network's name.
   return start if start.count('(') == start.count(')') else ''
@@ -105,64 +82,49 @@ def comparisons(
       # Without any it is in another comparison, or alone.
       if over or not base.row.against:
         ours = [one.ours for one in (base, *over) if one.ours]
-        name = _slug(f'{table} {base.row.group} {base.row.name}')
+        told = f'{table} {base.row.group} {base.row.name}'.lower()
+        name = re.sub(r'[^a-z0-9]+', '_', told).strip('_')
         named = {names[row.number]: row for row in ours}
         found.append((name, base.row.group, named))
   numbers = [{row.number for row in named.values()} for _, _, named in found]
-  for index, one in enumerate(found):
-    mine = numbers[index]
-    earlier = any(mine <= other for other in numbers[:index])
-    later = any(mine < other for other in numbers[index:])
-    if mine and not earlier and not later:
+  for index, (mine, one) in enumerate(zip(numbers, found, strict=True)):
+    within = mine in numbers[:index] or any(mine < other for other in numbers)
+    if mine and not within:
       yield one
 
 
-def _slug(text: str) -> str:
-  return re.sub(r'[^a-z0-9]+', '_', text.lower()).strip('_')
-
-
-def schedules(placed: Sequence[Placed], name: str) -> list[Figure]:
+def schedules(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
   """Draws Figure 3; nothing where no run tells its schedule."""
   rows = {
-    one.row.name: one.ours
-    for one in placed
-    if one.ours and any(run.schedule for run in one.ours.runs.values())
+    one.row.name: one.ours for one in placed if one.ours and one.ours.schedule
   }
-  if not rows:
-    return []
-  shared = _shared(list(rows))
-  drawn = [_curve(n.removeprefix(shared), row) for n, row in rows.items()]
-  told = ', '.join(f'{name} (R{row.number})' for name, row in rows.items())
-  return [
-    Figure(
+  shared = _shared(rows)
+  told = ', '.join(f'{n} (R{row.number})' for n, row in rows.items())
+  if rows:
+    yield Figure(
       name,
-      drawings.schedules(drawn),
+      drawings.schedules({n.removeprefix(shared): rows[n] for n in rows}),
       f'Learning rate by epoch: {told}',
       f'{told}, as trained. Dotted: a stage ends.',
     )
-  ]
 
 
-def gains(placed: Sequence[Placed], name: str) -> list[Figure]:
+def gains(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
   """Draws gains over vanilla by the budget M."""
   lines: dict[str, dict[int, seeds.Summary]] = {}
   for one in placed:
     base = baseline(one, placed)
     if not (base and base.ours and one.ours):
       continue
-    found = seeds.paired(
-      *(
-        {s: 100 * v for s, v in row.values('accuracy').items()}
-        for row in (one.ours, base.ours)
-      )
+    ours, theirs = (
+      {seed: 100 * value for seed, value in row.values('accuracy').items()}
+      for row in (one.ours, base.ours)
     )
-    if found:
+    if found := seeds.paired(ours, theirs):
       line = lines.setdefault(one.row.name.rpartition(', M')[0], {})
       line[one.ours.fields['epochs']] = found
-  if max(map(len, lines.values()), default=0) < 2:
-    return []
-  return [
-    Figure(
+  if any(len(line) > 1 for line in lines.values()):
+    yield Figure(
       name,
       drawings.gains(lines),
       'Gain over vanilla training by budget',
@@ -170,7 +132,6 @@ def gains(placed: Sequence[Placed], name: str) -> list[Figure]:
       "budget, paired by seed, with Student's 95 % interval; a point without "
       'one is of one seed.',
     )
-  ]
 
 
 def flatness(found: Flatness, name: str) -> Figure:

@@ -203,14 +203,7 @@ def _cell(cell: Cell, is_text: bool) -> str:
 
 
 def _figure(figure: Figure) -> Iterator[str]:
-  yield '<figure>'
-  yield _inline(figure)
-  yield f'<figcaption>{escape(figure.caption)}</figcaption>'
-  yield '</figure>'
-
-
-def _inline(figure: Figure) -> str:
-  """Returns the picture in the page's colours and type."""
+  """Yields a picture in the page's colours and type."""
   svg = figure.svg[figure.svg.index('<svg') :].strip()
   svg = re.sub(r'\s*<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
   svg = svg.replace(INK, 'currentColor')
@@ -219,4 +212,7 @@ def _inline(figure: Figure) -> str:
   # Names are of one picture; the page has several.
   svg = re.sub(r'(id="|href="#|url\(#)', rf'\g<1>{figure.name}-', svg)
   label = f'role="img" aria-label="{escape(figure.alt)}"'
-  return re.sub(r' width="[^"]*" height="[^"]*"', f' {label}', svg, count=1)
+  yield '<figure>'
+  yield re.sub(r' width="[^"]*" height="[^"]*"', f' {label}', svg, count=1)
+  yield f'<figcaption>{escape(figure.caption)}</figcaption>'
+  yield '</figure>'

@@ -4,7 +4,6 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from srdl_jax import reproduce
 from srdl_jax.report import comparison
@@ -33,6 +32,8 @@ _REASONS = (
   ('agreement with teacher (%)', 'agreement', 100.0, 2),
   ('stages disagree (%)', 'disagreement', 100.0, 2),
 )
+# It is asked for with every row that was found.
+_identity = functools.cache(scales.identity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +52,6 @@ class Placed:
   ours: ReportRow | None
   beside: tuple[ReportRow, ...]
   teacher: ReportRow | None
-
-
-@functools.cache
-def _expected(setting: reproduce.Setting) -> tuple[dict[str, Any], bool]:
-  """Returns a configuration's fields, and whether it imports weights."""
-  return scales.identity(setting), scales.starts_from_weights(setting)
 
 
 def place(table: str, scale: str, rows: Sequence[ReportRow]) -> list[Placed]:
@@ -83,7 +78,8 @@ def _matching(
   matching = [
     row
     for row in rows
-    if (row.fields, bool(row.first.weights)) == _expected(setting)
+    if row.fields == _identity(setting)
+    and bool(row.first.weights) == scales.starts_from_weights(setting)
     and _is_taught_as(setting, row)
   ]
   return sorted(matching, key=lambda row: -len(row.runs))
@@ -94,9 +90,9 @@ def _is_taught_as(setting: reproduce.Setting, row: ReportRow) -> bool:
   teachers = [one.teacher for one in row.runs.values()]
   if setting.teacher is None or None in teachers:
     return setting.teacher is None and not any(teachers)
-  expected, _ = _expected(setting.teacher)
   # An older result doesn't say which run taught.
-  return all(one.fields in (None, expected) for one in teachers)
+  known = None, _identity(setting.teacher)
+  return all(one.fields in known for one in teachers)
 
 
 def baseline(placed: Placed, others: Iterable[Placed]) -> Placed | None:

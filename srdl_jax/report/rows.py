@@ -2,6 +2,7 @@
 """Finished runs on disk, gathered into rows: one configuration, its seeds."""
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
@@ -15,7 +16,8 @@ from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import finished
 from srdl_jax.runs.finished import FinishedRun
 
-_STAGE = re.compile(r'stage_\d+')
+# Folders that hold no runs: hidden ones, and what belongs to a run's stages.
+_WITHOUT_RUNS = re.compile(r'\..*|stage_\d+', re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,16 @@ class ReportRow:
       seed: run_file.values(self.runs[seed]) for seed in sorted(self.runs)
     }
     return {seed: its[name] for seed, its in found.items() if name in its}
+
+  @property
+  def ends(self) -> list[int]:
+    """Epochs of the whole run at which its stages end."""
+    return list(itertools.accumulate(s.epochs for s in self.first.stages))
+
+  @property
+  def schedule(self) -> Sequence[tuple[float, float]]:
+    """That of a run which tells it, see `FinishedRun`; () where none does."""
+    return next((r.schedule for r in self.runs.values() if r.schedule), ())
 
   @property
   def metric(self) -> str:
@@ -150,14 +162,11 @@ def _search(name: str, left_out: list[str]) -> Iterator[pathlib.Path]:
       yield pathlib.Path(folder)
     empty = empty and not run and flatness.NAME not in files
     # A run holds no other.
-    folders[:] = [] if run else sorted(filter(_may_hold_runs, folders))
+    within = () if run else sorted(folders)
+    folders[:] = [name for name in within if not _WITHOUT_RUNS.fullmatch(name)]
   left_out += unreadable
   if empty and not unreadable:
     left_out.append(f'{name}: no finished run in it.')
-
-
-def _may_hold_runs(folder: str) -> bool:
-  return not folder.startswith('.') and not _STAGE.fullmatch(folder)
 
 
 def _add(rows: dict[str, ReportRow], run: FinishedRun) -> ReportRow:

@@ -81,10 +81,14 @@ def curves(run: FinishedRun) -> Curves:
     WorkdirError: the file is missing or damaged, or ends before the run did.
   """
   path = pathlib.Path(run.workdir) / METRICS
+
+  def unusable(why: str) -> WorkdirError:
+    return WorkdirError(f'{path} {why}: no curve is drawn of it.')
+
   splits = run.best_split, TRAIN
   found: Curves = {split: [[] for _ in run.stages] for split in splits}
   if not path.exists():
-    raise WorkdirError(f'{path} is missing: no curve is drawn of it.')
+    raise unusable('is missing')
   ends = list(itertools.accumulate(stage.epochs for stage in run.stages))
   starts = [0, *ends]
   # Most lines are single steps: not worth parsing.
@@ -102,12 +106,8 @@ def curves(run: FinishedRun) -> Curves:
         points = found[line['split']][stage]
         points.append((starts[stage] + line['epoch'], accuracy))
       except (LookupError, TypeError, ValueError, RecursionError) as error:
-        raise WorkdirError(
-          f'{path} is damaged in line {number}: no curve is drawn of it.'
-        ) from error
+        raise unusable(f'is damaged in line {number}') from error
   for points, end in zip(found[TRAIN], ends, strict=True):
     if max((epoch for epoch, _ in points), default=0) < end:
-      raise WorkdirError(
-        f'{path} lacks epochs of the finished run: no curve is drawn of it.'
-      )
+      raise unusable('lacks epochs of the finished run')
   return found

@@ -79,8 +79,8 @@ def _measured(
 
 def comparisons(
   rows: Sequence[ReportRow], known: Sequence[ReportRow]
-) -> Iterator[dict[str, ReportRow]]:
-  """Yields what is to be compared in a figure: rows by name, vanilla first.
+) -> Iterator[tuple[str, str, dict[str, ReportRow]]]:
+  """Yields what `figures.comparisons` does, vanilla first.
 
   Each row is in one comparison; for `known` see `others`.
   """
@@ -90,8 +90,9 @@ def comparisons(
     group = groups.setdefault(base.number, [base])
     if row is not base:
       group.append(row)
-  for group in groups.values():
-    yield dict(zip(comparison.names(group), group, strict=True))
+  for number, group in enumerate(groups.values(), 1):
+    named = dict(zip(comparison.names(group), group, strict=True))
+    yield str(number), 'Other runs', named
 
 
 def flatness(found: Flatness) -> Table:

@@ -21,11 +21,8 @@ class Summary:
   std: float
   n: int
 
-  def interval(self, level: float = 0.95) -> tuple[float, float]:
-    """Returns Student's confidence interval of the mean.
-
-    Args:
-      level: probability, in (0, 1).
+  def interval(self) -> tuple[float, float]:
+    """Returns Student's 95 % confidence interval of the mean.
 
     Returns:
       (low, high); NaN for n = 1, which says nothing about the spread.
@@ -33,9 +30,7 @@ class Summary:
     Example:
       >>> Summary(mean=2.0, std=1.0, n=3).interval()  # 2 -+ 4.303 / 3**0.5
     """
-    if self.n < 2:
-      return math.nan, math.nan
-    half = stats.t.ppf((1 + level) / 2, self.n - 1) * self.std / self.n**0.5
+    half = stats.t.ppf(0.975, self.n - 1) * self.std / self.n**0.5
     return self.mean - half, self.mean + half
 
 

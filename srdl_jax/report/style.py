@@ -46,7 +46,6 @@ _STYLE = {
   'axes.grid': True,
   'axes.edgecolor': INK,
   'axes.labelcolor': INK,
-  'axes.titlecolor': INK,
   'text.color': INK,
   'xtick.color': INK,
   'ytick.color': INK,
@@ -115,9 +114,4 @@ def legend(figure: Figure, ax: Axes) -> None:
   """Puts the names of an axes' lines above the figure."""
   handles, labels = ax.get_legend_handles_labels()
   columns = 100 // (max(map(len, labels), default=0) + 8)
-  figure.legend(
-    handles,
-    labels,
-    loc='outside upper left',
-    ncols=min(max(1, columns), max(1, len(labels))),
-  )
+  figure.legend(handles, labels, loc='outside upper left', ncols=columns or 1)

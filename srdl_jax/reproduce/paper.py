@@ -69,16 +69,15 @@ class Row:
   """A row of a table.
 
   Attributes:
-    table: a key of TABLES.
     group: the data set, or what else the paper's table has as columns.
     name: of the network and the method.
     against: name of the row, of the same table and group, that the gain is
       over; '' for none.
     cost: the paper's TrCost, in 1e16, where it has one.
     seeds: how many runs the paper's mean is of.
+    table: a key of TABLES.
   """
 
-  table: str
   group: str
   name: str
   setting: Setting
@@ -86,6 +85,7 @@ class Row:
   against: str = ''
   cost: float | None = None
   seeds: int = 5
+  table: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,6 @@ def _name(setting: Setting) -> str:
 
 
 def _row(
-  table: str,
   group: str,
   setting: Setting,
   metrics: Metrics,
@@ -144,7 +143,7 @@ def _row(
     against = '' if setting.method == 'vanilla' else 'vanilla'
   if against:
     against = _name(_setting(setting.file, setting.model, against))
-  return Row(table, group, _name(setting), setting, metrics, against, **rest)
+  return Row(group, _name(setting), setting, metrics, against, **rest)
 
 
 def _numbers(text: str) -> dict[str, list[float]]:
@@ -162,12 +161,11 @@ def _table1() -> Iterator[Row]:
   """)
   for model, numbers in found.items():
     for i, (file, group) in enumerate(DATA.items()):
-      *accuracies, cost = numbers[3 * i : 3 * i + 3]
-      for method, accuracy in zip(('vanilla', 'srdl'), accuracies, strict=True):
+      vanilla, srdl, cost = numbers[3 * i : 3 * i + 3]
+      for method, accuracy in (('vanilla', vanilla), ('srdl', srdl)):
+        metrics = (('accuracy', accuracy),)
         setting = _setting(file, model, method)
-        yield _row(
-          'table1', group, setting, (('accuracy', accuracy),), cost=cost
-        )
+        yield _row(group, setting, metrics, cost=cost)
 
 
 def _table2() -> Iterator[Row]:
@@ -180,14 +178,11 @@ def _table2() -> Iterator[Row]:
   """)
   for i, (file, group) in enumerate(DATA.items()):
     for name, numbers in found.items():
-      teacher = None
-      if name not in LABELS:
-        teacher = _setting(file, name, 'vanilla')
-      setting = _setting(
-        file, 'resnet32', 'kd' if teacher else name, teacher=teacher
-      )
+      teacher = None if name in LABELS else _setting(file, name, 'vanilla')
+      method = 'kd' if teacher else name
+      setting = _setting(file, 'resnet32', method, teacher=teacher)
       accuracy, cost = numbers[2 * i : 2 * i + 2]
-      yield _row('table2', group, setting, (('accuracy', accuracy),), cost=cost)
+      yield _row(group, setting, (('accuracy', accuracy),), cost=cost)
 
 
 def _table3() -> Iterator[Row]:
@@ -201,73 +196,69 @@ def _table3() -> Iterator[Row]:
     for method, part in (('vanilla', numbers[:4]), ('srdl', numbers[4:])):
       metrics = tuple(zip(columns, part, strict=True))
       setting = _setting('market1501', model, method)
-      yield _row('table3', 'Market-1501', setting, metrics)
+      yield _row('Market-1501', setting, metrics)
 
 
-def _cifar100(table: str, *numbers: tuple[str, str, float | None, str]):
-  """Rows of ResNet-32: method, metric, the paper's number, compared with."""
-  return tuple(
-    _row(
-      table,
-      'CIFAR-100',
-      _setting('cifar100', 'resnet32', method),
-      ((metric, number),),
-      against=against,
-    )
-    for method, metric, number, against in numbers
-  )
+def _cifar100(method: str, number: float | None = None, **rest: Any) -> Row:
+  """A row of ResNet-32, and the paper's accuracy."""
+  setting = _setting('cifar100', 'resnet32', method)
+  return _row('CIFAR-100', setting, (('accuracy', number),), **rest)
 
 
 def _imagenet() -> Iterator[Row]:
   for method, top1, top5 in (('vanilla', 77.20, 94.57), ('srdl', 77.72, 94.89)):
     metrics = (('accuracy', top1), ('top5_accuracy', top5))
     setting = _setting('imagenet', 'densenet201', method)
-    yield _row('imagenet', 'ImageNet', setting, metrics, seeds=1)
+    yield _row('ImageNet', setting, metrics, seeds=1)
 
 
 def _budget() -> Iterator[Row]:
   for epochs in (25, 50, 100, 200, 400):
+    fields = (('epochs', epochs),) if epochs != 200 else ()
     for method in ('vanilla', 'srdl'):
-      fields = (('epochs', epochs),) if epochs != 200 else ()
-      setting = Setting('cifar100', 'resnet32', method, fields=fields)
-      row = _row('budget', 'CIFAR-100', setting, (('accuracy', None),))
-      names = [
-        f'{n}, M = {epochs}' if n else '' for n in (row.name, row.against)
-      ]
-      yield dataclasses.replace(row, name=names[0], against=names[1])
+      row = _cifar100(method)
+      yield dataclasses.replace(
+        row,
+        setting=dataclasses.replace(row.setting, fields=fields),
+        name=f'{row.name}, M = {epochs}',
+        against=row.against and f'{row.against}, M = {epochs}',
+      )
 
 
 def _ensembles() -> tuple[Row, ...]:
-  single, both, vanilla = _cifar100(
-    'table6',
-    ('srdl', 'accuracy', 71.63, ''),
-    ('srdl', 'ensemble', 72.33, ''),
-    ('vanilla_ensemble', 'ensemble', 72.02, ''),
-  )
+  single = _cifar100('srdl', 71.63, against='')
   both = dataclasses.replace(
-    both, name=f'{single.name}, ensemble of both stages', against=single.name
+    single,
+    name=f'{single.name}, ensemble of both stages',
+    metrics=(('ensemble', 72.33),),
+    against=single.name,
   )
-  return single, both, dataclasses.replace(vanilla, against=both.name)
+  vanilla = dataclasses.replace(
+    _cifar100('vanilla_ensemble'),
+    metrics=(('ensemble', 72.02),),
+    against=both.name,
+  )
+  return single, both, vanilla
 
 
-def _with_srdl(table: str, method: str, number: float) -> tuple[Row, ...]:
+def _with_srdl(method: str, number: float) -> tuple[Row, ...]:
   """A method, and SRDL over it."""
-  srdl = ('srdl', 'accuracy', 71.63, method)
-  return _cifar100(table, (method, 'accuracy', number, ''), srdl)
-
-
-def _controls() -> tuple[Row, ...]:
-  methods = ('label_smoothing', 'same_initialisation', 'self_kd')
-  methods += ('born_again', 'born_again_equal_budget')
-  return _cifar100(
-    'controls',
-    ('vanilla', 'accuracy', None, ''),
-    *((method, 'accuracy', None, 'vanilla') for method in methods),
+  return (
+    _cifar100(method, number, against=''),
+    _cifar100('srdl', 71.63, against=method),
   )
+
+
+def _controls() -> Iterator[Row]:
+  methods = ('vanilla', 'label_smoothing', 'same_initialisation', 'self_kd')
+  for method in (*methods, 'born_again', 'born_again_equal_budget'):
+    yield _cifar100(method)
 
 
 TABLES: dict[str, PaperTable] = {
-  name: PaperTable(title, tuple(rows))
+  name: PaperTable(
+    title, tuple(dataclasses.replace(row, table=name) for row in rows)
+  )
   for name, title, rows in (
     ('table1', 'Table 1: SRDL against vanilla training', _table1()),
     ('imagenet', 'ImageNet (section 4.2)', _imagenet()),
@@ -276,24 +267,12 @@ TABLES: dict[str, PaperTable] = {
     (
       'table4',
       'Table 4: the stage-complete schedule',
-      _with_srdl('table4', 'stage_incomplete', 58.11),
+      _with_srdl('stage_incomplete', 58.11),
     ),
-    (
-      'table5',
-      'Table 5: the random restart',
-      _with_srdl('table5', 'no_restart', 69.73),
-    ),
+    ('table5', 'Table 5: the random restart', _with_srdl('no_restart', 69.73)),
     ('table6', 'Table 6: ensembles', _ensembles()),
-    (
-      'fig3',
-      'Figure 3: learning-rate schedules',
-      _with_srdl('fig3', 'vanilla', 69.02),
-    ),
-    (
-      'fig4',
-      'Figure 4: the width of the optima',
-      _with_srdl('fig4', 'vanilla', 69.02),
-    ),
+    ('fig3', 'Figure 3: learning-rate schedules', _with_srdl('vanilla', 69.02)),
+    ('fig4', 'Figure 4: the width of the optima', _with_srdl('vanilla', 69.02)),
     (
       'budget',
       'SRDL over vanilla by the budget M (not in the paper)',

@@ -123,9 +123,8 @@ def _at(scale: Scale, row: Row) -> Row | None:
     share = dict(row.setting.fields).get('epochs', 200) / 200
   epochs = round(scale.epochs * share)
   setting = _setting_at(scale, row.setting, epochs)
-  if setting is None or share > scale.largest_budget:
-    return None
-  if scale.epochs and scale.epochs * share < 2:
+  too_short = scale.epochs and scale.epochs * share < 2
+  if setting is None or too_short or share > scale.largest_budget:
     return None
   stand_ins = {
     NAMES[model]: f'{NAMES[ours]} for {NAMES[model]}'
@@ -182,9 +181,7 @@ def possible(
   """
   needy = [row for row in rows if starts_from_weights(row.setting)]
   networks = dict.fromkeys(row.setting.model for row in needy)
-  if not needy:
-    return rows, ''
-  if weights is None:
+  if needy and weights is None:
     return [row for row in rows if row not in needy], (
       f'{needy[0].group} starts from imported weights; give --weights=DIR, '
       f'which holds {", ".join(networks)}'

@@ -10,7 +10,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from srdl_jax import storage
 from srdl_jax.errors import EXIT_CODES
@@ -61,7 +61,7 @@ def directory(root: pathlib.Path, setting: Setting, seed: int) -> pathlib.Path:
 
 def run_jobs(
   root: pathlib.Path,
-  rows: Iterable[Row],
+  rows: Sequence[Row],
   seeds: Callable[[Row], int],
   *,
   extra: Callable[[Setting], Sequence[tuple[str, object]]],
@@ -82,9 +82,7 @@ def run_jobs(
     if setting.teacher:
       teacher = add(setting.teacher, 0)
       needs = (teacher.name,)
-      fields.append(
-        ('teacher.workdir', str(directory(root, setting.teacher, 0)))
-      )
+      fields.append(('teacher.workdir', teacher.done.parent))
     place = directory(root, setting, seed)
     command = (
       '-m',
@@ -98,7 +96,6 @@ def run_jobs(
     )
     return jobs.setdefault(job.name, job)
 
-  rows = list(rows)
   for seed in range(max(map(seeds, rows), default=0)):
     for row in rows:
       if seed < seeds(row):

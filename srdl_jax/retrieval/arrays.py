@@ -16,6 +16,7 @@ SIDES = ('query', 'gallery', 'query_ids', 'gallery_ids')
 CAMERAS = ('query_cameras', 'gallery_cameras')
 MULTI_QUERY = ('multi_query', 'multi_query_ids', 'multi_query_cameras')
 IMAGES = ('query_images', 'gallery_images')
+_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def read(path: pathlib.Path) -> Arrays:
@@ -36,13 +37,7 @@ def read(path: pathlib.Path) -> Arrays:
         arrays = {name: stored[name] for name in known & set(stored)}
   except FileNotFoundError as error:
     raise DataError(f'{path}: there is no such file.') from error
-  except (
-    OSError,
-    ValueError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as error:
+  except _DAMAGE as error:
     raise DataError(
       f'{path} is no .npz file of plain arrays, or is damaged: {error}.'
     ) from error
@@ -70,8 +65,7 @@ def pooled(arrays: Arrays, how: str) -> Arrays:
   Raises:
     DataError: there is nothing to pool.
   """
-  with_cameras = CAMERAS[0] in arrays
-  names = MULTI_QUERY if with_cameras else MULTI_QUERY[:2]
+  names = MULTI_QUERY if CAMERAS[0] in arrays else MULTI_QUERY[:2]
   require(arrays, names, '--multi_query')
   query, *_ = pool_queries(
     *(arrays[name] for name in names),

@@ -7,7 +7,6 @@ away. So a distance doesn't depend on which other queries are asked with it.
 """
 
 import concurrent.futures
-import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -68,31 +67,27 @@ def blocks(query: np.ndarray, gallery: np.ndarray) -> Iterator[Block]:
     Those of the next queries, at most QUERIES.
   """
   tiles = [
-    _on_device(gallery, start) for start in range(0, len(gallery), ITEMS)
+    _padded(gallery[start : start + ITEMS], ITEMS)
+    for start in range(0, len(gallery), ITEMS)
   ]
   pending = None
   for start in range(0, len(query), QUERIES):
     rows, squares = _padded(query[start : start + QUERIES], QUERIES)
     # Doubling is exact.
-    doubled = jnp.asarray(2 * rows)
+    doubled = 2 * rows
     computed = [_tile(doubled, squares, *tile) for tile in tiles]
     if pending is not None:
-      yield _cut(*pending, len(gallery))
-    pending = (computed, min(QUERIES, len(query) - start))
+      yield _cut(*pending)
+    pending = computed, len(query) - start, len(gallery)
   if pending is not None:
-    yield _cut(*pending, len(gallery))
+    yield _cut(*pending)
 
 
-def _padded(rows: np.ndarray, count: int) -> tuple[np.ndarray, jax.Array]:
-  """Returns `count` rows and their squared lengths, float32."""
+def _padded(rows: np.ndarray, count: int) -> tuple[jax.Array, jax.Array]:
+  """Returns `count` rows and their squared lengths, on the device."""
   if len(rows) < count:
     rows = np.pad(rows, ((0, count - len(rows)), (0, 0)))
-  return rows, jnp.asarray(squared_lengths(rows), jnp.float32)
-
-
-def _on_device(gallery: np.ndarray, start: int) -> tuple[jax.Array, jax.Array]:
-  rows, squares = _padded(gallery[start : start + ITEMS], ITEMS)
-  return jnp.asarray(rows), squares
+  return jnp.asarray(rows), jnp.asarray(squared_lengths(rows), jnp.float32)
 
 
 @jax.jit
@@ -113,10 +108,10 @@ def _tile(
 
 
 def _cut(computed: list[jax.Array], queries: int, items: int) -> Block:
-  starts = range(0, items, ITEMS)
+  """Returns tiles without their padding; so many are left of each side."""
   return [
-    np.asarray(tile)[:queries, : items - start]
-    for tile, start in zip(computed, starts, strict=True)
+    np.asarray(tile)[:queries, : items - n * ITEMS]
+    for n, tile in enumerate(computed)
   ]
 
 
@@ -131,19 +126,16 @@ def map_rows(
     function: of the query's number and its distances [G], which it may change.
   """
   first, cores = 0, len(os.sched_getaffinity(0))
+
+  def of_row(row: int) -> T:
+    return function(first + row, np.concatenate([part[row] for part in block]))
+
   with concurrent.futures.ThreadPoolExecutor(cores) as threads:
     for block in blocks:
-      work = functools.partial(_of_row, function, block, first)
-      yield from threads.map(work, range(len(block[0])))
+      yield from threads.map(of_row, range(len(block[0])))
       first += len(block[0])
-      # Before the next one is asked for, which is in memory already.
-      del block, work
-
-
-def _of_row(
-  function: Callable[[int, np.ndarray], T], block: Block, first: int, row: int
-) -> T:
-  return function(first + row, np.concatenate([part[row] for part in block]))
+      # Let go before the next one is asked for, which is in memory already.
+      block = []
 
 
 def nearest(distances: np.ndarray, count: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from srdl_jax.errors import ConfigError, DataError, unknown
 
 # A squared distance is up to twice the sum of both squared lengths.
-LONGEST = float(np.finfo(np.float32).max) / 8
+_LONGEST = float(np.finfo(np.float32).max) / 8
 _POOLS = {'average': np.mean, 'max': np.max}
 
 
@@ -30,14 +30,20 @@ def as_features(features: np.ndarray, name: str) -> np.ndarray:
     raise DataError(f'{name} features are {features.dtype}, not real numbers.')
   with np.errstate(over='ignore'):  # What is infinite then, is found below.
     features = features.astype(np.float32, copy=False)
-  # Negated, as NaN is not less either.
-  wrong = ~(squared_lengths(features) < LONGEST)
+  wrong = unusable(features)
   if wrong.any():
     raise DataError(
       f'{name} features: row {wrong.argmax()} holds NaN, infinity, or values '
       'whose squares leave the range of float32.'
     )
   return features
+
+
+def unusable(features: np.ndarray) -> np.ndarray:
+  """Returns which rows of [n, D] hold NaN, infinity or too large values."""
+  with np.errstate(over='ignore', invalid='ignore'):
+    # Negated, as NaN is not less either.
+    return ~(squared_lengths(features) < _LONGEST)
 
 
 def squared_lengths(features: np.ndarray) -> np.ndarray:
@@ -116,11 +122,11 @@ def pool_queries(
   if how not in _POOLS:
     raise ConfigError(unknown('pooling', how, _POOLS))
   unit = normalise(as_features(features, 'multi-query'), 'multi-query')
-  keys = _keys(ids, cameras, '')
+  keys = people(ids, cameras, '')
   refuse_other_lengths(features=unit, ids=keys)
   wanted = np.unique(keys, axis=0)
   if query_ids is not None:
-    wanted = _keys(query_ids, query_cameras, 'query_')
+    wanted = people(query_ids, query_cameras, 'query_')
   elif query_cameras is not None:
     raise ConfigError('query_cameras are given without query_ids.')
   if wanted.shape[1] != keys.shape[1]:
@@ -145,8 +151,14 @@ def _pooled(
   return pooled
 
 
-def _keys(ids, cameras, prefix: str) -> np.ndarray:
-  """Returns [n, 2] (identity, camera), or [n, 1]."""
+def people(
+  ids: np.ndarray, cameras: np.ndarray | None, prefix: str
+) -> np.ndarray:
+  """Returns (identity, camera), int64 [n, 2], or [n, 1] without cameras.
+
+  Raises:
+    DataError: they are no integers, or differ in number.
+  """
   ids = integers(ids, f'{prefix}ids')
   if cameras is None:
     return ids[:, None]

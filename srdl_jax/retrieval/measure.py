@@ -15,12 +15,7 @@ import numpy as np
 from srdl_jax import data
 from srdl_jax.errors import NonFiniteLossError
 from srdl_jax.network import Member
-from srdl_jax.retrieval.features import (
-  LONGEST,
-  normalise,
-  pool_queries,
-  squared_lengths,
-)
+from srdl_jax.retrieval.features import normalise, pool_queries, unusable
 from srdl_jax.retrieval.metrics import evaluate_features, nearest
 from srdl_jax.retrieval.re_ranking import ReRanking
 from srdl_jax.retrieval.task import Task
@@ -45,7 +40,7 @@ class Extracted:
   settings: Settings
   query: np.ndarray
   gallery: np.ndarray
-  multi_query: np.ndarray | None
+  multi_query: np.ndarray | None = None
 
 
 def refuse_impossible(test: data.Retrieval) -> None:
@@ -76,7 +71,7 @@ def extract(members: Sequence[Member], settings: Settings) -> Extracted:
   found = {
     part.name: _features(members, part.name, settings) for part in test.parts
   }
-  return Extracted(test, settings, **{'multi_query': None, **found})
+  return Extracted(test, settings, **found)
 
 
 def _features(members, part: str, settings) -> np.ndarray:
@@ -92,8 +87,7 @@ def _features(members, part: str, settings) -> np.ndarray:
       mirrored=settings.mirror,
     )
     features_NxD = np.concatenate([features_BxD for _, features_BxD in blocks])
-    with np.errstate(over='ignore', invalid='ignore'):
-      wrong_N = ~(squared_lengths(features_NxD) < LONGEST)
+    wrong_N = unusable(features_NxD)
     if wrong_N.any():
       raise NonFiniteLossError(
         f'The features of {part} image {wrong_N.argmax()} are not finite or '
@@ -119,8 +113,7 @@ def metrics(found: Extracted) -> dict[str, float | int]:
   """
   sides = _sides(found)
   single = evaluate_features(found.query, found.gallery, **sides)
-  numbers = single.numbers()
-  numbers['examples'] = single.valid_queries
+  numbers = single.numbers() | {'examples': single.valid_queries}
   if found.multi_query is not None:
     numbers |= _of_several_images(found, sides)
   return numbers

@@ -65,15 +65,9 @@ class Scores:
 
   def numbers(self) -> dict[str, float | int]:
     """Returns, for JSON, all but what is of single queries."""
-    per_query = {
-      'average_precision',
-      'average_precision_trapezoid',
-      'first_match_rank',
-    }
-    names = [f.name for f in dataclasses.fields(self) if f.name != 'cmc']
     return {
       **{f'rank_{rank}_accuracy': share for rank, share in self.cmc.items()},
-      **{n: getattr(self, n) for n in names if n not in per_query},
+      **{n: v for n, v in vars(self).items() if isinstance(v, int | float)},
     }
 
 

@@ -69,11 +69,9 @@ def draw(
   axes = figure.subplots(len(rankings), columns, squeeze=False)
   for row, (query, ranking) in zip(axes, rankings.items(), strict=True):
     _show(row[0], _image(query_images, query), f'query {query}', QUERY)
-    for n, (item, right) in enumerate(
-      zip(ranking.items.tolist(), ranking.right.tolist(), strict=True), start=1
-    ):
-      frame = RIGHT if right else WRONG
-      title = f'{n} {MARKS[right]}'
+    found = zip(ranking.items.tolist(), ranking.right.tolist(), strict=True)
+    for n, (item, right) in enumerate(found, start=1):
+      title, frame = f'{n} {MARKS[right]}', RIGHT if right else WRONG
       _show(row[n], _image(gallery_images, item), title, frame)
     for empty in row[len(ranking.items) + 1 :]:
       empty.set_axis_off()

@@ -103,13 +103,9 @@ def _neighbours(
 def _reciprocal(first: np.ndarray) -> np.ndarray:
   """Returns which neighbours [N, k] have the image among theirs, too."""
   images = np.arange(len(first))[:, None, None]
+  parts = [slice(n, n + _ROWS) for n in range(0, len(first), _ROWS)]
   return np.concatenate(
-    [
-      (
-        first[first[start : start + _ROWS]] == images[start : start + _ROWS]
-      ).any(axis=2)
-      for start in range(0, len(first), _ROWS)
-    ]
+    [(first[first[part]] == images[part]).any(axis=2) for part in parts]
   )
 
 

@@ -4,7 +4,7 @@
 import numpy as np
 
 from srdl_jax.errors import ConfigError, DataError
-from srdl_jax.retrieval.features import integers, refuse_other_lengths
+from srdl_jax.retrieval.features import people
 
 JUNK = -1
 
@@ -30,27 +30,20 @@ class Task:
       DataError: they are no integers, their numbers differ, or nothing but
         junk is in the gallery.
     """
-    self.query_ids = integers(query_ids, 'query_ids')
-    self.gallery_ids = integers(gallery_ids, 'gallery_ids')
+    query = people(query_ids, query_cameras, 'query_')
+    gallery = people(gallery_ids, gallery_cameras, 'gallery_')
+    self.query_ids, self.gallery_ids = query[:, 0], gallery[:, 0]
     self.kept = np.flatnonzero(self.gallery_ids != JUNK)
     if not len(self.kept):
       raise DataError(
         'Nothing is left of the gallery: all of its '
         f'{len(self.gallery_ids)} items are junk (identity {JUNK}).'
       )
-    if (query_cameras is None) != (gallery_cameras is None):
+    if query.shape[1] != gallery.shape[1]:
       raise ConfigError('Give the cameras of both sides, or of none.')
-    self._query_cameras = self._kept_cameras = None
-    if query_cameras is not None:
-      self._query_cameras = integers(query_cameras, 'query_cameras')
-      cameras = integers(gallery_cameras, 'gallery_cameras')
-      refuse_other_lengths(
-        query_ids=self.query_ids, query_cameras=self._query_cameras
-      )
-      refuse_other_lengths(
-        gallery_ids=self.gallery_ids, gallery_cameras=cameras
-      )
-      self._kept_cameras = cameras[self.kept]
+    # One column, or none without cameras.
+    self._query_cameras = query[:, 1:]
+    self._kept_cameras = gallery[self.kept, 1:]
     kept_ids = self.gallery_ids[self.kept]
     self._items = np.argsort(kept_ids)
     self._starts, self._ends = (
@@ -69,9 +62,8 @@ class Task:
     Both are positions in `kept`.
     """
     items = self._items[self._starts[query] : self._ends[query]]
-    if self._kept_cameras is None:
-      return items, items[:0]
-    same = self._kept_cameras[items] == self._query_cameras[query]
+    cameras = self._kept_cameras[items]
+    same = (cameras == self._query_cameras[query]).any(axis=1)
     return items[~same], items[same]
 
   def refuse_impossible(self) -> None:

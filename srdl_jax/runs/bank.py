@@ -57,8 +57,7 @@ def write(
   """
   first = processes.is_first()
   with _failures(folder, 'written'), _room(folder, first) as place:
-    with _failures(folder, 'written', _TENSORSTORE):
-      _write_array(place / _ARRAY, values_NxK, attributes)
+    _write_array(place / _ARRAY, values_NxK, attributes)
     if first:
       marker = _marker(place / _ARRAY, values_NxK)
       storage.write_json(place / _MARKER, marker)
@@ -109,7 +108,7 @@ def read_values(folder: storage.Path, shape: tuple[int, int]) -> np.ndarray:
   Raises:
     SoftTargetsError: the array is of another shape; Damaged if it is that.
   """
-  with _failures(folder, 'read', _TENSORSTORE):
+  with _failures(folder, 'read'):
     array = ts.open(_spec(folder / _ARRAY), open=True, read=True).result()
     if array.shape != shape:
       raise error(folder, f'shape {array.shape}, where {shape} belongs')
@@ -128,11 +127,6 @@ class Damaged(errors.SoftTargetsError):
 def error(folder: storage.Path, text: str) -> errors.SoftTargetsError:
   """An error about a bank: what is wrong, and the remedy."""
   return errors.SoftTargetsError(f'soft targets {folder}: {text}')
-
-
-# What TensorStore raises of files that are missing, damaged or not writable:
-# its statuses come as these, and it has no class of its own.
-_TENSORSTORE = (OSError, ValueError, RuntimeError)
 
 
 def _spec(path: storage.Path) -> dict[str, Any]:
@@ -220,17 +214,14 @@ def _read_heads(folder: storage.Path) -> tuple[bytes, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _failures(
-  path: str | os.PathLike[str],
-  verb: str,
-  kinds: tuple[type[Exception], ...] = (),
-) -> Iterator[None]:
-  """Turns errors of the storage, and of these kinds, into a readable line."""
+def _failures(path: storage.Path, verb: str) -> Iterator[None]:
+  """Turns errors of the storage and of TensorStore into a readable line."""
   try:
     yield
   except errors.SrdlError:
     raise
-  except (*bucket.errors_of(path), *kinds) as cause:
+  except (*bucket.errors_of(path), ValueError, RuntimeError) as cause:
+    # TensorStore has no class of its own: its statuses come as these.
     reason = ' '.join(str(cause).split())[:300]
     if verb == 'read':
       raise _damage(path, reason) from cause

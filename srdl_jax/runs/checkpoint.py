@@ -10,14 +10,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 import numpy as np
-from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from srdl_jax.errors import CheckpointError
@@ -66,12 +64,11 @@ class Checkpoints(contextlib.AbstractContextManager):
   """
 
   def __init__(
-    self, directory: epath.Path | str, *, read_only: bool = False
+    self, directory: bucket.Path | str, *, read_only: bool = False
   ) -> None:
     """Remembers the directory; it needn't exist. Read-only, `save` refuses."""
-    # Orbax wants it absolute; `resolve` would take gs:// for a folder here.
-    path = epath.Path(directory)
-    self._directory = path if path.is_absolute() else path.resolve()
+    # As Orbax wants it.
+    self._directory = bucket.absolute(directory)
     self._read_only = read_only
     self._writer: ocp.training.Checkpointer | None = None
     self._synced: futures.Future | None = None
@@ -117,7 +114,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         # By default Orbax skips what it is asked while another save goes on.
         force=True,
         overwrite=True,
-        custom_metadata={'record': record, 'sha256': _sha256(record)},
+        custom_metadata={'record': record, 'sha256': formats.digest(record)},
       )
     # Training goes on meanwhile.
     thread = futures.ThreadPoolExecutor(1)
@@ -198,7 +195,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
   def digest(self, step: int) -> str:
     """Returns `digest(state)` of a checkpoint, as it was when saved."""
-    return _sha256(self._read(step)['arrays'])
+    return formats.digest(self._read(step)['arrays'])
 
   def _sync(self, writer: ocp.training.Checkpointer, step: int) -> None:
     """Waits for a save, and then for the disk: Orbax does so for arrays alone.
@@ -211,7 +208,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       # It is raised once more in the thread that is to tell it.
       return
     if processes.is_first() and not bucket.is_bucket(self._directory):
-      files.sync_all(pathlib.Path(self._directory, str(step)))
+      files.sync_all(self._directory / str(step))
       files.sync(self._directory)
 
   def _end_sync(self) -> None:
@@ -254,7 +251,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     with self._failing(f'checkpoint {step} is damaged: {file.name}', step):
       stored = json.loads(file.read_text())['custom_metadata']
       record = stored['record']
-      if record['step'] != step or _sha256(record) != stored['sha256']:
+      if record['step'] != step or formats.digest(record) != stored['sha256']:
         raise ValueError('the record is not what was saved')
     formats.refuse_newer(file, record)
     self._known.scores[step] = record['score']
@@ -297,7 +294,7 @@ def digest(state: dict[str, Any]) -> str:
   Raises:
     TypeError: the state isn't what Moment describes.
   """
-  return _sha256(_digests(state))
+  return formats.digest(_digests(state))
 
 
 def _digests(tree: Any, path: str = '') -> dict[str, str]:
@@ -334,10 +331,6 @@ def _record(moment: Moment, score: float | None) -> dict[str, Any]:
   }
   # As it will be read: keys that aren't strings yet would sort differently.
   return json.loads(json.dumps(record))
-
-
-def _sha256(value: dict[str, Any]) -> str:
-  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _best(scores: Mapping[int, float | None]) -> int | None:

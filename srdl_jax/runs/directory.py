@@ -77,13 +77,8 @@ def load_identity(workdir: storage.Path) -> Identity:
   try:
     config = config_lib.from_flat(record['config'])
     config_lib.validate(config)
-    return Identity(
-      config,
-      str(record['fingerprint']),
-      record.get('weights'),
-      record.get('teacher'),
-      record.get('ranked'),
-    )
+    others = {n: record.get(n) for n in ('weights', 'teacher', 'ranked')}
+    return Identity(config, str(record['fingerprint']), **others)
   except (KeyError, TypeError, AttributeError, ConfigError) as error:
     raise WorkdirError(
       f'{path} is not the record of a run of this program ({error}).'

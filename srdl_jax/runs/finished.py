@@ -25,6 +25,8 @@ Metrics = Mapping[str, float | int]
 RANK_1 = 'rank_1_accuracy'
 # Steps of a stage; beyond it lies damage.
 _MOST = 10**12
+# What comes of reading another program's file.
+_MISREAD = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +192,7 @@ def _compare(path, found, identity: run_directory.Identity) -> None:
     different = run_directory.differences(identity, ours.config, ours)
   except ConfigError as error:
     raise WorkdirError(f'{path}: {error}') from error
-  except (AttributeError, LookupError, TypeError) as error:
+  except _MISREAD as error:
     raise foreign(path.parent) from error
   if different:
     raise WorkdirError(
@@ -253,13 +255,7 @@ def parse(found: Mapping[str, Any], workdir: str = '') -> FinishedRun:
   except ConfigError as error:
     path = f'{workdir}/{run_directory.RESULT}'
     raise WorkdirError(f'{path}: {error}') from error
-  except (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-  ) as error:
+  except _MISREAD as error:
     raise foreign(workdir) from error
 
 

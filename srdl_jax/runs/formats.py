@@ -46,7 +46,7 @@ def refuse_newer(
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a record with its making, and a digest over all of its content."""
   record = {**record, **stamp()}
-  return {**record, 'digest': _digest(record)}
+  return {**record, 'digest': digest(record)}
 
 
 def check_seal(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
@@ -57,15 +57,16 @@ def check_seal(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
   """
   refuse_newer(path, record)
   bare = {name: value for name, value in record.items() if name != 'digest'}
-  digest = record.get('digest')
-  if digest != (_digest(bare) if 'format' in record or digest else None):
+  found = record.get('digest')
+  if found != (digest(bare) if 'format' in record or found else None):
     raise WorkdirError(
       f'{path} is damaged: its content is not what was written. Move it away '
       "and run the run's own command again."
     )
 
 
-def _digest(record: Mapping[str, Any]) -> str:
+def digest(record: Mapping[str, Any]) -> str:
+  """Returns a SHA-256, in hex, of what JSON holds."""
   # As it reads back: keys that aren't strings yet would sort differently.
   plain = json.loads(json.dumps(record))
   return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -75,14 +75,8 @@ def finish(workdir: storage.Path, result: dict[str, Any]) -> None:
 
 
 def _write(workdir: storage.Path, identity: run_directory.Identity) -> None:
-  content = {
-    **formats.stamp(),
-    'config': config_lib.flatten(identity.config),
-    'fingerprint': identity.fingerprint,
-    'weights': identity.weights,
-    'teacher': identity.teacher,
-    'ranked': identity.ranked,
-  }
+  config = {'config': config_lib.flatten(identity.config)}
+  content = formats.stamp() | vars(identity) | config
   storage.write_json(workdir / run_directory.CONFIG, content)
 
 

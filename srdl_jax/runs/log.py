@@ -33,6 +33,7 @@ class RunLog:
 
   Create it after jax.distributed is initialised. A directory that holds an
   earlier log needs `rewind` before the first step, also where it starts over.
+  A WorkdirError tells of a file or bucket that cannot be read or written.
   """
 
   def __init__(
@@ -52,9 +53,6 @@ class RunLog:
       every_steps: a training step is recorded where its number is a multiple.
       stream: where a human reads, sys.stderr unless given; a bar is drawn
         only on a terminal.
-
-    Raises:
-      WorkdirError: a bucket cannot be read.
     """
     self._active = jax.process_index() == 0
     folder = storage.path_of(workdir)
@@ -128,7 +126,6 @@ class RunLog:
     Raises:
       ValueError: the steps are recorded already, or lengths or names are
         wrong.
-      WorkdirError: metrics.jsonl cannot be written.
     """
     if not self._active:
       return
@@ -164,7 +161,6 @@ class RunLog:
 
     Raises:
       ValueError: a metric has the name of a column.
-      WorkdirError: metrics.jsonl cannot be written.
     """
     if self._active:
       line = _line(stage, epoch, step, split, metrics)
@@ -177,9 +173,6 @@ class RunLog:
 
     Call it before a step is saved: what a checkpoint stands behind must be in
     the record that a run goes on with.
-
-    Raises:
-      WorkdirError: the disk or the bucket cannot be written.
     """
     if self._active:
       self._metrics.sync()
@@ -252,7 +245,7 @@ class _MetricsFile:
     if vouched not in ({}, self.state):
       complaint, kept = self._set_aside(step, vouched), []
       self._start(kept)
-    self._evaluations |= {key for _, key in kept if key[2] != 'train'}
+    self._evaluations = {key for _, key in kept if key[2] != 'train'}
     content = b''.join(text for text, _ in kept)
     # A record that is right isn't put at risk.
     if content != old:
@@ -263,7 +256,6 @@ class _MetricsFile:
 
   def _start(self, lines: list[tuple[bytes, tuple[Any, ...]]]) -> None:
     """Begins behind these lines."""
-    self._evaluations = set()
     self._count, self._hash = 0, hashlib.sha256()
     self._count_in([text for text, _ in lines])
     steps = [key[1] for _, key in lines if key[2] == 'train']

@@ -2,7 +2,7 @@
 """Several processes of one run: found at the start, and agreeing since.
 
 Every function that several processes call is called by all of them, in the
-same order; alone, none of them waits for anything.
+same order; alone, JAX returns what it is given, and waits for nothing.
 """
 
 import contextlib
@@ -46,15 +46,15 @@ def initialise(
     ConfigError: a part is missing, or there is no such environment.
     Interrupted: some process did not come in time.
   """
-  by_hand = (coordinator, count, index)
-  if automatic and any(value is not None for value in by_hand):
+  given = [value is not None for value in (coordinator, count, index)]
+  if automatic and any(given):
     raise ConfigError(
       'Give --distributed, or --coordinator, --process_count and '
       '--process_index, not both.'
     )
-  if not automatic and all(value is None for value in by_hand):
+  if not (automatic or any(given)):
     return
-  if not automatic and any(value is None for value in by_hand):
+  if not (automatic or all(given)):
     raise ConfigError(
       '--coordinator, --process_count and --process_index belong together.'
     )
@@ -94,28 +94,21 @@ def is_first() -> bool:
 
 def wait(place: str) -> None:
   """Waits until all processes have come to the place of this name."""
-  if several():
-    multihost_utils.sync_global_devices(place)
+  multihost_utils.sync_global_devices(place)
 
 
 def first_says(flag: bool) -> bool:
   """Returns what the first process says, of something that may change."""
-  if not several():
-    return flag
   return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
 
 
 def any_says(flag: bool) -> bool:
   """Returns whether any process says so."""
-  if not several():
-    return flag
   return bool(multihost_utils.process_allgather(np.int32(flag)).any())
 
 
 def all_have(text: str) -> bool:
   """Returns whether all processes have the same text."""
-  if not several():
-    return True
   digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
   gathered = multihost_utils.process_allgather(digest)
   return bool((gathered == gathered[0]).all())
@@ -123,8 +116,6 @@ def all_have(text: str) -> bool:
 
 def first_ones(token: bytes) -> bytes:
   """Returns the token of the first process, of equal length in all."""
-  if not several():
-    return token
   sent = np.frombuffer(token, np.uint8)
   return np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes()
 

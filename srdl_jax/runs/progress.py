@@ -19,7 +19,7 @@ class Progress:
 
   def __init__(self, stream: TextIO | None, total_epochs: int):
     """Shows nothing yet; will draw a bar if the stream is a terminal."""
-    self._stream = stream
+    self._stream = stream and storage.Unfailing(stream)
     self._total = total_epochs
     self._draws = _can_draw(stream)
     self._bar: _Bar | None = None
@@ -29,8 +29,7 @@ class Progress:
     """Says one line, above the bar where there is one."""
     if self._bar is None:
       storage.say(text, self._stream)
-      return
-    with _unseen():
+    else:
       self._bar.write(text, file=self._stream)
 
   def show(
@@ -56,8 +55,7 @@ class Progress:
     notes = [f'{images_per_second:,.0f} images/s', _left(seconds_left)]
     notes += [f'{name} {_short(value)}' for name, value in shown.items()]
     if self._draws:
-      with _unseen():
-        self._move(f'stage {stage}/{stages}', epoch, ', '.join(notes))
+      self._move(f'stage {stage}/{stages}', epoch, ', '.join(notes))
     elif epoch == int(epoch) and self._told != (stage, epoch):
       self._told = (stage, epoch)
       where = f'stage {stage}/{stages}, epoch {epoch:g}/{epochs}'
@@ -66,8 +64,7 @@ class Progress:
   def close(self) -> None:
     """Leaves the bar where it is; may be called twice."""
     if self._bar is not None:
-      with _unseen():
-        self._bar.close()
+      self._bar.close()
       self._bar = None
 
   def _move(self, stage: str, done: float, notes: str) -> None:
@@ -93,14 +90,9 @@ class _Bar(tqdm.tqdm):
   monitor_interval = 0
 
 
-def _unseen() -> contextlib.suppress:
-  """Passes over a terminal that is gone, or a stream that was closed."""
-  return contextlib.suppress(OSError, ValueError)
-
-
 def _can_draw(stream: TextIO | None) -> bool:
   """Whether it is a terminal with a size; without one no bar is visible."""
-  with _unseen():
+  with contextlib.suppress(OSError, ValueError):
     if stream is not None and stream.isatty():
       return os.get_terminal_size(stream.fileno()).lines > 1
   return False

@@ -16,7 +16,10 @@ _FLUSH_SECONDS = 10.0
 
 
 class Curves:
-  """Event files of one run, written here and now: no thread, no queue."""
+  """Event files of one run, written here and now: no thread, no queue.
+
+  A WorkdirError tells of a file that cannot be written.
+  """
 
   def __init__(self, folder: str | os.PathLike[str]):
     """Opens nothing yet; the first point does. The folder's parent exists."""
@@ -31,11 +34,7 @@ class Curves:
     self._first_new = step + 1 if self._folder.exists() else None
 
   def add(self, step: int, values: Mapping[str, float]) -> None:
-    """Adds a point to each of some curves.
-
-    Raises:
-      WorkdirError: the file cannot be written.
-    """
+    """Adds a point to each of some curves."""
     points = [
       summary_pb2.Summary.Value(tag=name, simple_value=value)
       for name, value in values.items()
@@ -48,22 +47,14 @@ class Curves:
       self.flush()
 
   def flush(self) -> None:
-    """Waits until all points are on the disk.
-
-    Raises:
-      WorkdirError: the file cannot be written.
-    """
+    """Waits until all points are on the disk."""
     self._flushed = time.monotonic()
     if self._writer is not None:
       with failures(self._folder):
         self._writer.flush()
 
   def close(self) -> None:
-    """Ends the file; a later point opens another one.
-
-    Raises:
-      WorkdirError: the file cannot be written.
-    """
+    """Ends the file; a later point opens another one."""
     if self._writer is not None:
       with failures(self._folder):
         self._writer.close()

@@ -106,11 +106,7 @@ def finished(folder: Path, mark: str) -> list[str]:
 
 @functools.cache
 def _prepare() -> None:
-  """Makes ready what epath reaches buckets with.
-
-  Raises:
-    ConfigError: it isn't installed.
-  """
+  """Makes ready what epath reaches buckets with."""
   if importlib.util.find_spec('gcsfs') is None:
     raise ConfigError(
       "A path at gs:// needs gcsfs, which isn't installed: pip install -e "

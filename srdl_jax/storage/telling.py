@@ -2,11 +2,14 @@
 """What is told to a human, who may have gone; and how far something is."""
 
 import contextlib
+import dataclasses
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TextIO
+
+SECONDS_BETWEEN_LINES = 5.0
 
 
 class Unfailing:
@@ -36,38 +39,31 @@ def say(text: str, stream: TextIO | None = None) -> None:
     print(text, file=Unfailing(stream), flush=True)
 
 
+@dataclasses.dataclass(eq=False)
 class Told:
   """Counts what is done, and says a line about it now and then.
 
   Several threads may count.
+
+  Attributes:
+    unit: what is counted, in the plural; '' if bytes alone are.
+    total: how many there will be, if that is known.
+    size: bytes that all of them have, about, if that is known.
+    done: bytes among these that an earlier process has done.
+    stream: where a human reads, sys.stderr unless given.
   """
 
-  def __init__(
-    self,
-    name: str,
-    unit: str = '',
-    total: int | None = None,
-    *,
-    size: int | None = None,
-    done: int = 0,
-    stream: TextIO | None = None,
-    every: float = 5.0,
-    clock: Callable[[], float] = time.monotonic,
-  ):
-    """Says nothing yet.
+  name: str
+  unit: str = ''
+  total: int | None = None
+  _: dataclasses.KW_ONLY
+  size: int | None = None
+  done: int = 0
+  stream: TextIO | None = None
+  clock: Callable[[], float] = time.monotonic
 
-    Args:
-      unit: what is counted, in the plural; '' if bytes alone are.
-      total: how many there will be, if that is known.
-      size: bytes that all of them have, about, if that is known.
-      done: bytes among these that an earlier process has done.
-      stream: where a human reads, sys.stderr unless given.
-      every: seconds between lines.
-    """
-    self._name, self._unit, self._total = name, unit, total
-    self._size, self._done = size, done
-    self._stream, self._every, self._clock = stream, every, clock
-    self._began = self._said = clock()
+  def __post_init__(self) -> None:
+    self._began = self._said = self.clock()
     self._count = self._bytes = 0
     self._lock = threading.Lock()
 
@@ -76,8 +72,8 @@ class Told:
     with self._lock:
       self._count += count
       self._bytes += size
-      if self._clock() - self._said >= self._every:
-        self._said = self._clock()
+      if self.clock() - self._said >= SECONDS_BETWEEN_LINES:
+        self._said = self.clock()
         self.say(self._so_far(self._left()))
 
   def close(self) -> None:
@@ -86,27 +82,27 @@ class Told:
 
   def say(self, text: str) -> None:
     """Says a line at once."""
-    say(f'{self._name}: {text}', self._stream)
+    say(f'{self.name}: {text}', self.stream)
 
   def _so_far(self, end: str) -> str:
     told = []
-    if self._unit:
-      of = '' if self._total is None else f' of {self._total:,}'
-      told.append(f'{self._count:,}{of} {self._unit}')
+    if self.unit:
+      of = '' if self.total is None else f' of {self.total:,}'
+      told.append(f'{self._count:,}{of} {self.unit}')
     if self._bytes:
-      of = '' if self._size is None else f' of {self._size / 1e9:.2f}'
-      rate = self._bytes / max(self._clock() - self._began, 1e-9)
-      told.append(f'{(self._done + self._bytes) / 1e9:.2f}{of} GB')
+      of = '' if self.size is None else f' of {self.size / 1e9:.2f}'
+      rate = self._bytes / max(self.clock() - self._began, 1e-9)
+      told.append(f'{(self.done + self._bytes) / 1e9:.2f}{of} GB')
       told.append(f'{rate / 1e6:.1f} MB/s')
-    return ', '.join([*told, *([end] if end else [])])
+    return ', '.join(filter(None, [*told, end]))
 
   def _left(self) -> str:
     """Returns how long the rest will take, '' if that isn't known."""
-    now, all_of_it = self._count, self._total
-    if self._size is not None:
-      now, all_of_it = self._bytes, self._size - self._done
+    now, all_of_it = self._count, self.total
+    if self.size is not None:
+      now, all_of_it = self._bytes, self.size - self.done
     if all_of_it is None:
       return ''
-    seconds = (self._clock() - self._began) / max(now, 1) * (all_of_it - now)
+    seconds = (self.clock() - self._began) / max(now, 1) * (all_of_it - now)
     minutes, seconds = divmod(max(round(seconds), 0), 60)
     return f'{minutes} min {seconds:02} s left'

@@ -21,7 +21,7 @@ class Mirror:
   """Some files of a run directory, to be appended to in `folder`.
 
   Those of a run on this machine are in its own directory, and nothing is
-  uploaded.
+  uploaded. A WorkdirError tells of a bucket that cannot be read or written.
   """
 
   def __init__(self, workdir: bucket.Path, file: str, folder: str):
@@ -32,9 +32,6 @@ class Mirror:
       file: name of a file in it that is gone on with.
       folder: name of a folder in it whose files are only added to; whether it
         is there is all that is fetched.
-
-    Raises:
-      WorkdirError: the bucket cannot be read.
     """
     self.folder = workdir
     self._workdir = workdir
@@ -57,9 +54,6 @@ class Mirror:
 
     Args:
       at_most_every: seconds since the last time before which nothing is done.
-
-    Raises:
-      WorkdirError: the bucket cannot be written.
     """
     if self._own is None or time.monotonic() - self._since < at_most_every:
       return
@@ -72,11 +66,7 @@ class Mirror:
     self._since = time.monotonic()
 
   def close(self) -> None:
-    """Uploads a last time and gives the folder up; may be called twice.
-
-    Raises:
-      WorkdirError: the bucket cannot be written.
-    """
+    """Uploads a last time and gives the folder up; may be called twice."""
     own = self._own
     if own is not None:
       try:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -33,12 +32,7 @@ __all__ = [
 ]
 
 STEMS = ('conv1', 'features.conv0')
-_DTYPES = {
-  'F64': 'float64',
-  'F32': 'float32',
-  'F16': 'float16',
-  'BF16': 'bfloat16',
-}
+_DTYPES = {f'F{n}': f'float{n}' for n in (16, 32, 64)} | {'BF16': 'bfloat16'}
 # Lines of a message; a longer list is printed before it.
 _MOST = 6
 
@@ -109,10 +103,9 @@ def _safetensors(path) -> Iterator[tuple[str, str, np.ndarray | None]]:
     with safetensors.safe_open(path, framework='np') as file:
       for name in sorted(file.keys()):
         dtype = file.get_slice(name).get_dtype()
-        dtype = _DTYPES.get(dtype, dtype)
         # NumPy has no bfloat16.
-        whole = dtype == 'float32'
-        yield name, dtype, file.get_tensor(name) if whole else None
+        value = file.get_tensor(name) if dtype == 'F32' else None
+        yield name, _DTYPES.get(dtype, dtype), value
   except (safetensors.SafetensorError, OSError) as error:
     raise CheckpointError(
       f'{path} is damaged, or no safetensors file ({error}).'
@@ -147,8 +140,7 @@ def _pickled(path) -> Iterator[tuple[str, str, np.ndarray | None]]:
     raise CheckpointError(f'{path} is not a state dict of dense tensors.')
   for name, value in tensors.items():
     dtype = str(value.dtype).removeprefix('torch.')
-    whole = dtype == 'float32'
-    yield name, dtype, value.detach().numpy() if whole else None
+    yield name, dtype, value.detach().numpy() if dtype == 'float32' else None
 
 
 def _present_name(name: str) -> str:
@@ -201,7 +193,7 @@ def save(
     # In this order: all is saved before the folder gets its name.
     with (
       storage.new_folder(directory) as draft,
-      Checkpoints(str(draft)) as checkpoints,
+      Checkpoints(draft) as checkpoints,
     ):
       progress = {'model': model, 'source': source}
       checkpoints.save(Moment(0, variables, progress), score=None)
@@ -214,7 +206,7 @@ def load(directory: str) -> Weights:
     CheckpointError: there is nothing, it is damaged, or of another making.
   """
   path = pathlib.Path(directory).expanduser()
-  with Checkpoints(str(path.absolute()), read_only=True) as checkpoints:
+  with Checkpoints(path, read_only=True) as checkpoints:
     if checkpoints.steps() != [0]:
       raise CheckpointError(
         f'{path} holds no imported weights: make them with '
@@ -236,7 +228,7 @@ def check_fit(like: Mapping[str, Any], weights: Weights) -> None:
     CheckpointError: something doesn't fit; each is named, with both shapes in
       PyTorch's layout.
   """
-  wanted, given = _shapes(like), _shapes(weights.variables)
+  wanted, given = map(torch_layout.shapes, (like, weights.variables))
   classifier = _classifier(like)
   if wanted.get(f'{classifier}.bias') != given.get(f'{classifier}.bias'):
     wanted, given = (
@@ -283,11 +275,6 @@ def refuse_misfits(what: str, misfits: list[str]) -> None:
     print(*misfits, sep='\n', file=sys.stderr)
     shown += f'; and {len(misfits) - _MOST} more, listed above'
   raise CheckpointError(f'{what}: {shown}.')
-
-
-def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-  bare = jax.tree.map(lambda x: np.empty(x.shape, bool), dict(variables))
-  return {k: v.shape for k, v in torch_layout.to_torch(bare).items()}
 
 
 def _classifier(variables: Mapping[str, Any]) -> str:

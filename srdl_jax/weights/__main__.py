@@ -100,7 +100,7 @@ def to_safetensors(variables: Any, model: str) -> bytes:
   back, misfits = torch_layout.from_torch(
     safetensors.numpy.load(content), variables
   )
-  same = jax.tree.map(np.array_equal, back, _host(variables))
+  same = jax.tree.map(np.array_equal, back, variables)
   if misfits or not all(jax.tree.leaves(same)):
     raise CheckpointError('The file would not hold the weights that it is of.')
   return content
@@ -152,10 +152,6 @@ def export(
     return jax.nn.softmax(network.predict_step(variables, images))
 
   return to_stablehlo(predict, network.image_shape)
-
-
-def _host(tree: Any) -> Any:
-  return jax.tree.map(np.asarray, tree)
 
 
 def _required(name: str) -> str:

@@ -9,6 +9,7 @@ name and the order of axes differ: kernels are [H, W, I, O] or [I, O] here and
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -46,6 +47,12 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   }
 
 
+def shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+  """Returns what `to_torch` would give of arrays or shapes: its shapes."""
+  bare = jax.tree.map(lambda x: np.empty(x.shape, bool), dict(variables))
+  return {name: value.shape for name, value in to_torch(bare).items()}
+
+
 def from_torch(
   tensors: Mapping[str, np.ndarray], like: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
@@ -61,10 +68,10 @@ def from_torch(
     PyTorch's layout) or isn't the network's.
   """
   wanted = {name_of(p): p for p in traverse_util.flatten_dict(dict(like))}
-  shapes = traverse_util.flatten_dict(dict(like))
+  shape_of = shapes(like)
   flat, misfits = {}, []
   for name, path in wanted.items():
-    shape = _turned_shape(shapes[path].shape, (3, 2, 0, 1))
+    shape = shape_of[name]
     if name not in tensors:
       misfits.append(f'{name} {shape} is missing')
     elif tensors[name].shape != shape:
@@ -84,9 +91,3 @@ def _turn(value: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
   if value.ndim == 4:
     return value.transpose(axes)
   return value.T if value.ndim == 2 else value
-
-
-def _turned_shape(
-  shape: tuple[int, ...], axes: tuple[int, ...]
-) -> tuple[int, ...]:
-  return _turn(np.empty(shape, bool), axes).shape

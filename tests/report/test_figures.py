@@ -7,26 +7,41 @@ import pathlib
 import re
 from xml.etree import ElementTree
 
+import made_runs
 import numpy as np
 import pytest
 
 from srdl_jax.flatness import KINDS, SPLITS, Flatness, MeasuredNetwork
 from srdl_jax.report import drawings, style
-from srdl_jax.report.drawings import Curve
+from srdl_jax.report.rows import ReportRow
+from srdl_jax.report.run_file import TRAIN
 from srdl_jax.report.seeds import Summary
+from srdl_jax.runs import finished
 
 SRDL = ((0.0, 0.1), (1.0, 0.01), (2.0, 0.1), (3.0, 0.01))
 
 
-def curve(name, seeds=2, schedule=SRDL, others=(False, False)):
-  def run(seed):
-    return [
+def row(seeds=2, schedule=SRDL, models=('tiny', 'tiny')):
+  """Returns runs of two stages, of two epochs each."""
+  run = finished.parse(made_runs.result())
+  stages = [
+    dataclasses.replace(stage, model=model)
+    for stage, model in zip(run.stages, models, strict=True)
+  ]
+  run = dataclasses.replace(run, stages=tuple(stages), schedule=schedule)
+
+  def curves(seed):
+    points = [
       [(epoch, 0.1 * epoch + 0.05 * seed) for epoch in epochs]
       for epochs in ((1, 2), (3, 4))
     ]
+    return {'test': points, TRAIN: points}
 
-  runs = [run(seed) for seed in range(seeds)]
-  return Curve(name, (2, 4), others, runs, runs, schedule)
+  return ReportRow(
+    1,
+    {seed: dataclasses.replace(run, seed=seed) for seed in range(seeds)},
+    {seed: curves(seed) for seed in range(seeds)},
+  )
 
 
 def networks(*names, **changes):
@@ -56,8 +71,8 @@ def lines(svg, colour):
 
 
 DRAWN = {
-  'curves': lambda: drawings.learning_curves([curve('SRDL')], 'test'),
-  'schedules': lambda: drawings.schedules([curve('SRDL')]),
+  'curves': lambda: drawings.learning_curves({'SRDL': row()}, 'test'),
+  'schedules': lambda: drawings.schedules({'SRDL': row()}),
   'gains': lambda: drawings.gains(
     {'SRDL': {50: Summary(1.0, 0.5, 3), 100: Summary(2.0, math.nan, 1)}}
   ),
@@ -95,12 +110,12 @@ def test_pictures_are_the_same_each_time(name):
 def test_rates_are_written_as_numbers():
   # Not as powers of ten, nor rounded to 0.00 with the coordinates.
   schedule = ((0.0, 0.1), (1.0, 0.01), (2.0, 0.001))
-  drawn = drawings.schedules([curve('a', schedule=schedule)])
+  drawn = drawings.schedules({'a': row(schedule=schedule)})
   assert {'0.1', '0.01', '0.001'} <= set(texts(drawn))
 
 
 def test_a_rate_changes_where_its_schedule_says():
-  drawn = drawings.schedules([curve('SRDL')])
+  drawn = drawings.schedules({'SRDL': row()})
   (path,) = re.findall(
     rf'd="([^"]*)"[^>]*style="[^"]*stroke: {style.COLOURS[1]}', drawn
   )
@@ -119,7 +134,7 @@ def test_a_rate_changes_where_its_schedule_says():
 
 
 def test_each_seed_has_a_thin_line_and_their_mean_a_thick_one():
-  drawn = drawings.learning_curves([curve('SRDL', 3, ())], 'test')
+  drawn = drawings.learning_curves({'SRDL': row(3, ())}, 'test')
   # Two pictures of two stages of three seeds and their mean; the legend's.
   assert lines(drawn, style.COLOURS[1]) == 2 * 2 * (3 + 1) + 1
   assert drawn.count('stroke-opacity: 0.45') == 2 * 2 * 3
@@ -128,21 +143,22 @@ def test_each_seed_has_a_thin_line_and_their_mean_a_thick_one():
 
 
 def test_the_stage_of_another_network_is_dashed():
-  def dashes(others):
-    kd = curve('KD', 1, (), others)
-    drawn = drawings.learning_curves([kd], 'test')
+  def dashes(*models):
+    kd = row(1, (), models)
+    drawn = drawings.learning_curves({'KD': kd}, 'test')
     return len(
       re.findall(r'stroke-dasharray: [^;]*; [^>]*stroke: #d55e00', drawn)
     )
 
-  assert dashes((False, False)) == 0
-  assert dashes((True, False)) == 2
+  assert dashes('tiny', 'tiny') == 0
+  assert dashes('large', 'tiny') == 2
 
 
 def test_seeds_that_were_evaluated_at_other_epochs_share_what_they_share():
-  one, two = [[(1, 0.2), (2, 0.4)]], [[(2, 0.6)]]
-  short = Curve('a', (2,), (False,), [one, two], [], ())
-  assert 'a' in texts(drawings.learning_curves([short], 'test'))
+  short = row(schedule=())
+  for seed, points in enumerate(([(3, 0.2), (4, 0.4)], [(4, 0.6)])):
+    short.curves[seed]['test'] = [[], points]
+  assert 'a' in texts(drawings.learning_curves({'a': short}, 'test'))
 
 
 def test_vanilla_and_srdl_have_the_same_colours_everywhere():
@@ -212,7 +228,7 @@ def test_large_losses_have_a_logarithmic_axis():
 
 def test_names_from_files_are_only_text():
   name = r'<script>$\nonsense{'
-  drawn = drawings.learning_curves([curve(name), curve('b & c')], 'test')
+  drawn = drawings.learning_curves({name: row(), 'b & c': row()}, 'test')
   assert {name, 'b & c'} <= set(texts(drawn))
 
 

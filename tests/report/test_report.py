@@ -449,14 +449,14 @@ def test_teachers_and_students_have_their_training_losses(place_row, tmp_path):
     f'{name}, teacher': '0.0087 ± 0.0000 (2)',
     taught.name: '0.1637 ± 0.0000 (2)',
   }
-  teacher = reproduce.Row('', '', '', taught.setting.teacher, ())
+  teacher = reproduce.Row('', '', taught.setting.teacher, ())
   place_row(teacher, 0.8)
   assert read()[f'{name}, teacher'] == '0.1637 (1)'
 
 
 def test_a_teacher_is_reported_before_its_students(place_row, tmp_path):
   _, taught = kd('short')
-  place_row(reproduce.Row('', '', '', taught.setting.teacher, ()), 0.8)
+  place_row(reproduce.Row('', '', taught.setting.teacher, ()), 0.8)
   found = rows_lib.read([str(tmp_path)])
   sections = {s.name: s for s in report.sections(found, None)}
   (line,) = rows_of(sections['short-teachers'].parts[0])
@@ -516,7 +516,7 @@ def test_gains_are_drawn_by_budget(place_row, tmp_path, monkeypatch):
     place_row(row, 0.52 if good else 0.5, 0.54 if good else 0.5)
   rows = rows_lib.read([str(tmp_path)]).rows
   placed = paper_tables.place('budget', 'full', rows)
-  assert report_figures.gains(placed, 'budget')
+  assert list(report_figures.gains(placed, 'budget'))
   ((name, by_budget),) = drawn[0].items()
   assert name == 'ResNet-32, SRDL'
   assert sorted(by_budget) == [25, 50]
@@ -547,9 +547,7 @@ def test_captions_name_the_network_and_legends_the_method(
   monkeypatch.setattr(
     report_figures.drawings,
     'learning_curves',
-    lambda curves, *_: (
-      drawn.append([curve.name for curve in curves]) or '<svg/>'
-    ),
+    lambda rows, *_: drawn.append(list(rows)) or '<svg/>',
   )
   rows = [r for r in scales.rows('table1', 'full') if 'DenseNet' in r.name][:2]
   for row in rows:
@@ -564,7 +562,7 @@ def test_captions_name_the_network_and_legends_the_method(
   )
   # Of two networks, the whole names.
   named = {'A (1, 2), vanilla': found[0], 'A (1, 3), SRDL': found[1]}
-  report_figures.learning_curves(named, 'x', 'CIFAR-10')
+  list(report_figures.learning_curves(named, 'x', 'CIFAR-10'))
   assert drawn[1] == list(named)
 
 
@@ -572,7 +570,7 @@ def test_many_rows_are_drawn_in_several_figures(place, tmp_path):
   names = [place(f's{n}', 'srdl', 0, 0.5, epochs=10 + n) for n in range(8)]
   rows = rows_lib.read(names).rows
   named = {f'a{row.number}': row for row in rows}
-  drawn = report_figures.learning_curves(named, 'x', 't')
+  drawn = list(report_figures.learning_curves(named, 'x', 't'))
   assert [figure.name for figure in drawn] == ['x', 'x_2']
   # The first row is in each of them.
   assert all('a1 (R1' in figure.caption for figure in drawn)
@@ -833,21 +831,19 @@ def test_names_have_no_brackets_in_brackets(place_row, tmp_path):
   ]
 
 
-def test_a_stage_of_the_same_network_is_solid(place, monkeypatch):
-  drawn = []
-  monkeypatch.setattr(
-    report_figures.drawings,
-    'learning_curves',
-    lambda curves, *_: drawn.extend(curves) or '<svg/>',
-  )
+def test_a_stage_of_the_same_network_is_solid(place):
+  def dashes(sections):
+    (figure,) = document.figures(sections)
+    return figure.svg.count('stroke-dasharray: 6.66')
+
   name = place('b', 'born_again', 0, 0.5)
-  report.sections(rows_lib.read([name]), report_figures)
+  same = report.sections(rows_lib.read([name]), report_figures)
   found = storage.read_json(f'{name}/result.json')
   found['stages'][0]['model'] = 'resnet20'
   made_runs.change(name, found)
   sections = report.sections(rows_lib.read([name]), report_figures)
   # As the caption says: dashed is another network alone.
-  assert [curve.others for curve in drawn] == [(False, False), (True, False)]
+  assert (dashes(same), dashes(sections)) == (0, 2)
   (caption,) = [s.parts[0] for s in sections if s.name == 'others-curves']
   assert 'stages of the same network are solid' in caption
 

@@ -62,20 +62,19 @@ def load(source: data.Location) -> data.Dataset:
   num_classes = builder.info.features['label'].num_classes
   size = source.image_size or _SIZE
   indices = _indices(builder, directory)
+  splits = [builder.info.splits[split] for split in SPLITS]
   train, validation = (
     data.Split(
       name=name,
       images=StreamedImages(
-        records=Records(*_files(builder, split)),
+        records=Records(info.filepaths, info.shard_lengths),
         size=size,
         resize=round(size * _RESIZE / _SIZE),
-        least_area=0.08,
-        orient=False,
       ),
-      labels=indices[split].labels,
-      fingerprint=indices[split].fingerprint,
+      labels=indices[info.name].labels,
+      fingerprint=indices[info.name].fingerprint,
     )
-    for name, split in zip(('train', 'test'), SPLITS, strict=True)
+    for name, info in zip(('train', 'test'), splits, strict=True)
   )
   return data.Dataset(
     name='imagenet',
@@ -98,13 +97,6 @@ def open_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
   return tfds_reader.open_builder(directory, SPLITS)
 
 
-def _files(
-  builder: tfds.core.DatasetBuilder, split: str
-) -> tuple[list[pathlib.Path], list[int]]:
-  info = builder.info.splits[split]
-  return [pathlib.Path(path) for path in info.filepaths], info.shard_lengths
-
-
 def _indices(
   builder: tfds.core.DatasetBuilder, directory: pathlib.Path
 ) -> dict[str, Index]:
@@ -117,7 +109,8 @@ def _indices(
         stack.enter_context(locks.taking_turns(directory.parent))
       # Whoever was waited for may have made them.
       stored = _fitting(builder, directory)
-      indices = {s: stored.get(s) or _built(builder, s) for s in SPLITS}
+      infos = builder.info.splits
+      indices = {s: stored.get(s) or _built(infos[s]) for s in SPLITS}
       if len(stored) < len(SPLITS):
         _keep(directory, indices)
   num_classes = builder.info.features['label'].num_classes
@@ -129,10 +122,10 @@ def _indices(
   return indices
 
 
-def _built(builder: tfds.core.DatasetBuilder, split: str) -> Index:
-  paths, lengths = _files(builder, split)
-  _log.warning('reading all of %s once, for its labels', paths[0].parent)
-  return imagenet_index.build(f'{NAME}/{VERSION}', split, paths, lengths)
+def _built(info: tfds.core.SplitInfo) -> Index:
+  folder = info.filepaths[0].parent
+  _log.warning('reading all of %s once, for its labels', folder)
+  return imagenet_index.build(f'{NAME}/{VERSION}', info)
 
 
 def _fitting(
@@ -143,7 +136,7 @@ def _fitting(
     split: index
     for split, index in imagenet_index.read(directory, SPLITS).items()
     if np.array_equal(
-      index.shards, imagenet_index.shards_of(*_files(builder, split))
+      index.shards, imagenet_index.shards_of(builder.info.splits[split])
     )
   }
 

@@ -15,7 +15,7 @@ import pathlib
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -27,7 +27,7 @@ from srdl_jax.errors import DataError
 
 TRAIN = 'ILSVRC2012_img_train.tar'
 VALIDATION = 'ILSVRC2012_img_val.tar'
-_CLASS_TAR = re.compile(r'(n\d{8})\.tar')
+_CLASS_TAR = re.compile(r'n\d{8}\.tar')
 _BLOCK = tarfile.BLOCKSIZE
 DEVKIT = 'ILSVRC2012_devkit_t12.tar.gz'
 _GROUND_TRUTH = 'data/ILSVRC2012_validation_ground_truth.txt'
@@ -59,29 +59,20 @@ OFFICIAL = Counts(classes=1000, train=1_281_167, validation=50_000)
 
 
 @dataclasses.dataclass(frozen=True)
-class TarEntry:
-  """A file in a tar: its name without folders, and where its bytes are."""
-
-  name: str
-  offset: int
-  size: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Archives:
   """What is known of the archives before an image is read.
 
   Attributes:
     classes: the K WordNet ids, sorted.
-    class_tars: of the training archive, sorted.
-    validation: images of the validation archive, sorted.
+    class_tars: of the training archive, sorted by name, which has no folders.
+    validation: images of the validation archive, sorted likewise.
     labels: of those, int32 [M], 0 to K - 1.
   """
 
   folder: pathlib.Path
   classes: tuple[str, ...]
-  class_tars: tuple[TarEntry, ...]
-  validation: tuple[TarEntry, ...]
+  class_tars: Sequence[tarfile.TarInfo]
+  validation: Sequence[tarfile.TarInfo]
   labels: np.ndarray
 
   def path(self, split: str) -> pathlib.Path:
@@ -143,8 +134,12 @@ def open_archives(
         f'{name} is not in {folder}. It is given out by image-net.org to those '
         'who register; put it there, or set manual_dir to where it is'
       )
-  class_tars = _class_tars(folder / TRAIN)
-  validation = _list(folder / VALIDATION)
+  class_tars = _list(
+    folder / TRAIN, 'tars such as n01440764.tar', _CLASS_TAR.fullmatch
+  )
+  validation = _list(
+    folder / VALIDATION, 'images', lambda name: not name.endswith('.tar')
+  )
   if counts is not None:
     path = folder / VALIDATION
     check_count(path, len(validation), counts.validation, 'images')
@@ -176,27 +171,22 @@ def _wrong(where: str | pathlib.Path, reason: str) -> DataError:
   return DataError(f'{where} is not as the official archive: {reason}')
 
 
-def _list(path: pathlib.Path) -> tuple[TarEntry, ...]:
-  with path.open('rb') as file:
-    members = _members(file, path)
-  if tar := next((m for m in members if m.name.endswith('.tar')), None):
-    raise _wrong(path, f'it holds {tar.name} instead of images')
-  return members
-
-
-def _class_tars(path: pathlib.Path) -> tuple[TarEntry, ...]:
+def _list(
+  path: pathlib.Path, what: str, fits: Callable[[str], object]
+) -> list[tarfile.TarInfo]:
+  """Returns the files in an archive of `what`, whose names all must fit."""
   with path.open('rb') as file:
     members = _members(file, path)
   for member in members:
-    if not _CLASS_TAR.fullmatch(member.name):
-      raise _wrong(
-        path, f'it holds {member.name} instead of tars such as n01440764.tar'
-      )
+    if not fits(member.name):
+      raise _wrong(path, f'it holds {member.name} instead of {what}')
   return members
 
 
-def _members(file: BinaryIO, where: str | pathlib.Path) -> tuple[TarEntry, ...]:
-  """Returns the files in a tar, by name; there is one at least."""
+def _members(
+  file: BinaryIO, where: str | pathlib.Path
+) -> list[tarfile.TarInfo]:
+  """Returns the files in a tar, by name, without folders; one at least."""
   try:
     with tarfile.open(fileobj=file, mode='r:') as tar:
       found = tar.getmembers()
@@ -214,22 +204,22 @@ def _members(file: BinaryIO, where: str | pathlib.Path) -> tuple[TarEntry, ...]:
         f'{where} is cut short or damaged at byte {end:,}, behind {last.name}; '
         'fetch it again'
       )
-  members = [
-    TarEntry(pathlib.PurePosixPath(m.name).name, m.offset_data, m.size)
-    for m in found
-    if m.isfile()
-  ]
+  members = [member for member in found if member.isfile()]
+  for member in members:
+    member.name = pathlib.PurePosixPath(member.name).name
   members.sort(key=lambda member: member.name)
   if not members:
     raise _wrong(where, 'it is empty')
   for one, next_one in zip(members, members[1:], strict=False):
     if one.name == next_one.name:
       raise _wrong(where, f'it has {one.name} twice')
-  return tuple(members)
+  return members
 
 
-def _read(file: BinaryIO, member: TarEntry, where: str | pathlib.Path) -> bytes:
-  file.seek(member.offset)
+def _read(
+  file: BinaryIO, member: tarfile.TarInfo, where: str | pathlib.Path
+) -> bytes:
+  file.seek(member.offset_data)
   content = file.read(member.size)
   if len(content) != member.size:
     raise DataError(f'{where} is cut short in {member.name}; fetch it again')
@@ -238,7 +228,7 @@ def _read(file: BinaryIO, member: TarEntry, where: str | pathlib.Path) -> bytes:
 
 def _labels(
   folder: pathlib.Path,
-  validation: Sequence[TarEntry],
+  validation: Sequence[tarfile.TarInfo],
   truth: Sequence[str],
   classes: Sequence[str],
 ) -> np.ndarray:
@@ -266,22 +256,20 @@ def read_labels(
       images.
   """
   path = folder / DEVKIT
-  if path.is_file():
-    known, truth = _read_devkit(path)
-    if len(truth) != count:
-      raise DataError(
-        f'{path} has the classes of {len(truth):,} validation images, but '
-        f'there are {count:,}: the archives do not belong together'
-      )
+  there = path.is_file()
+  known, truth = _read_devkit(path) if there else _read_tfds()
+  if len(truth) == count:
     return known, truth
-  known, truth = _read_tfds()
-  if len(truth) != count:
+  if there:
     raise DataError(
-      f'{DEVKIT} is not in {folder}: it tells the classes of the {count:,} '
-      f'validation images (TFDS has them for {len(truth):,}). It is given out '
-      'by image-net.org; put it there'
+      f'{path} has the classes of {len(truth):,} validation images, but '
+      f'there are {count:,}: the archives do not belong together'
     )
-  return known, truth
+  raise DataError(
+    f'{DEVKIT} is not in {folder}: it tells the classes of the {count:,} '
+    f'validation images (TFDS has them for {len(truth):,}). It is given out '
+    'by image-net.org; put it there'
+  )
 
 
 def _read_tfds() -> tuple[list[str], list[str]]:

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from srdl_jax import data
 from srdl_jax.data.records import Records
@@ -48,11 +49,10 @@ class Index:
   shards: np.ndarray
 
 
-def shards_of(
-  paths: Sequence[os.PathLike[str]], lengths: Sequence[int]
-) -> np.ndarray:
-  """Returns the shards of an `Index`; `paths` exist."""
-  sizes = [os.stat(path).st_size for path in paths]
+def shards_of(info: tfds.core.SplitInfo) -> np.ndarray:
+  """Returns the shards of an `Index`; the split's files exist."""
+  lengths = info.shard_lengths
+  sizes = [os.stat(path).st_size for path in info.filepaths]
   return np.stack([np.array(lengths, np.int64), np.array(sizes, np.int64)], 1)
 
 
@@ -92,53 +92,31 @@ def read(directory: pathlib.Path, splits: Sequence[str]) -> dict[str, Index]:
     return {}
 
 
-def build(
-  full_name: str,
-  split: str,
-  paths: Sequence[os.PathLike[str]],
-  lengths: Sequence[int],
-) -> Index:
+def build(full_name: str, info: tfds.core.SplitInfo) -> Index:
   """Reads all records of a split, and tells how far it is.
 
   Args:
     full_name: name and version of the data set.
-    paths: of the split, in order.
-    lengths: number of records in each.
 
   Raises:
     DataError: a file is missing or damaged, or holds something else.
   """
-  records = Records(paths, lengths)
-  shards = shards_of(paths, lengths)
+  records = Records(info.filepaths, info.shard_lengths)
+  shards = shards_of(info)
   size = int(shards[:, 1].sum())
-  told = Told(f'index of {split}', 'images', len(records), size=size)
+  told = Told(f'index of {info.name}', 'images', len(records), size=size)
   labels = np.empty(len(records), np.int32)
   names = []
   for row in range(len(records)):
     try:
       example = records.example(row)
     except ValueError as error:
-      raise DataError(f'cannot read row {row} of {split}: {error}') from error
+      raise DataError(
+        f'cannot read row {row} of {info.name}: {error}'
+      ) from error
     labels[row] = example.label
     names.append(example.name)
     told.add(size=len(example.content))
   told.close()
-  return make(full_name, split, names, labels, shards)
-
-
-def make(
-  full_name: str,
-  split: str,
-  names: Sequence[str],
-  labels: np.ndarray,
-  shards: np.ndarray,
-) -> Index:
-  """Returns the index of a split.
-
-  Args:
-    full_name: name and version of the data set.
-    names: of the N images' files.
-    labels: integers [N].
-  """
-  identity = data.fingerprint(full_name, split, names, labels)
-  return Index(np.asarray(labels, np.int32), identity, shards)
+  identity = data.fingerprint(full_name, info.name, names, labels)
+  return Index(labels, identity, shards)

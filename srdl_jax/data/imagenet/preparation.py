@@ -22,6 +22,7 @@ from srdl_jax.data import imagenet, preparation
 from srdl_jax.data.imagenet import archives as imagenet_archives
 from srdl_jax.data.imagenet import index as imagenet_index
 from srdl_jax.data.imagenet.archives import Archives, Counts
+from srdl_jax.data.imagenet.index import Index
 from srdl_jax.data.records import Shards
 from srdl_jax.errors import DataError
 from srdl_jax.storage import Told, files, locks
@@ -61,7 +62,9 @@ def prepare(
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with locks.taking_turns(directory.parent) as alone:
-      staging = _staging(directory, alone)
+      # Where locks don't exist, two machines must not write the same files.
+      own = '' if alone else f'_{socket.gethostname()}'
+      staging = directory.with_name(f'{_STAGING}{own}')
       if not directory.exists():
         _write(archives, counts, staging, shard_examples)
         files.move(staging / directory.name, directory)
@@ -73,12 +76,6 @@ def prepare(
       'run the same command again'
     ) from error
   return directory
-
-
-def _staging(directory: pathlib.Path, alone: bool) -> pathlib.Path:
-  # Where locks don't exist, two machines must not write the same files.
-  name = _STAGING if alone else f'{_STAGING}_{socket.gethostname()}'
-  return directory.with_name(name)
 
 
 def _write(
@@ -102,7 +99,6 @@ def _write(
   # Drafts of a process that was ended.
   for draft in folder.glob('.*'):
     draft.unlink()
-  _write_index(folder, shards)
   _write_metadata(folder, archives.classes, shards)
 
 
@@ -147,36 +143,32 @@ def _write_split(
   told.close()
 
 
-def _write_index(folder: pathlib.Path, shards: Mapping[str, Shards]) -> None:
-  name = f'{imagenet.NAME}/{imagenet.VERSION}'
-  indices = {
-    split: imagenet_index.make(
-      name,
-      split,
-      written.names,
-      written.labels,
-      imagenet_index.shards_of(written.paths, written.lengths),
-    )
-    for split, written in shards.items()
-  }
-  imagenet_index.write(folder, indices)
-
-
 def _write_metadata(
   folder: pathlib.Path, classes: Sequence[str], shards: Mapping[str, Shards]
 ) -> None:
+  """Writes the index, and what TFDS wants to read."""
   template = tfds.core.ShardedFileTemplate(
-    data_dir=folder, template=_FILE_NAMES
+    data_dir=folder,
+    template=_FILE_NAMES,
+    dataset_name=imagenet.NAME,
+    filetype_suffix='array_record',
   )
-  splits = [
-    tfds.core.SplitInfo(
+  name = f'{imagenet.NAME}/{imagenet.VERSION}'
+  splits, indices = [], {}
+  for split, written in shards.items():
+    info = tfds.core.SplitInfo(
       name=split,
       shard_lengths=written.lengths,
       num_bytes=written.image_bytes,
       filename_template=template,
     )
-    for split, written in shards.items()
-  ]
+    splits.append(info)
+    indices[split] = Index(
+      labels=written.labels,
+      fingerprint=data.fingerprint(name, split, written.names, written.labels),
+      shards=imagenet_index.shards_of(info),
+    )
+  imagenet_index.write(folder, indices)
   preparation.write_metadata(
     template,
     splits,

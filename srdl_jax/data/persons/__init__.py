@@ -70,7 +70,7 @@ class Part:
   cameras: np.ndarray = dataclasses.field(init=False)
 
   def __post_init__(self):
-    told = np.array([parse(name) for name in self.names], np.int32)
+    told = np.array(self.pairs, np.int32)
     identities, cameras = told.reshape(-1, 2).T
     object.__setattr__(self, 'identities', identities)
     object.__setattr__(self, 'cameras', cameras)
@@ -81,8 +81,7 @@ class Part:
   @property
   def pairs(self) -> list[tuple[int, int]]:
     """The N identities, each with its camera."""
-    cameras = self.cameras.tolist()
-    return list(zip(self.identities.tolist(), cameras, strict=True))
+    return [parse(name) for name in self.names]
 
   def fingerprint(self, full_name: str, split: str) -> str:
     """Returns the identity of these examples, see `data.fingerprint`."""
@@ -115,23 +114,18 @@ def dataset(
       f'data.image_size = {height}: the height of images of persons is even, '
       'twice their width.'
     )
-  images = {
-    split: PersonImages(part.records, height, height // 2)
-    for split, part in parts.items()
-  }
   sightings = {
     split: data.Sightings(
       name=split,
-      images=images[split],
+      images=PersonImages(part.records, height, height // 2),
       identities=part.identities,
       cameras=part.cameras,
       file_names=tuple(part.names),
       fingerprint=part.fingerprint(f'{name}/{VERSION}', split),
     )
     for split, part in parts.items()
-    if split != 'train'
   }
-  train = parts['train']
+  train = sightings.pop('train')
   identities, labels = np.unique(train.identities, return_inverse=True)
   return data.Dataset(
     name=name,
@@ -141,9 +135,9 @@ def dataset(
     std=IMAGENET_STD,
     train=data.Split(
       name='train',
-      images=images['train'][:],
+      images=train.images[:],
       labels=labels.astype(np.int32),
-      fingerprint=train.fingerprint(f'{name}/{VERSION}', 'train'),
+      fingerprint=train.fingerprint,
     ),
     test=data.Retrieval(**sightings),
   )

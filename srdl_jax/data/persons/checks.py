@@ -38,7 +38,12 @@ def check(
       query has a match that another camera took.
   """
   _check_junk(where, parts)
-  differences = _mixed(parts) + _other_counts(parts, counts)
+  found = counts_of(parts)
+  differences = _mixed(parts) + [
+    f'{found[what]:,} {what} instead of {count:,}'
+    for what, count in (counts or {}).items()
+    if found[what] != count
+  ]
   if differences and allow_differences:
     _log.warning('%s: %s; going on', where, '; '.join(differences))
   elif differences:
@@ -99,17 +104,6 @@ def _mixed(parts: Mapping[str, Part]) -> list[str]:
       f'{FOLDERS["gallery"]} ({len(gallery):,}): they look swapped'
     )
   return found
-
-
-def _other_counts(
-  parts: Mapping[str, Part], expected: Mapping[str, int] | None
-) -> list[str]:
-  found = counts_of(parts)
-  return [
-    f'{found[what]:,} {what} instead of {count:,}'
-    for what, count in (expected or {}).items()
-    if found[what] != count
-  ]
 
 
 def _check_matches(where: object, query: Part, gallery: Part) -> None:

@@ -122,16 +122,11 @@ def _write(parts: Mapping[str, Part], folder: pathlib.Path) -> None:
   )
   splits = []
   for split, part in parts.items():
-    info = tfds.core.SplitInfo(
-      name=split,
-      shard_lengths=[len(part)],
-      num_bytes=0,
-      filename_template=template.replace(split=split),
-    )
-    (path,) = info.filepaths
-    records_lib.write(pathlib.Path(path), _examples(part))
-    # The path had to be asked for before the file's size was there.
-    splits.append(info.replace(num_bytes=pathlib.Path(path).stat().st_size))
+    own = template.replace(split=split)
+    path = pathlib.Path(own.sharded_filepath(shard_index=0, num_shards=1))
+    records_lib.write(path, _examples(part))
+    size = path.stat().st_size
+    splits.append(tfds.core.SplitInfo(split, [len(part)], size, own))
   preparation.write_metadata(
     template,
     splits,
