@@ -4,14 +4,15 @@
     python benchmarks/models.py [--models=resnet32,wrn28_10] [--batch_size=32] \
         [--rounds=3] [--dtype=float32] [--remat]
 
-Both libraries take turns, a step each round, in one process a network; the
-first rounds, which compile, are left out and medians are printed: one JSON line
-a network. `compile_seconds` and `peak_bytes` (host and device, after the train
-steps, before PyTorch's) are JAX's. Images are random, of 32 x 32 pixels and 100
-classes, or of 224 x 224 and 1,000 for the networks for large images.
+Each library is in a process of its own, and they take turns, a step each
+round; steps that compile are left out and medians are printed: one JSON line a
+network. Ours is the bare step on one device, in a process that is set up as a
+command is (`srdl_jax.cpu`). `compile_seconds` and `peak_bytes` (host and
+device, after the train steps) are JAX's. Images are random, of 32 x 32 pixels
+and 100 classes, or of 224 x 224 and 1,000 for the networks for large images.
 
-On a GPU both compute in --dtype, PyTorch with channels_last, autocast and
-torch.compile; on CPU PyTorch runs as it is. It takes part where it is
+PyTorch's images and weights are channels_last; on a GPU both compute in
+--dtype, PyTorch with autocast and torch.compile. It takes part where it is
 installed, torchvision's networks where torchvision is, too.
 """
 
@@ -19,16 +20,16 @@ import contextlib
 import functools
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import turns
 from absl import app, flags
 
-from srdl_jax import models, steps, train_state
+from srdl_jax import cpu, models, steps, train_state
 from srdl_jax.models import densenet, resnet
 from srdl_jax.runs import environment
 from srdl_jax.runs.environment import peak_memory
@@ -40,6 +41,7 @@ ROUNDS = flags.DEFINE_integer('rounds', 3, 'Rounds that are counted.')
 DTYPE = flags.DEFINE_enum(
   'dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.'
 )
+ROLE = flags.DEFINE_enum('as', '', ['', 'jax', 'pytorch'], 'Of a process.')
 REMAT = flags.DEFINE_boolean('remat', False, 'Recompute activations (JAX).')
 
 LARGE = {*resnet.MODELS, *densenet.MODELS} - {
@@ -95,13 +97,10 @@ def torch_steps(name: str, size: int, classes: int) -> dict[str, Step]:
   gpu = jax.default_backend() == 'gpu'
   device = 'cuda' if gpu else 'cpu'
   images = torch.randn(BATCH.value, 3, size, size, device=device)
+  images = images.to(memory_format=torch.channels_last)
   labels = torch.arange(BATCH.value, device=device) % classes
-  model = model.to(device)
-  call = model
-  if gpu:
-    images = images.to(memory_format=torch.channels_last)
-    model = model.to(memory_format=torch.channels_last)
-    call = torch.compile(model)
+  model = model.to(device, memory_format=torch.channels_last)
+  call = torch.compile(model) if gpu else model
   sgd = torch.optim.SGD(
     model.parameters(), 0.01, 0.9, weight_decay=2e-4, nesterov=True
   )
@@ -139,64 +138,76 @@ def seconds(step: Step) -> float:
   return time.monotonic() - begun
 
 
-def measure(name: str) -> dict:
-  """Returns what is measured of a network."""
+def contend(name: str) -> None:
+  """Serves as one of the libraries: its steps take turns with the other's."""
   size, classes = (224, 1000) if name in LARGE else (32, 100)
-  ours = jax_steps(name, size, classes)
-  compiling = {what: seconds(step) for what, step in ours.items()}
-  for step in ours.values():
-    step()
-  found = {
-    'model': name,
-    'image_size': size,
-    'batch_size': BATCH.value,
-    'dtype': DTYPE.value,
-    'remat': REMAT.value,
-    'compile_seconds': compiling,
-    'peak_bytes': peak_memory(jax.devices()),
+  make = torch_steps
+  if ROLE.value == 'jax':
+    cpu.prepare()
+    make = jax_steps
+  runs = {
+    what: functools.partial(seconds, step)
+    for what, step in make(name, size, classes).items()
   }
-  theirs = torch_steps(name, size, classes)
-  for step in theirs.values():
-    step()
-  for what, step in ours.items():
-    times = {'jax': [], 'pytorch': []}
-    for _ in range(ROUNDS.value):
-      times['jax'].append(seconds(step))
-      if theirs:
-        times['pytorch'].append(seconds(theirs[what]))
-    speeds = {
-      library: BATCH.value / statistics.median(values)
-      for library, values in times.items()
-      if values
+  compiling = {what: run() for what, run in runs.items()}
+  for run in runs.values():
+    run()
+  if ROLE.value == 'jax':
+    found = {
+      'model': name,
+      'image_size': size,
+      'batch_size': BATCH.value,
+      'dtype': DTYPE.value,
+      'remat': REMAT.value,
+      'compile_seconds': compiling,
+      'peak_bytes': peak_memory(jax.devices()),
+      **environment.environment(jax.devices()[:1]),
     }
-    if theirs:
+    runs['about'] = lambda: json.dumps(found)
+  if runs:
+    turns.serve(runs)
+
+
+def measure(name: str, arguments: Sequence[str]) -> dict:
+  """Returns what is measured of a network."""
+  libraries = {}
+  for role in ('jax', 'pytorch'):
+    contestant = turns.Contestant(
+      [*arguments, f'--models={name}', f'--as={role}']
+    )
+    if contestant.ready():
+      libraries[role] = contestant
+  if 'jax' not in libraries:
+    sys.exit(f'error: {name} failed')
+  found = json.loads(libraries['jax'].ask('about'))
+  for what in ('forward', 'train'):
+    times = {role: [] for role in libraries}
+    for _ in range(ROUNDS.value):
+      for role, contestant in libraries.items():
+        times[role].append(float(contestant.ask(what)))
+    speeds = {
+      role: BATCH.value / statistics.median(values)
+      for role, values in times.items()
+    }
+    if 'pytorch' in libraries:
       speeds['ratio'] = speeds['jax'] / speeds['pytorch']
     found[f'{what}_images_per_second'] = speeds
-  return {**found, **environment.environment(jax.devices()[:1])}
+  for contestant in libraries.values():
+    contestant.end()
+  return found
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
   names = MODELS.value or list(models.MODELS)
   unknown = sorted(set(names) - set(models.MODELS))
   if unknown:
     sys.exit(f'error: unknown model(s) {", ".join(unknown)}')
-  if len(names) == 1:
-    print(json.dumps(measure(names[0])), flush=True)
+  if ROLE.value:
+    contend(names[0])
     return
-  # A process a network: its memory is its own, and a failure ends no other.
-  options = [
-    f'--{flag.name}={flag.value}' for flag in (BATCH, ROUNDS, DTYPE, REMAT)
-  ]
-  failed = [
-    name
-    for name in names
-    if subprocess.run(
-      [sys.executable, __file__, f'--models={name}', *options]
-    ).returncode
-  ]
-  if failed:
-    sys.exit(f'error: {", ".join(failed)} failed')
+  for name in names:
+    found = measure(name, [*argv, *sys.argv[1:]])
+    print(json.dumps(found), flush=True)
 
 
 if __name__ == '__main__':

@@ -38,7 +38,8 @@ Packages:
 
 Beside them: errors, command (what all commands share), result (result.json),
 imported (a finished run that teaches), trained (a run's networks, opened
-again), cost, flops, rank (metrics of given features).
+again), cost, flops, rank (metrics of given features), cpu (a process's use of
+it).
 
 Letters in names such as `logits_BxK`, here and in every module:
 

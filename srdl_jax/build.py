@@ -56,8 +56,8 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
   if config.model.dtype == 'float64':
     jax.config.update('jax_enable_x64', True)
   parallel.use_compilation_cache()
-  devices = parallel.choose_devices(config.devices)
-  if config.batch_size % len(devices):
+  devices = parallel.choose_devices(config.devices, config.batch_size)
+  if to_train and config.batch_size % len(devices):
     raise ConfigError(
       f'batch_size = {config.batch_size} is not divisible by the '
       f'{len(devices)} devices; set devices or batch_size.'

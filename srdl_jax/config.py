@@ -273,7 +273,12 @@ FIELDS: dict[str, Field] = {
     'steps in one call of the device; 0: 1 on CPU or streamed, else up to 100',
     identity=False,
   ),
-  'devices': _at_least(0, 0, 'devices to use; 0: all', identity=False),
+  'devices': _at_least(
+    0,
+    0,
+    'devices to use; 0: all, on CPU as many as share a batch well',
+    identity=False,
+  ),
   'profile': _local(False, 'write a trace of a few steps'),
 }
 
@@ -290,14 +295,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 def defaults() -> ConfigDict:
   """Returns a configuration of default values, with no other fields."""
-  nested: dict[str, Any] = {}
-  for name, field in FIELDS.items():
-    *groups, leaf = name.split('.')
-    node = nested
-    for group in groups:
-      node = node.setdefault(group, {})
-    node[leaf] = field.default
-  return ConfigDict(nested).lock()
+  config = ConfigDict({n.split('.')[0]: {} for n in FIELDS if '.' in n})
+  config.update_from_flattened_dict({n: f.default for n, f in FIELDS.items()})
+  return config.lock()
 
 
 def _settings_of(argument: str, value: str) -> dict[str, Any]:
@@ -343,8 +343,7 @@ def apply_arguments(config: ConfigDict, text: str | None) -> ConfigDict:
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
   """Returns field names to values, JSON's types only, in FIELDS' order."""
-  flat = dict(_walk(config.to_dict(), ''))
-  return {name: _listed(flat[name]) for name in FIELDS}
+  return {name: _listed(config[name]) for name in FIELDS}
 
 
 def _listed(value: Any) -> Any:

@@ -90,13 +90,11 @@ def _extractions(
   number: int, stages: Sequence[methods.Stage], views: int
 ) -> int:
   """Returns the passes in which a stage predicts for those that it teaches."""
-  taught = [stage for stage in stages if stage.teacher == number]
-  sources = [SOURCES[stage.source] for stage in taught]
-  forwards = sum(
-    source.forwards * stage.epochs
-    for source, stage in zip(sources, taught, strict=True)
-  )
-  stored = any(source.stored for source in sources)
+  taught = [
+    (SOURCES[s.source], s.epochs) for s in stages if s.teacher == number
+  ]
+  forwards = sum(source.forwards * epochs for source, epochs in taught)
+  stored = any(source.stored for source, _ in taught)
   return forwards + (max(views, 1) if stored else 0)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from srdl_jax import command, storage, trained
+from srdl_jax import command, cpu, storage, trained
 from srdl_jax.config import FIELDS
 from srdl_jax.errors import ConfigError
 from srdl_jax.experiment import Experiment
@@ -159,14 +159,9 @@ def extract_features(
   return measure.extract(_members(runs, 'test'), measure.Settings(**settings))
 
 
-def _retrieval_flags() -> dict[str, Any]:
-  """Returns the fields of `retrieval` that the command line sets."""
-  given = {name: flags.FLAGS[name].value for name in _RETRIEVAL}
-  return {name: value for name, value in given.items() if value is not None}
-
-
 def _evaluate(runs, split: str, picture: str | None) -> dict[str, Any]:
-  changes = _retrieval_flags()
+  args = flags.FLAGS
+  changes = {n: args[n].value for n in _RETRIEVAL if args[n].value is not None}
   if split != 'test' or not runs[0][0].is_retrieval:
     if changes or picture:
       raise ConfigError(
@@ -179,7 +174,7 @@ def _evaluate(runs, split: str, picture: str | None) -> dict[str, Any]:
     raise ConfigError(f'--montage={picture}: there is no such directory.')
   found = extract_features(runs, changes)
   if target:
-    measure.draw(found, target, flags.FLAGS.queries)
+    measure.draw(found, target, args.queries)
   how = dataclasses.asdict(found.settings)
   return {**measure.metrics(found), 'ranking': how}
 
@@ -190,6 +185,7 @@ def main(argv: Sequence[str]) -> None:
   args = flags.FLAGS
   if not args.workdir:
     raise ConfigError('--workdir=DIR is missing.')
+  cpu.prepare()
   runs = {}
   for given in args.workdir:
     path, _, name = given.rpartition(':')

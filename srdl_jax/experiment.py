@@ -251,12 +251,7 @@ class Experiment:
     return 'map' if ranked else 'accuracy'
 
   def teacher(self, number: int, end: Moment) -> Teacher:
-    """Returns the teacher that a stage has made.
-
-    Args:
-      number: of the stage, from 1.
-      end: its last moment.
-    """
+    """Returns the teacher that a stage, by its number, is at its end."""
     return Teacher(
       number=number,
       network=self.stages[number - 1].network,

@@ -4,9 +4,10 @@
 import contextlib
 from typing import Any
 
+import jax
 import numpy as np
 
-from srdl_jax import errors, parallel, soft_targets
+from srdl_jax import cpu, errors, parallel, soft_targets
 from srdl_jax.data import pipeline, sampling
 from srdl_jax.experiment import BoundStage, Experiment
 from srdl_jax.knowledge import Knowledge
@@ -37,6 +38,8 @@ class ResidentFeed(contextlib.AbstractContextManager):
       'soft_logits': _soft_logits(experiment, stage, knowledge),
       'teacher': _variables(stage, knowledge),
     }
+    if experiment.devices[0].platform == 'cpu':
+      arrays = jax.tree.map(cpu.aligned, arrays)
     self.resident = parallel.replicate(arrays, experiment.devices)
     self._experiment = experiment
     self._orders = sampling.EpochOrders(

@@ -112,10 +112,12 @@ def _read(experiment, teacher, directory, new=False) -> Knowledge | None:
 def _make(experiment, teacher, directory, stop) -> None:
   # Compiles, if no evaluation has: the time is that of predicting alone.
   next(_predict(experiment, teacher))
+  views = experiment.config.distillation.views
+  logits = (_mean_of_views if views else _predict)(experiment, teacher)
   begun = time.monotonic()
   soft_targets.save(
     directory,
-    _until_asked(stop, _logits(experiment, teacher)),
+    _until_asked(stop, logits),
     temperature=teacher.temperature,
     expected_rows=experiment.train_rows,
     # 1.28M x 1000 in float32 would be 5 GB.
@@ -229,15 +231,6 @@ def _predict(experiment: Experiment, teacher: Teacher, images: Any = None):
     experiment.train_rows,
     experiment.config.eval.batch_size,
   )
-
-
-def _logits(
-  experiment: Experiment, teacher: Teacher
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Returns rows [b], logits [b, K]: of clean images, or the mean of views."""
-  if experiment.config.distillation.views:
-    return _mean_of_views(experiment, teacher)
-  return _predict(experiment, teacher)
 
 
 def _mean_of_views(experiment, teacher):

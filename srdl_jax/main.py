@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from srdl_jax import command, srdl, storage
+from srdl_jax import command, cpu, srdl, storage
 from srdl_jax.errors import ConfigError
 from srdl_jax.runs import finished, processes, stop_request
 
@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> None:
   config = command.given_config()
   if not args.workdir:
     raise ConfigError('--workdir=DIR is missing.')
+  if not (args.distributed or args.coordinator):
+    cpu.prepare()
   processes.initialise(
     automatic=args.distributed,
     coordinator=args.coordinator,

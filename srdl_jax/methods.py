@@ -4,7 +4,6 @@
 import dataclasses
 import itertools
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -153,10 +152,8 @@ def kd(config: ConfigDict) -> tuple[Stage, ...]:
       "method 'kd' needs a teacher: name its network in teacher.model, or a "
       'finished run in teacher.workdir.'
     )
-  first = config.teacher.epochs or config.epochs
-  return Stage(first, model=config.teacher.model), Stage(
-    config.epochs, teacher=1
-  )
+  epochs, model = config.teacher.epochs or config.epochs, config.teacher.model
+  return Stage(epochs, model=model), Stage(config.epochs, teacher=1)
 
 
 @reads()
@@ -252,17 +249,14 @@ def _refuse_unread(config: ConfigDict, sources: set[str]) -> None:
   if strange := sources - _OF_SOURCES.keys():
     known = filter(None, _OF_SOURCES)
     raise ConfigError(unknown('source', min(strange), known))
-  read = {*METHODS[config.method].reads}
-  read.update(*(_OF_SOURCES[source] for source in sources))
-  known = itertools.chain(
-    *(method.reads for method in METHODS.values()), *_OF_SOURCES.values()
-  )
-  unread = []
-  fields = config_lib.FIELDS
-  for name in sorted(set(known) - read, key=list(fields).index):
-    value = operator.attrgetter(name)(config)
-    if value not in (fields[name].default, fields[name].born):
-      unread.append(f'{name} = {value!r}')
+  fields = *(method.reads for method in METHODS.values()), *_OF_SOURCES.values()
+  read = METHODS[config.method].reads, *(_OF_SOURCES[s] for s in sources)
+  others = set().union(*fields) - set().union(*read)
+  unread = [
+    f'{name} = {config[name]!r}'
+    for name, field in config_lib.FIELDS.items()
+    if name in others and config[name] not in (field.default, field.born)
+  ]
   if unread:
     raise ConfigError(
       f'Method {config.method!r} has no use for {", ".join(unread)}: leave it '

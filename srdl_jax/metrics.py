@@ -6,18 +6,12 @@ split has to be in memory. NumPy: they are reported numbers, not training.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
 CALIBRATION_BINS = 15
-METRICS = (
-  'accuracy',
-  'top5_accuracy',
-  'nll',
-  'expected_calibration_error',
-  'entropy',
-  'examples',
-)
+_bins = functools.partial(np.zeros, CALIBRATION_BINS)
 
 
 def log_softmax(logits_BxK: np.ndarray) -> np.ndarray:
@@ -57,15 +51,9 @@ class Classification:
   top5: int = 0
   nll: float = 0.0
   entropy: float = 0.0
-  bin_count: np.ndarray = dataclasses.field(
-    default_factory=lambda: np.zeros(CALIBRATION_BINS)
-  )
-  bin_correct: np.ndarray = dataclasses.field(
-    default_factory=lambda: np.zeros(CALIBRATION_BINS)
-  )
-  bin_confidence: np.ndarray = dataclasses.field(
-    default_factory=lambda: np.zeros(CALIBRATION_BINS)
-  )
+  bin_count: np.ndarray = dataclasses.field(default_factory=_bins)
+  bin_correct: np.ndarray = dataclasses.field(default_factory=_bins)
+  bin_confidence: np.ndarray = dataclasses.field(default_factory=_bins)
 
   def add(self, log_probs_BxK: np.ndarray, labels_B: np.ndarray) -> None:
     """Adds examples by their log-probabilities [B, K] and labels [B]."""
@@ -102,17 +90,11 @@ class Classification:
     """
     n = self.examples
     gap = np.abs(self.bin_correct - self.bin_confidence).sum()
-    return dict(
-      zip(
-        METRICS,
-        (
-          self.top1 / n,
-          self.top5 / n,
-          self.nll / n,
-          float(gap) / n,
-          self.entropy / n,
-          n,
-        ),
-        strict=True,
-      )
-    )
+    return {
+      'accuracy': self.top1 / n,
+      'top5_accuracy': self.top5 / n,
+      'nll': self.nll / n,
+      'expected_calibration_error': float(gap) / n,
+      'entropy': self.entropy / n,
+      'examples': n,
+    }

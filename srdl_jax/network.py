@@ -99,7 +99,7 @@ class Network:
     self, variables: Any, images: Any, rows: np.ndarray, batch_size: int
   ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (rows [b], logits [b, K]) in order; see `parallel.predict`."""
-    step = self._predict_batch
+    step = self._compiled(self.predict_step)
     return parallel.predict(
       step, variables, images, rows, batch_size, self.devices
     )
@@ -114,19 +114,16 @@ class Network:
     mirrored: bool = False,
   ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (rows [b], features [b, D]) in order; see `feature_step`."""
-    step = self._feature_batch(mirrored)
+    step = self._compiled(self.feature_step, mirrored=mirrored)
     return parallel.predict(
       step, variables, images, rows, batch_size, self.devices
     )
 
   @functools.cached_property
-  def _predict_batch(self) -> Callable[..., jax.Array]:
-    return parallel.map_predict(self.predict_step, self.devices)
-
-  @functools.cached_property
-  def _feature_batch(self) -> Callable[[bool], Callable[..., jax.Array]]:
-    def compiled(mirrored):
-      step = functools.partial(self.feature_step, mirrored=mirrored)
+  def _compiled(self) -> Callable[..., Callable[..., jax.Array]]:
+    # Of a step and its options, each once for all calls.
+    def compiled(step, **options):
+      step = functools.partial(step, **options)
       return parallel.map_predict(step, self.devices)
 
     return functools.cache(compiled)

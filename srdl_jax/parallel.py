@@ -24,10 +24,15 @@ from srdl_jax.errors import ConfigError
 AXIS = 'devices'
 # Between two dispatches alone can a run save, or end when it is asked to.
 MOST_STEPS = 100
+# Of a CPU device: with fewer, what it waits for the others outweighs its help.
+LEAST_IMAGES = 32
 
 
-def choose_devices(count: int = 0) -> list[jax.Device]:
+def choose_devices(count: int, batch_size: int) -> list[jax.Device]:
   """Returns the first `count` devices of the default backend, or all at 0.
+
+  Of a single process's CPU devices 0 means as many as split a batch into equal
+  parts of at least LEAST_IMAGES: they share the cores anyway.
 
   Raises:
     ConfigError: there are fewer devices, or not all of several processes' are
@@ -44,6 +49,9 @@ def choose_devices(count: int = 0) -> list[jax.Device]:
       f'devices = {count}, but {len(devices)} {devices[0].platform} '
       'device(s) are here.'
     )
+  if not count and devices[0].platform == 'cpu' and jax.process_count() == 1:
+    most = min(len(devices), max(1, batch_size // LEAST_IMAGES))
+    count = next(n for n in range(most, 0, -1) if batch_size % n == 0)
   return devices[: count or None]
 
 
@@ -213,25 +221,25 @@ def predict(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields the step's outputs for the given rows, in their order.
 
-  The last batch is padded to the batch size, so that one compilation serves
-  all, and its padding is cut away again. One batch is in flight while the one
-  before is read.
+  The last batch is padded to the batch size, and each to a multiple of the
+  devices, so that one compilation serves all; padding is cut away again. One
+  batch is in flight while the one before is read.
 
   Args:
     step: mapped over the devices (see `map_predict`).
     images: what row numbers [b] index: uint8 [N, H, W, C], an array or alike.
     rows: row numbers to predict, [n].
-    batch_size: images in a call; rounded up to a multiple of the devices.
+    batch_size: images in a call, and so in a block.
 
   Yields:
     (rows [b], outputs [b, ...]); the blocks' lengths add up to n.
   """
   variables = replicate(variables, devices)
-  batch_size = -(-batch_size // len(devices)) * len(devices)
+  padded_size = -(-batch_size // len(devices)) * len(devices)
   pending = None
   for start in range(0, len(rows), batch_size):
     block = rows[start : start + batch_size]
-    padded = np.resize(block, batch_size)
+    padded = np.resize(block, padded_size)
     outputs = step(variables, images[own(padded, devices)])
     if pending is not None:
       yield _cut(*pending)

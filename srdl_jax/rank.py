@@ -49,16 +49,11 @@ def write_montage(
   """
   arrays_lib.require(arrays, IMAGES, '--montage')
   for side, images in zip(('query', 'gallery'), IMAGES, strict=True):
-    sizes = {name: arrays[name] for name in (side, images)}
-    refuse_other_lengths(**sizes)
-  found = retrieval.nearest(**_sides(arrays), **options)
+    refuse_other_lengths(**{side: arrays[side], images: arrays[images]})
+  found = retrieval.nearest(**options)
   chosen = np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)
   rankings = {query: found[query] for query in chosen.tolist()}
   montage.montage(path, *(arrays[name] for name in IMAGES), rankings)
-
-
-def _sides(arrays: Arrays) -> Arrays:
-  return {n: arrays[n] for n in (*SIDES, *CAMERAS) if n in arrays}
 
 
 def rank(
@@ -87,8 +82,9 @@ def rank(
   options = {
     'metric': metric or ('cosine' if multi_query else 'euclidean'),
     're_rank': ReRanking() if re_rank else None,
+    **{name: arrays[name] for name in (*SIDES, *CAMERAS) if name in arrays},
   }
-  result = retrieval.evaluate_features(**_sides(arrays), **options)
+  result = retrieval.evaluate_features(**options)
   if montage_file:
     write_montage(montage_file, arrays, montage_queries, **options)
   return {

@@ -201,7 +201,10 @@ def analyse(
       blocks = _predicted(experiment, network, its)
     else:
       # They are of clean images, and save a pass.
-      blocks = _stored(bank, examples.rows)
+      blocks = (
+        (rows, soft_targets.at_temperature(soft, bank.temperature, 1.0))
+        for rows, soft in _stored(bank, examples.rows)
+      )
     metrics, top1[number] = _on_training_images(examples, blocks)
     found[number] = {'train': metrics}
     if knowledge:
@@ -230,15 +233,10 @@ def _predicted(experiment, network, variables):
 
 
 def _stored(bank: soft_targets.Bank, rows: np.ndarray):
-  """Yields what `_predicted` does, from a bank."""
-  for part in _parts(rows):
-    log_probs = bank.log_probs_NxK[part].astype(np.float64)
-    yield part, soft_targets.at_temperature(log_probs, bank.temperature, 1.0)
-
-
-def _parts(rows: np.ndarray) -> list[np.ndarray]:
+  """Yields (rows, log-probabilities at the bank's own temperature)."""
   # In float64 a whole large set would not fit.
-  return np.array_split(rows, -(-len(rows) // 10_000))
+  for part in np.array_split(rows, -(-len(rows) // 10_000)):
+    yield part, bank.log_probs_NxK[part].astype(np.float64)
 
 
 def _on_training_images(
@@ -256,13 +254,11 @@ def _of_soft_targets(
   examples: Subset, bank: soft_targets.Bank
 ) -> dict[str, float | int]:
   """Returns how soft targets are made, and their mean entropy, in nats."""
-  views, entropy = bank.provenance['views'], 0.0
-  for part in _parts(examples.rows):
-    log_probs = bank.log_probs_NxK[part].astype(np.float64)
-    entropy -= float((np.exp(log_probs) * log_probs).sum())
+  metrics, _ = _on_training_images(examples, _stored(bank, examples.rows))
+  views = bank.provenance['views']
   return {
     'temperature': bank.temperature,
     'views': views['count'] if views else 0,
-    'entropy': entropy / len(examples.rows),
-    'examples': len(examples.rows),
+    'entropy': metrics['entropy'],
+    'examples': metrics['examples'],
   }

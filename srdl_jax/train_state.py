@@ -142,15 +142,12 @@ def sgd(
   rate = scale_by_given_rate()
   if backbone_share != 1.0:
     parts = {'head': rate, 'backbone': scale_by_given_rate(backbone_share)}
-    rate = optax.partition(parts, functools.partial(_part_names, heads))
+    rate = optax.partition(
+      parts,
+      lambda params: {n: 'head' if n in heads else 'backbone' for n in params},
+    )
   return optax.chain(
     optax.add_decayed_weights(weight_decay),
     optax.trace(decay=momentum, nesterov=nesterov),
     rate,
   )
-
-
-def _part_names(
-  heads: Collection[str], params: Mapping[str, Any]
-) -> dict[str, str]:
-  return {name: 'head' if name in heads else 'backbone' for name in params}

@@ -4,6 +4,8 @@
 import pathlib
 from typing import Any
 
+import jax
+
 from srdl_jax import build
 from srdl_jax.errors import CheckpointError, ConfigError, unknown
 from srdl_jax.experiment import BoundStage, Experiment
@@ -24,8 +26,9 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   """
   identity = run_directory.load_identity(workdir)
   config = identity.config
-  # Another machine may have other devices, and reading must not fetch.
-  config.devices = 1
+  # The run's digits come again from as many devices, which another machine may
+  # not have; and reading must not fetch.
+  config.devices = min(config.devices, jax.device_count())
   config.data.download = False
   if data_dir is not None and config.data.path:
     config.data.path = data_dir

@@ -39,8 +39,11 @@ ENVIRONMENT = {
 
 
 def pytest_configure(config):
-  # Who starts the tests by nohup would have every process ignore it.
+  # Who starts the tests by nohup, or in a script's background, would have every
+  # process ignore these.
   signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   os.environ.update(ENVIRONMENT)
   config.addinivalue_line('filterwarnings', 'error')
   flags.FLAGS.mark_as_parsed()

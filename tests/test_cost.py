@@ -145,19 +145,20 @@ def all_taps(size, stride):
 def resnet8(taps):
   """Multiply-adds of each layer, and all other FLOPs, in evaluation."""
   products = [taps(32, 1) * 3 * 16]
-  # A norm takes away the mean, scales and shifts: 3 an element; its scale
-  # times 1 / sqrt(variance + epsilon) is 2 a channel. A ReLU is 1.
-  others = 32 * 32 * 16 * 4 + 2 * 16
+  # A norm scales and shifts: 2 an element; its factor, scale times
+  # 1 / sqrt(variance + epsilon), and its offset, bias less mean times factor,
+  # are 4 a channel. A ReLU compares and chooses: 2.
+  others = 32 * 32 * 16 * 4 + 4 * 16
   size, inputs = 32, 16
   for width, stride in ((16, 1), (32, 2), (64, 2)):
     outputs = (size // stride) ** 2 * width
     products.append(taps(size, stride) * inputs * width)
     products.append(taps(size // stride, 1) * width * width)
     # Two norms, a sum with the shortcut, and two ReLUs.
-    others += outputs * (2 * 3 + 1 + 2) + 2 * 2 * width
+    others += outputs * (2 * 2 + 1 + 2 * 2) + 2 * 4 * width
     if stride == 2:
       products.append(outputs * inputs)
-      others += outputs * 3 + 2 * width
+      others += outputs * 2 + 4 * width
     size, inputs = size // stride, width
   products.append(64 * 10)
   # The mean of 8 x 8 pixels is 63 sums and a quotient; the bias.

@@ -368,7 +368,7 @@ def test_predict_gives_every_row_once_in_order(
   images = tiny_digits.train.images
   apply = jax.jit(functools.partial(Tiny().apply, train=False))
   expected = np.asarray(apply(state.variables, normalise(images)))
-  devices = parallel.choose_devices(count)
+  devices = parallel.choose_devices(count, 8)
   network = Network(
     'tiny',
     Tiny(),
@@ -411,7 +411,7 @@ def three_steps(tiny_digits, drawn_variables):
 
   @functools.cache
   def run(count, size):
-    devices = parallel.choose_devices(count)
+    devices = parallel.choose_devices(count, 8)
     chunk = parallel.map_train(
       functools.partial(
         steps.augmented_step,
@@ -472,19 +472,27 @@ def test_three_steps_follow_the_clock_and_train(three_steps):
 def test_consecutive_examples_of_a_batch_go_to_one_device():
   rows = np.arange(8)
   for count in (1, 2, 4):
-    found = parallel.split(rows, parallel.choose_devices(count))
+    found = parallel.split(rows, parallel.choose_devices(count, 8))
     assert found.shape == (count, 8 // count)
     np.testing.assert_array_equal(found.ravel(), rows)
 
 
-def test_devices_are_the_first_or_all():
+def test_devices_are_the_first():
   every = jax.devices()
   assert len(every) == 4
-  assert parallel.choose_devices(0) == every
   for count in range(1, 5):
-    assert parallel.choose_devices(count) == every[:count]
+    assert parallel.choose_devices(count, 8) == every[:count]
   with pytest.raises(ConfigError, match='devices = 5, but 4 cpu device'):
-    parallel.choose_devices(5)
+    parallel.choose_devices(5, 8)
+
+
+@pytest.mark.parametrize(
+  ('batch_size', 'count'),
+  # 32 images each at least; parts of equal size; one always takes part.
+  [(128, 4), (127, 1), (129, 3), (126, 3), (96, 3), (64, 2), (63, 1), (1, 1)],
+)
+def test_as_many_cpu_devices_as_share_a_batch_well(batch_size, count):
+  assert parallel.choose_devices(0, batch_size) == jax.devices()[:count]
 
 
 def test_a_dispatch_is_one_step_on_cpu_unless_asked():

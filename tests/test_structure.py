@@ -17,7 +17,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
 # in lines above its own. A package's command stands apart.
 LADDER = """
 errors
-config storage metrics losses schedules augment
+cpu config storage metrics losses schedules augment
 command models methods flops targets
 data train_state parallel
 steps runs
@@ -41,7 +41,7 @@ PURE = {
   'models': set(),
   'targets': set(),
   'flatness.landscape': set(),
-  'retrieval.distances': set(),
+  'retrieval.distances': {'cpu'},
   'retrieval.features': set(),
   'retrieval.metrics': set(),
   'retrieval.montage': {'storage'},
@@ -178,7 +178,7 @@ def test_the_flat_folder_is_a_table_of_contents():
   assert len(flat) <= 30
   told = set(re.findall(r'^  (\w\w+)  +\S', FILES[''].read_text(), re.M))
   beside = {'errors', 'command', 'result', 'trained', 'imported', 'cost'}
-  beside |= {'flops', 'rank'}
+  beside |= {'flops', 'rank', 'cpu'}
   packages = {name for name in PACKAGES if name and '.' not in name}
   assert told == {path.stem for path in flat} - beside - {'__init__'} | packages
 

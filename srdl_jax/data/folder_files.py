@@ -8,6 +8,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from srdl_jax import cpu
 from srdl_jax.data import image_files
 from srdl_jax.errors import DataError
 
@@ -137,7 +138,7 @@ def look_at(
       except OSError as error:
         faults.append((path, error.strerror or str(error)))
 
-  threads = min(_THREADS, len(os.sched_getaffinity(0)))
+  threads = min(_THREADS, cpu.cores())
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     # A task for each file would take a gigabyte for a million of them.
     for _ in pool.map(look, range(0, len(paths), _FILES_A_TASK)):

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from PIL import Image
 
+from srdl_jax import cpu
 from srdl_jax.data import decoding
 from srdl_jax.errors import DataError
 
@@ -118,7 +119,7 @@ class DecodedImages(abc.ABC):
 def _threads(_process: int) -> concurrent.futures.ThreadPoolExecutor:
   """The pool of a process: a fork has none of its parent's threads."""
   return concurrent.futures.ThreadPoolExecutor(
-    min(_THREADS, len(os.sched_getaffinity(0))), 'decode'
+    min(_THREADS, cpu.cores()), 'decode'
   )
 
 

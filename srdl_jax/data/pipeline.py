@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from srdl_jax import cpu
 from srdl_jax.data import sampling
 from srdl_jax.data.images import StreamedImages
 
@@ -146,7 +147,7 @@ def batches(
   dataset = grain.MapDataset.source(whole)[first:]
   # A worker passes each batch on before it makes another: what Grain's threads
   # had made ahead would stay in shared memory when it ends.
-  threads = 0 if workers else min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+  threads = 0 if workers else min(_MOST_THREADS, cpu.cores())
   iterated = dataset.to_iter_dataset(
     grain.ReadOptions(
       num_threads=threads, prefetch_buffer_size=max(threads, _AHEAD)

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from srdl_jax.flatness import KINDS
-
 # (variables at theta, v, d, images [b, H, W, C], labels [b]) to losses [b].
 LossesAt = Callable[[Any, Any, float, jax.Array, jax.Array], jax.Array]
 # Mean losses by kind of direction, split, direction and distance; None where
@@ -53,7 +51,7 @@ def filter_normalised(params: Any, draw: Any) -> Any:
   return jax.tree.map(rescale, params, draw)
 
 
-_OF_KIND = dict(zip(KINDS, (literal, filter_normalised), strict=True))
+_OF_KIND = {kind.__name__: kind for kind in (literal, filter_normalised)}
 
 
 def direction(kind: str, params: Any, seed: int, number: int) -> Any:

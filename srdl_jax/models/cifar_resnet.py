@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from srdl_jax.errors import ConfigError, unknown
-from srdl_jax.models.layers import BasicBlock, Bottleneck, Layers
+from srdl_jax.models.layers import BasicBlock, Bottleneck, Layers, relu
 
 SHORTCUTS = ('projection', 'identity')
 
@@ -53,7 +53,7 @@ class CifarResNet(nn.Module):
     block = nn.remat(block) if self.remat else block
     projection = self.shortcut == 'projection'
     x = layers.conv(16, 3, name='conv1')(images.astype(self.dtype))
-    x = nn.relu(layers.norm(name='bn1')(x))
+    x = relu(layers.norm(name='bn1')(x))
     for group, width in enumerate((16, 32, 64), start=1):
       for i in range((self.depth - 2) // 6):
         stride = 2 if group > 1 and i == 0 else 1

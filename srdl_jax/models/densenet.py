@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from srdl_jax.errors import ConfigError
-from srdl_jax.models.layers import Layers, he_fan_in, he_fan_out, max_pool
+from srdl_jax.models.layers import Layers, he_fan_in, he_fan_out, max_pool, relu
 
 
 class DenseLayer(nn.Module):
@@ -27,9 +27,9 @@ class DenseLayer(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     conv, norm = self.layers.conv, self.layers.norm
-    y = nn.relu(norm(name='norm1')(x))
+    y = relu(norm(name='norm1')(x))
     y = conv(4 * self.growth, 1, name='conv1')(y)
-    y = nn.relu(norm(name='norm2')(y))
+    y = relu(norm(name='norm2')(y))
     y = conv(self.growth, 3, name='conv2')(y)
     return jnp.concatenate([x, y], axis=-1)
 
@@ -46,7 +46,7 @@ class Transition(nn.Module):
         'The images are too small for this DenseNet: nothing is left of them '
         'to pool between two of its blocks.'
       )
-    y = nn.relu(self.layers.norm(name='norm')(x))
+    y = relu(self.layers.norm(name='norm')(x))
     y = self.layers.conv(x.shape[-1] // 2, 1, name='conv')(y)
     return nn.avg_pool(y, (2, 2), (2, 2))
 
@@ -87,7 +87,7 @@ class DenseNet(nn.Module):
         x = dense(layers, self.growth, name=name)(x)
       if block < len(self.blocks):
         x = Transition(layers, name=f'features.transition{block}')(x)
-    x = nn.relu(layers.norm(name='features.norm5')(x))
+    x = relu(layers.norm(name='features.norm5')(x))
     return layers.classify(
       x, self.num_classes, name='classifier', zero_bias=True
     )
@@ -97,7 +97,7 @@ class DenseNet(nn.Module):
     if self.small_stem:
       return layers.conv(width, 3, name='features.conv0')(x)
     x = layers.conv(width, 7, 2, name='features.conv0')(x)
-    return max_pool(nn.relu(layers.norm(name='features.norm0')(x)))
+    return max_pool(relu(layers.norm(name='features.norm0')(x)))
 
 
 def densenet_bc(

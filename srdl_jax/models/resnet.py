@@ -8,7 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srdl_jax.models.layers import BasicBlock, Bottleneck, Layers, max_pool
+from srdl_jax.models.layers import (
+  BasicBlock,
+  Bottleneck,
+  Layers,
+  max_pool,
+  relu,
+)
 
 
 class ResNet(nn.Module):
@@ -40,7 +46,7 @@ class ResNet(nn.Module):
     block = nn.remat(block) if self.remat else block
     size, stride = (3, 1) if self.small_stem else (7, 2)
     x = layers.conv(64, size, stride, name='conv1')(images.astype(self.dtype))
-    x = nn.relu(layers.norm(name='bn1')(x))
+    x = relu(layers.norm(name='bn1')(x))
     x = x if self.small_stem else max_pool(x)
     for group, count in enumerate(self.blocks, start=1):
       for i in range(count):

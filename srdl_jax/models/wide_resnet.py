@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from srdl_jax.errors import ConfigError
-from srdl_jax.models.layers import Layers
+from srdl_jax.models.layers import Layers, relu
 
 
 class PreActivationBlock(nn.Module):
@@ -25,12 +25,12 @@ class PreActivationBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     conv, norm = self.layers.conv, self.layers.norm
-    y = nn.relu(norm(name='bn1')(x))
+    y = relu(norm(name='bn1')(x))
     if self.stride > 1 or x.shape[-1] != self.width:
       # The activated input, and no batch norm behind it.
       x = conv(self.width, 1, self.stride, name='convShortcut')(y)
     y = conv(self.width, 3, self.stride, name='conv1')(y)
-    y = conv(self.width, 3, name='conv2')(nn.relu(norm(name='bn2')(y)))
+    y = conv(self.width, 3, name='conv2')(relu(norm(name='bn2')(y)))
     return x + y
 
 
@@ -71,7 +71,7 @@ class WideResNet(nn.Module):
         stride = 2 if group > 1 and i == 0 else 1
         name = f'block{group}.layer.{i}'
         x = block(layers, width * self.widen, stride, name=name)(x)
-    x = nn.relu(layers.norm(name='bn1')(x))
+    x = relu(layers.norm(name='bn1')(x))
     return layers.classify(x, self.num_classes, zero_bias=True)
 
 

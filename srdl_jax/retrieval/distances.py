@@ -7,7 +7,6 @@ away. So a distance doesn't depend on which other queries are asked with it.
 """
 
 import concurrent.futures
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srdl_jax import cpu
 from srdl_jax.errors import ConfigError, DataError, unknown
 from srdl_jax.retrieval.features import as_features, normalise, squared_lengths
 
@@ -125,7 +125,7 @@ def map_rows(
   Args:
     function: of the query's number and its distances [G], which it may change.
   """
-  first, cores = 0, len(os.sched_getaffinity(0))
+  first, cores = 0, cpu.cores()
 
   def of_row(row: int) -> T:
     return function(first + row, np.concatenate([part[row] for part in block]))

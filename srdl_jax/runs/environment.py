@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from srdl_jax import storage
+from srdl_jax import cpu, storage
 from srdl_jax.runs import processes
 from srdl_jax.storage import uploads
 
@@ -49,6 +49,7 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
     'commit': _commit(),
     'python': platform.python_version(),
     'cpu': _cpu(),
+    'cores': cpu.cores(),
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'jax_options': {name: getattr(jax.config, name) for name in OPTIONS},
   }

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a command asks of the processor, and what that leaves as it was."""
+
+import json
+import os
+import sys
+
+import jax
+import numpy as np
+import pytest
+import started
+
+from srdl_jax import cpu, parallel
+
+COUNT = 'import jax; print(jax.device_count())'
+PREPARED = f'from srdl_jax import cpu; cpu.prepare(); {COUNT}'
+BUILT = f"""
+from srdl_jax import build, config
+given = config.defaults()
+given.data.name, given.model.name = 'digits', 'resnet8'
+assert len(build.build(given).devices) == 1
+{COUNT}
+"""
+
+
+def devices(program, **environment):
+  """Returns how many CPU devices a program has of its own."""
+  kept = {n: v for n, v in os.environ.items() if n != 'XLA_FLAGS'}
+  ended = started.run([sys.executable, '-c', program], env=kept | environment)
+  assert ended.returncode == 0, ended.stderr
+  return int(ended.stdout)
+
+
+def test_a_command_has_several_devices():
+  assert devices(PREPARED) == max(4, cpu.cores())
+
+
+@pytest.mark.parametrize(
+  'told',
+  [
+    {'XLA_FLAGS': f'{cpu.DEVICES_FLAG}=3'},
+    {'JAX_NUM_CPU_DEVICES': '3'},
+  ],
+  ids=lambda told: next(iter(told)),
+)
+def test_who_says_how_many_has_so_many(told):
+  assert devices(PREPARED, **told) == 3
+
+
+def test_python_has_one():
+  assert devices(BUILT) == 1
+
+
+FAULTS = """
+import resource
+from srdl_jax import cpu
+{}
+
+def faults():
+  begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  block = bytearray(40 * 2**20)
+  block[::4096] = bytes(len(block) // 4096)
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun
+
+print(faults() > 10_000, faults() > 10_000)
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='of glibc')
+@pytest.mark.parametrize(
+  ('line', 'again'), [('', 'True'), ('cpu.prepare()', 'False')]
+)
+def test_memory_that_is_freed_is_used_again(line, again):
+  ended = started.run([sys.executable, '-c', FAULTS.format(line)])
+  assert ended.stdout.split() == ['True', again], ended.stderr
+
+
+@pytest.mark.parametrize('dtype', ['uint8', 'float16', 'int32', 'bool'])
+def test_devices_have_one_copy_of_what_is_aligned(dtype):
+  array = np.arange(1003).reshape(17, 59).astype(dtype)
+  copy = cpu.aligned(array)
+  assert copy.dtype == array.dtype and not np.shares_memory(copy, array)
+  np.testing.assert_array_equal(copy, array)
+  shared = parallel.replicate({'image': copy}, jax.devices())['image']
+  places = {s.data.unsafe_buffer_pointer() for s in shared.addressable_shards}
+  assert places == {copy.ctypes.data}
+
+
+@pytest.mark.slow
+def test_evaluation_has_the_digits_of_the_run(tmp_path):
+  """With the devices that both have by default."""
+  workdir = f'--workdir={tmp_path}/run'
+  kept = {n: v for n, v in os.environ.items() if n != 'XLA_FLAGS'}
+  small = [
+    f'--config.{setting}'
+    for setting in (
+      'epochs=1',
+      'batch_size=128',
+      'method=vanilla',
+      'eval.batch_size=100',
+    )
+  ]
+  run = [sys.executable, '-m', 'srdl_jax.main', '--config=configs/digits.py']
+  ended = started.run([*run, workdir, *small], env=kept)
+  assert ended.returncode == 0, ended.stderr
+  result = json.loads((tmp_path / 'run/result.json').read_text())
+  assert result['device']['count'] == 4
+  ended = started.run(
+    [sys.executable, '-m', 'srdl_jax.evaluate', workdir], env=kept
+  )
+  found = json.loads(ended.stdout)
+  assert found == found | result['final']['test']
