@@ -94,7 +94,7 @@ def torch_steps(name: str, size: int, classes: int) -> dict[str, Step]:
     model = torch_models.create(name, classes)
   except ImportError:
     return {}
-  gpu = jax.default_backend() == 'gpu'
+  gpu = torch.cuda.is_available()
   device = 'cuda' if gpu else 'cpu'
   images = torch.randn(BATCH.value, 3, size, size, device=device)
   images = images.to(memory_format=torch.channels_last)
@@ -168,17 +168,19 @@ def contend(name: str) -> None:
     turns.serve(runs)
 
 
-def measure(name: str, arguments: Sequence[str]) -> dict:
-  """Returns what is measured of a network."""
+def measure(name: str) -> dict:
+  """Returns what is measured of a network.
+
+  Raises:
+    ChildProcessError: our process has ended.
+  """
   libraries = {}
   for role in ('jax', 'pytorch'):
     contestant = turns.Contestant(
-      [*arguments, f'--models={name}', f'--as={role}']
+      [*sys.argv, f'--models={name}', f'--as={role}']
     )
-    if contestant.ready():
+    if contestant.ready() or role == 'jax':
       libraries[role] = contestant
-  if 'jax' not in libraries:
-    sys.exit(f'error: {name} failed')
   found = json.loads(libraries['jax'].ask('about'))
   for what in ('forward', 'train'):
     times = {role: [] for role in libraries}
@@ -198,6 +200,7 @@ def measure(name: str, arguments: Sequence[str]) -> dict:
 
 
 def main(argv: Sequence[str]) -> None:
+  del argv
   names = MODELS.value or list(models.MODELS)
   unknown = sorted(set(names) - set(models.MODELS))
   if unknown:
@@ -205,9 +208,14 @@ def main(argv: Sequence[str]) -> None:
   if ROLE.value:
     contend(names[0])
     return
+  failed = []
   for name in names:
-    found = measure(name, [*argv, *sys.argv[1:]])
-    print(json.dumps(found), flush=True)
+    try:
+      print(json.dumps(measure(name)), flush=True)
+    except ChildProcessError:
+      failed.append(name)
+  if failed:
+    sys.exit(f'error: {", ".join(failed)} failed')
 
 
 if __name__ == '__main__':

@@ -38,9 +38,7 @@ MODEL = flags.DEFINE_string('model', 'resnet20', 'A key of models.MODELS.')
 BATCH = flags.DEFINE_integer('batch_size', 128, 'Images in a step.')
 STEPS = flags.DEFINE_integer('steps', 10, 'Steps in a turn.')
 ROUNDS = flags.DEFINE_integer('rounds', 5, 'Turns that are counted.')
-ROLE = flags.DEFINE_enum(
-  'as', '', ['', 'product', 'bare_step', 'pytorch'], 'Of a process.'
-)
+ROLE = flags.DEFINE_string('as', '', 'Of a process: a key of ROLES.')
 
 CLASSES = 100
 
@@ -78,6 +76,8 @@ def prepared() -> Experiment:
   settings.epochs = ROUNDS.value + 1
   settings.method = 'vanilla'
   settings.eval.batch_size = BATCH.value
+  # None is written in another's turn.
+  settings.checkpoint.every_epochs = settings.epochs
   return build.build(settings)
 
 
@@ -151,9 +151,11 @@ def bare_step() -> None:
 
 def pytorch() -> None:
   """Serves as a plain PyTorch loop."""
-  import torch
-  import torch_models
-
+  try:
+    import torch
+    import torch_models
+  except ImportError:
+    return
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
   model = torch_models.create(MODEL.value, CLASSES).to(
     device, memory_format=torch.channels_last
@@ -183,16 +185,22 @@ def images_per_second(run: Callable[[], object]) -> float:
   return STEPS.value * BATCH.value / (time.monotonic() - begun)
 
 
+ROLES = {role.__name__: role for role in (product, bare_step, pytorch)}
+
+
 def main(argv: Sequence[str]) -> None:
+  del argv
   logging.set_verbosity(logging.WARNING)
   if ROLE.value:
-    globals()[ROLE.value]()
+    ROLES[ROLE.value]()
     return
   found = {}
-  for role in ('product', 'bare_step', 'pytorch'):
-    contestant = turns.Contestant([*argv, *sys.argv[1:], f'--as={role}'])
+  for role in ROLES:
+    contestant = turns.Contestant([*sys.argv, f'--as={role}'])
     if contestant.ready():
       found[role] = contestant
+    elif role != 'pytorch':
+      sys.exit(f'error: {role} failed')
   speeds = {role: [] for role in found}
   for _ in range(ROUNDS.value):
     for role, contestant in found.items():

@@ -2,6 +2,7 @@
 """Several processes that take turns: one library's threads and memory settings
 don't slow the other down, and both meet the same machine."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -47,6 +48,8 @@ class Contestant:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
+      # Else the first of several would take a GPU's memory.
+      env=os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
     )
 
   def ready(self) -> bool:
@@ -54,11 +57,19 @@ class Contestant:
     return self._process.stdout.readline().strip() == READY
 
   def ask(self, name: str) -> str:
-    """Returns what the run of that name returns in there, as text."""
-    print(name, file=self._process.stdin, flush=True)
-    return self._process.stdout.readline().strip()
+    """Returns what the run of that name returns in there, as text.
+
+    Raises:
+      ChildProcessError: it has ended.
+    """
+    with contextlib.suppress(BrokenPipeError):
+      print(name, file=self._process.stdin, flush=True)
+    if line := self._process.stdout.readline():
+      return line.strip()
+    raise ChildProcessError(f'{self._process.args} ended: {self.end()}')
 
   def end(self) -> int:
     """Ends it, and returns its exit status."""
-    self._process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.close()
     return self._process.wait()

@@ -13,8 +13,9 @@ import os
 import numpy as np
 
 DEVICES_FLAG = '--xla_force_host_platform_device_count'
-# So a batch of 128 is split alike on one core and on four.
-LEAST_DEVICES = 4
+# So a batch of 128 is split alike on one core and on four; and of each device's
+# parameters and momentum there are not too many.
+LEAST_DEVICES, MOST_DEVICES = 4, 16
 # Bytes; XLA copies what begins elsewhere.
 _ALIGNMENT = 64
 # Of glibc's malloc.h.
@@ -30,10 +31,12 @@ def cores() -> int:
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
-  """Returns a copy that CPU devices have in common when it is given to them.
+  """Returns an array that CPU devices have in common when it is given to them.
 
-  It must not change while they have it. Of other arrays each makes its own.
+  It must not change while they have it. Of others each would make a copy.
   """
+  if array.flags.c_contiguous and not array.ctypes.data % _ALIGNMENT:
+    return array
   room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
   start = -room.ctypes.data % _ALIGNMENT
   copy = room[start : start + array.nbytes].view(array.dtype)
@@ -45,18 +48,20 @@ def aligned(array: np.ndarray) -> np.ndarray:
 def prepare() -> None:
   """Gives XLA several devices, and keeps freed memory for its next use.
 
-  For commands that train or predict in a process of their own, before JAX is
-  used: both settings are the process's. Several devices use the cores better
-  than the threads of one, and a small part of a batch its cache;
-  `parallel.choose_devices` says how many take part. Where the user has said how
-  many there are, it stays so.
+  For commands in a process of their own, before JAX is used: both settings are
+  the process's. Several devices use the cores better than the threads of one,
+  and a small part of a batch its cache; `parallel.choose_devices` says how many
+  take part. Where the user has said how many there are, it stays so.
   """
   # Late: a data worker, which asks for `cores`, needs no JAX.
   import jax
 
   told = DEVICES_FLAG in os.environ.get('XLA_FLAGS', '')
   if not (told or 'JAX_NUM_CPU_DEVICES' in os.environ):
-    jax.config.update('jax_num_cpu_devices', max(LEAST_DEVICES, cores()))
+    count = min(max(LEAST_DEVICES, cores()), MOST_DEVICES)
+    # A configuration file may have used JAX already.
+    with contextlib.suppress(RuntimeError):
+      jax.config.update('jax_num_cpu_devices', count)
   # Asking JAX for its platform would start it.
   plugins = importlib.metadata.entry_points(group='jax_plugins')
   others = plugins or importlib.util.find_spec('libtpu')

@@ -29,10 +29,10 @@ LEAST_IMAGES = 32
 
 
 def choose_devices(count: int, batch_size: int) -> list[jax.Device]:
-  """Returns the first `count` devices of the default backend, or all at 0.
+  """Returns the first `count` devices of the default backend.
 
-  Of a single process's CPU devices 0 means as many as split a batch into equal
-  parts of at least LEAST_IMAGES: they share the cores anyway.
+  0 means all, but of a single process's CPU devices, which share the cores, as
+  many as split a batch into equal parts of at least LEAST_IMAGES.
 
   Raises:
     ConfigError: there are fewer devices, or not all of several processes' are

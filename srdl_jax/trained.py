@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run has trained, opened again: its experiment, and its networks."""
 
+import contextlib
 import pathlib
 from typing import Any
 
 import jax
 
 from srdl_jax import build
-from srdl_jax.errors import CheckpointError, ConfigError, unknown
+from srdl_jax.errors import CheckpointError, ConfigError, SrdlError, unknown
 from srdl_jax.experiment import BoundStage, Experiment
 from srdl_jax.network import Network
 from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import finished
 from srdl_jax.runs.checkpoint import Checkpoints
 
 
@@ -26,9 +28,8 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   """
   identity = run_directory.load_identity(workdir)
   config = identity.config
-  # The run's digits come again from as many devices, which another machine may
-  # not have; and reading must not fetch.
-  config.devices = min(config.devices, jax.device_count())
+  config.devices = min(_devices(workdir), jax.device_count())
+  # Reading must not fetch.
   config.data.download = False
   if data_dir is not None and config.data.path:
     config.data.path = data_dir
@@ -47,6 +48,16 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
       f'{experiment.dataset.name}.'
     )
   return experiment
+
+
+def _devices(workdir: pathlib.Path) -> int:
+  """Returns how many devices a run used of this kind, to find its digits with:
+  another number rounds otherwise; 0 if it isn't known."""
+  with contextlib.suppress(SrdlError):
+    run = finished.read(workdir)
+    if run.device_kind == jax.devices()[0].device_kind:
+      return run.device_count
+  return 0
 
 
 def load_members(

@@ -235,7 +235,7 @@ def main(_argv: Sequence[str]) -> None:
     'examples': {split: images.count for split, images in splits.items()},
     'data': _data(experiment),
     'runs': runs,
-    **environment.environment(experiment.devices),
+    **environment.environment(experiment.devices[:1]),
     'command': f'python -m srdl_jax.flatness {shlex.join(sys.argv[1:])}',
   }
   storage.write_json(out, content)

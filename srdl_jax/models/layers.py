@@ -108,8 +108,8 @@ class BatchNorm(nn.Module):
   Attributes:
     train: whether to take the batch's statistics, and to move the running ones
       by a tenth towards them.
-    dtype: of what is returned; statistics are at least float32.
-    param_dtype: of scale and bias.
+    dtype: of what is returned.
+    param_dtype: of scale, bias and the batch's statistics.
     axis_name: mapped axis over which the statistics are averaged.
   """
 
@@ -120,6 +120,7 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns x [B, H, W, C], normalised by channel."""
     shape = x.shape[-1:]
     # flax's begin in float32, also where the first step makes them float64.
     running = [
@@ -143,8 +144,7 @@ class BatchNorm(nn.Module):
     return (wide * factor + offset).astype(self.dtype)
 
   def _of_batch(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    axes = tuple(range(x.ndim - 1))
-    moments = jnp.stack([jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)])
+    moments = jnp.stack([jnp.mean(v, (0, 1, 2)) for v in (x, jnp.square(x))])
     if self.axis_name is not None and not self.is_initializing():
       moments = jax.lax.pmean(moments, self.axis_name)
     mean, mean_of_squares = moments
@@ -166,13 +166,9 @@ def pointwise(
   """
   del padding
   rows, columns = strides
-  return jnp.tensordot(
-    x[:, ::rows, ::columns],
-    kernel[0, 0],
-    axes=1,
-    precision=options['precision'],
-    preferred_element_type=options.get('preferred_element_type'),
-  )
+  precision = options['precision']
+  x = x[:, ::rows, ::columns]
+  return jnp.tensordot(x, kernel[0, 0], axes=1, precision=precision)
 
 
 def relu(x: jax.Array) -> jax.Array:
