@@ -85,6 +85,32 @@ def test_memory_that_is_freed_is_used_again(line, again):
   assert ended.stdout.split() == ['True', again], ended.stderr
 
 
+@pytest.mark.parametrize(
+  ('platforms', 'plugins', 'kept'),
+  [(None, [], True), (None, ['cuda'], False), ('cpu', ['cuda'], True)],
+)
+def test_malloc_stays_as_it_is_beside_an_accelerator(
+  monkeypatch, platforms, plugins, kept
+):
+  called = []
+  monkeypatch.setattr(cpu, '_keep_memory', lambda: called.append(True))
+  monkeypatch.setattr(cpu.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(
+    cpu.importlib.metadata, 'entry_points', lambda group: plugins
+  )
+  before = jax.config.jax_platforms
+  jax.config.update('jax_platforms', platforms)
+  try:
+    cpu.prepare()
+  finally:
+    jax.config.update('jax_platforms', before)
+  assert bool(called) == kept
+
+
+def test_jax_that_is_in_use_stays_as_it_is():
+  assert devices(f'import jax; jax.devices(); {PREPARED}') == 1
+
+
 @pytest.mark.parametrize('dtype', ['uint8', 'float16', 'int32', 'bool'])
 def test_devices_have_one_copy_of_what_is_aligned(dtype):
   odd = np.arange(1004)[1:].astype(dtype).reshape(17, 59)[:, ::2]

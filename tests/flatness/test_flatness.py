@@ -18,8 +18,8 @@ import tiny
 
 from srdl_jax import evaluate, models, network, srdl, trained
 from srdl_jax.errors import CheckpointError, ConfigError
+from srdl_jax.flatness import KINDS, landscape
 from srdl_jax.flatness import __main__ as flatness_command
-from srdl_jax.flatness import landscape
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import stop_request
 
@@ -110,7 +110,7 @@ def test_losses_along_a_direction_of_logistic_regression(x64):
   losses_at = landscape.compile_losses(
     lambda variables, images: images @ variables['params']['kernel']
   )
-  distances = {kind: [0.0, 0.7, 5.0] for kind in landscape.KINDS}
+  distances = {kind: [0.0, 0.7, 5.0] for kind in KINDS}
   rows = np.array([6, 0, 1, 3, 4])
   # Blocks of two: the last one is half empty.
   splits = {'train': landscape.place(images, labels, rows, 2)}
@@ -182,7 +182,7 @@ def test_curves_begin_at_the_runs_own_losses(finished, loaded):
     for split in flatness_command.SPLITS:
       metrics = evaluate.evaluate([(own, members)], split)
       assert splits[split].count == metrics['examples']
-      for kind in landscape.KINDS:
+      for kind in KINDS:
         starts = [line[0] for line in found['curves'][kind][split]]
         np.testing.assert_allclose(starts, [metrics['nll']] * 2, rtol=1e-5)
     (variables,) = members.values()
@@ -283,7 +283,7 @@ def test_command(finished, tmp_path, monkeypatch):
     assert about['seed'] == 0 and about['checkpoint'] == 'final'
     assert about['config']['epochs'] == 2 and about['config']['seed'] == 0
     assert about['weights'] is None and about['teacher'] is None
-    for kind in landscape.KINDS:
+    for kind in KINDS:
       for split in flatness_command.SPLITS:
         losses = np.array(about['curves'][kind][split], float)
         assert losses.shape == (2, 3) and (losses > 0).all()
