@@ -19,6 +19,8 @@ from srdl_jax.runs.checkpoint import Checkpoints
 def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   """Returns the experiment of a run, to read its checkpoints with.
 
+  For a run in float64 it switches jax_enable_x64 on, as `build.build` does.
+
   Args:
     data_dir: TFDS directory, or directory of images, if not the one that the
       run used.
