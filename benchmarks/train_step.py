@@ -139,7 +139,7 @@ def bare_step() -> None:
     'label': jnp.asarray(experiment.dataset.train.labels[None, : BATCH.value]),
   }
 
-  def run() -> float:
+  def run() -> jax.Array:
     nonlocal state
     for _ in range(STEPS.value):
       state, metrics = step(state, {}, batch, jax.random.key(0))

@@ -70,7 +70,7 @@ class Part:
   cameras: np.ndarray = dataclasses.field(init=False)
 
   def __post_init__(self):
-    told = np.array(self.pairs, np.int32)
+    told = np.array([parse(name) for name in self.names], np.int32)
     identities, cameras = told.reshape(-1, 2).T
     object.__setattr__(self, 'identities', identities)
     object.__setattr__(self, 'cameras', cameras)
@@ -81,7 +81,8 @@ class Part:
   @property
   def pairs(self) -> list[tuple[int, int]]:
     """The N identities, each with its camera."""
-    return [parse(name) for name in self.names]
+    cameras = self.cameras.tolist()
+    return list(zip(self.identities.tolist(), cameras, strict=True))
 
   def fingerprint(self, full_name: str, split: str) -> str:
     """Returns the identity of these examples, see `data.fingerprint`."""
