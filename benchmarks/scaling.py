@@ -229,7 +229,7 @@ def take_part(out: pathlib.Path) -> None:
     index=INDEX.value,
     heartbeat_seconds=100,
   )
-  with processes.failing_at_once():
+  with processes.failing_at_once(), jax.enable_x64():
     found, variables = measure()
     if processes.is_first():
       np.savez(out / 'variables.npz', *variables)

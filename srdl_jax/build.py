@@ -38,8 +38,6 @@ from srdl_jax.targets import SOURCES
 def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
   """Builds an experiment; reads the data set, and compiles nothing yet.
 
-  What is computed in float64 needs jax_enable_x64, which is switched on.
-
   Args:
     to_train: else imported weights and teachers aren't read: they need not be
       where a trained run is evaluated.
@@ -53,8 +51,11 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
   if to_train:
     config = imported_lib.name_network(config)
   plan = methods.create(config)
-  if config.model.dtype == 'float64':
-    jax.config.update('jax_enable_x64', True)
+  if config.model.dtype == 'float64' and not jax.config.jax_enable_x64:
+    raise ConfigError(
+      'model.dtype = float64 needs JAX in double precision: use '
+      '`with jax.enable_x64():` around build and what it returns.'
+    )
   parallel.use_compilation_cache()
   devices = parallel.choose_devices(config.devices, config.batch_size)
   if to_train and config.batch_size % len(devices):

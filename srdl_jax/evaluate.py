@@ -179,6 +179,14 @@ def _evaluate(runs, split: str, picture: str | None) -> dict[str, Any]:
   return {**measure.metrics(found), 'ranking': how}
 
 
+def _open(workdir: pathlib.Path, name: str) -> tuple[Experiment, dict]:
+  args = flags.FLAGS
+  experiment = trained.open_run(workdir, args.data_dir)
+  if args.split == 'validation' and not len(experiment.validation_rows):
+    raise ConfigError('The run kept no validation set (data.holdout = 0).')
+  return experiment, trained.load_members(workdir, name, experiment)
+
+
 def main(argv: Sequence[str]) -> None:
   """Evaluates a run's checkpoints."""
   del argv
@@ -186,20 +194,18 @@ def main(argv: Sequence[str]) -> None:
   if not args.workdir:
     raise ConfigError('--workdir=DIR is missing.')
   cpu.prepare()
-  runs = {}
+  names = {}
   for given in args.workdir:
     path, _, name = given.rpartition(':')
     if not (path and _NAMES.fullmatch(name)):
       path, name = given, args.checkpoint
     workdir = storage.absolute(run_directory.resolve(path))
-    if workdir in runs:
+    if workdir in names:
       raise ConfigError(f'{path} is given twice: name its checkpoints at once.')
-    experiment = trained.open_run(workdir, args.data_dir)
-    if args.split == 'validation' and not len(experiment.validation_rows):
-      raise ConfigError('The run kept no validation set (data.holdout = 0).')
-    members = trained.load_members(workdir, name, experiment)
-    runs[workdir] = experiment, members
-  result = _evaluate(list(runs.values()), args.split, args.montage)
+    names[workdir] = name
+  with trained.precision(names):
+    runs = [_open(*named) for named in names.items()]
+    result = _evaluate(runs, args.split, args.montage)
   print(
     json.dumps({'checkpoint': args.checkpoint, 'split': args.split, **result})
   )

@@ -4,6 +4,7 @@
 import pathlib
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from srdl_jax import result, stage, storage
@@ -12,35 +13,34 @@ from srdl_jax.experiment import Experiment
 from srdl_jax.imported import name_network
 from srdl_jax.knowledge import induce, induce_imported, still_needed
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import environment, finished, hold, processes
+from srdl_jax.runs import finished, hold, processes
 from srdl_jax.runs.checkpoint import Checkpoints
 from srdl_jax.runs.log import RunLog
 from srdl_jax.runs.stop_request import StopRequest
 
 
-@environment.own_precision()
 def run(
   config: ConfigDict, directory: str, stop: StopRequest
 ) -> dict[str, Any]:
-  """Trains what is left of the stages, and returns what result.json holds.
+  """Trains what is left, in its own precision, unless `stop` ends it early.
 
-  Args:
-    stop: whether to save and end early.
+  Returns what result.json holds.
   """
   path = run_directory.resolve(directory)
   config = name_network(config)
   # Known before the data set is read, which may mean to fetch it.
   run_directory.refuse_another(path, config)
-  experiment = build(config)
   stop.agreed = False if processes.several() else None
-  test_data = experiment.dataset.test.fingerprint
-  with hold.claim(path, experiment.identity, test_data):
-    if processes.first_says(storage.exists(path / run_directory.RESULT)):
-      processes.tell(f'{path} is finished; its result:')
-    else:
-      processes.tell(experiment.introduction)
-      hold.finish(path, train(experiment, path, stop))
-    return finished.load(path)
+  with jax.enable_x64(config.model.dtype == 'float64'):
+    experiment = build(config)
+    test_data = experiment.dataset.test.fingerprint
+    with hold.claim(path, experiment.identity, test_data):
+      if processes.first_says(storage.exists(path / run_directory.RESULT)):
+        processes.tell(f'{path} is finished; its result:')
+      else:
+        processes.tell(experiment.introduction)
+        hold.finish(path, train(experiment, path, stop))
+      return finished.load(path)
 
 
 def train(

@@ -3,6 +3,7 @@
 
 import contextlib
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -16,10 +17,16 @@ from srdl_jax.runs import finished
 from srdl_jax.runs.checkpoint import Checkpoints
 
 
+def precision(
+  workdirs: Iterable[pathlib.Path],
+) -> contextlib.AbstractContextManager[None]:
+  """A context that JAX computes in as it did when these runs were trained."""
+  dtypes = {run_directory.load_identity(w).config.model.dtype for w in workdirs}
+  return jax.enable_x64('float64' in dtypes)
+
+
 def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   """Returns the experiment of a run, to read its checkpoints with.
-
-  For a run in float64 it switches jax_enable_x64 on, as `build.build` does.
 
   Args:
     data_dir: TFDS directory, or directory of images, if not the one that the
@@ -27,6 +34,7 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
 
   Raises:
     CheckpointError: the run was trained on other data.
+    ConfigError: the run is of float64, and JAX isn't: see `precision`.
   """
   identity = run_directory.load_identity(workdir)
   config = identity.config

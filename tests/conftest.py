@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import pathlib
 import signal
-import sys
 
 import compiled
 import numpy as np
@@ -83,9 +82,6 @@ def _programs_are_compiled_once():
 def _no_test_changes_another():
   yield
   started.end()
-  # A run in double precision leaves it on, for whoever draws or compares next.
-  if 'jax' in sys.modules:
-    sys.modules['jax'].config.update('jax_enable_x64', False)
 
 
 @pytest.fixture

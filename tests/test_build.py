@@ -2,17 +2,21 @@
 """What a configuration stands for, what is refused, and what is left alone."""
 
 import functools
+import json
 import pathlib
 import runpy
 
 import flax.linen as nn
 import jax
+import numpy as np
 import pytest
+import started
 import tiny
 
 from srdl_jax import build, models, srdl
 from srdl_jax.errors import ConfigError
 from srdl_jax.runs.stop_request import StopRequest
+from srdl_jax.trained import open_run
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 SHORT = {'method': 'vanilla', 'epochs': 1, 'log.tensorboard': False}
@@ -60,13 +64,54 @@ def test_a_run_in_double_precision_leaves_jax_as_it_was(tmp_path):
   assert not jax.config.jax_enable_x64
   leaves = jax.tree.leaves(tiny.end_of(tmp_path / 'run', 1, 5).state['params'])
   assert {str(leaf.dtype) for leaf in leaves} == {'float64'}
+  fields['data.classes'] = 99
   with pytest.raises(ConfigError):
-    srdl.run(
-      tiny.config(**fields, **{'data.classes': 99}),
-      str(tmp_path / 'none'),
-      StopRequest(),
-    )
+    srdl.run(tiny.config(**fields), str(tmp_path / 'none'), StopRequest())
   assert not jax.config.jax_enable_x64
+
+
+def test_a_run_is_as_precise_as_configured_whoever_calls(tmp_path):
+  logs = []
+  for double in (False, True):
+    workdir = tmp_path / str(double)
+    with jax.enable_x64(double):
+      srdl.run(tiny.config(**SHORT), str(workdir), StopRequest())
+      assert jax.config.jax_enable_x64 == double
+    logs.append((workdir / 'metrics.jsonl').read_text())
+  assert logs[0] == logs[1]
+
+
+def test_double_precision_is_never_switched_on_for_a_caller():
+  config = tiny.config(**{'model.dtype': 'float64', **SHORT})
+  with pytest.raises(ConfigError, match=r'`with jax.enable_x64\(\):`'):
+    build.build(config)
+  assert not jax.config.jax_enable_x64
+  with jax.enable_x64():
+    like = build.build(config).stages[0].network.like
+  for leaf in jax.tree.leaves(like['params']):
+    assert leaf.dtype == 'float64'
+
+
+# Three programs of a network: the usual tests refuse it.
+@pytest.mark.slow
+def test_commands_read_a_run_in_double_precision(tmp_path):
+  fields = {'model.dtype': 'float64', 'model.name': 'resnet8', **SHORT}
+  run, out = str(tmp_path / 'run'), str(tmp_path / 'out')
+  trained = srdl.run(tiny.config(**fields), run, StopRequest())
+  with pytest.raises(ConfigError, match='double precision'):
+    open_run(tmp_path / 'run', None)
+  found = started.python('-m', 'srdl_jax.evaluate', '--workdir', run)
+  nll = trained['stages'][0]['test']['nll']
+  assert json.loads(found.stdout)['nll'] == pytest.approx(nll, rel=1e-12)
+  for command in (
+    ['weights', 'export'],
+    ['flatness', '--directions=1', '--points=2', '--examples=40'],
+  ):
+    called = [f'srdl_jax.{command[0]}', *command[1:]]
+    done = started.python('-m', *called, '--workdir', run, '--out', out)
+    assert not done.returncode, done.stderr
+  (curve,) = json.loads(pathlib.Path(out).read_text())['runs']
+  assert curve['norm'] != float(np.float32(curve['norm']))
 
 
 def test_a_callers_configuration_stays_as_it_is(tmp_path):

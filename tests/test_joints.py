@@ -272,9 +272,10 @@ def test_activations_are_computed_twice_where_asked(places, remat):
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float64'])
 def test_the_network_computes_as_precisely_as_configured(places, dtype):
-  found = network(places, **{'model.dtype': dtype})
   images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.uint8)
-  assert jax.eval_shape(found.predict_step, found.like, images).dtype == dtype
+  with jax.enable_x64(dtype == 'float64'):
+    found = network(places, **{'model.dtype': dtype})
+    assert jax.eval_shape(found.predict_step, found.like, images).dtype == dtype
 
 
 # Rankings.

@@ -52,10 +52,7 @@ def made(places, tmp_path_factory):
     config = compared_runs.config_of(compared, places)
     fields = compared_runs.fields_of(compared, places)
     directory = tmp_path_factory.mktemp(name.replace(' ', '_'))
-    try:
-      found = srdl.run(config, str(directory), stop_request.StopRequest())
-    finally:
-      jax.config.update('jax_enable_x64', False)
+    found = srdl.run(config, str(directory), stop_request.StopRequest())
     weights = compared_runs.weights() if compared.weights else None
     written = second_writing.write(fields, compared.parts, taught_by, weights)
     return directory, found, written

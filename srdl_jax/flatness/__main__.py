@@ -204,6 +204,14 @@ def main(_argv: Sequence[str]) -> None:
   if not 0 < args.max_distance < math.inf:
     raise ConfigError(f'--max_distance={args.max_distance} must be above 0.')
   out = _writable(args.out)
+  with trained.precision(map(run_directory.resolve, args.workdir)):
+    content = _measure_all(args)
+  storage.write_json(out, content)
+  print(table(content['runs']))
+
+
+def _measure_all(args) -> dict[str, Any]:
+  """Returns what the JSON holds."""
   experiment, solutions = load_all(args.workdir, args.checkpoint, args.data_dir)
   shapes = [jax.tree.map(np.shape, s.variables['params']) for s in solutions]
   if any(other != shapes[0] for other in shapes):
@@ -227,7 +235,7 @@ def main(_argv: Sequence[str]) -> None:
     tell=told.add,
   )
   told.close()
-  content = {
+  return {
     'directions': args.directions,
     'seed': args.seed,
     'distances': distances['literal'],
@@ -238,8 +246,6 @@ def main(_argv: Sequence[str]) -> None:
     **environment.environment(experiment.devices[:1]),
     'command': f'python -m srdl_jax.flatness {shlex.join(sys.argv[1:])}',
   }
-  storage.write_json(out, content)
-  print(table(runs))
 
 
 def _writable(name: str) -> pathlib.Path:

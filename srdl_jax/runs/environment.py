@@ -55,16 +55,6 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
   }
 
 
-@contextlib.contextmanager
-def own_precision() -> Iterator[None]:
-  """Puts back, at the end, what `build` changes for runs in float64."""
-  before = jax.config.jax_enable_x64
-  try:
-    yield
-  finally:
-    jax.config.update('jax_enable_x64', before)
-
-
 def known_fault(device: jax.Device) -> str:
   """Returns a line about a fault of this version of JAX, '' without one."""
   version = importlib.metadata.version('jaxlib')

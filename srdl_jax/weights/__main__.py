@@ -174,9 +174,10 @@ def main(argv: Sequence[str]) -> None:
   elif argv[1:] == ['export']:
     directory = run_directory.resolve(_required('workdir'))
     out = _path('out')
-    experiment = trained.open_run(directory, flags.FLAGS.data_dir)
     args = flags.FLAGS
-    content = export(experiment, directory, args.checkpoint, args.format)
+    with trained.precision([directory]):
+      experiment = trained.open_run(directory, args.data_dir)
+      content = export(experiment, directory, args.checkpoint, args.format)
     storage.replace(out, content)
     print(f'{out}: {len(content):,} bytes')
   else:
