@@ -40,7 +40,8 @@ def plain_norm(self, *, name):
 def plain(monkeypatch):
   def make():
     monkeypatch.setattr(layers.Layers, 'norm', plain_norm)
-    monkeypatch.setattr(layers, 'pointwise', jax.lax.conv_general_dilated)
+    for name in ('pointwise', 'convolution'):
+      monkeypatch.setattr(layers, name, jax.lax.conv_general_dilated)
     for module in (layers, cifar_resnet, wide_resnet, resnet, densenet):
       monkeypatch.setattr(module, 'relu', nn.relu)
 
@@ -95,6 +96,57 @@ def test_plain_layers_come_to_the_same(network, x64, plain, drawn_variables):
     assert one.dtype == other.dtype
     largest = np.abs(other).max()
     assert np.abs(one - other).max() <= 1e-12 * largest
+
+
+def convolved(convolution, strides, padding, x, kernel):
+  dimensions = ('NHWC', 'HWIO', 'NHWC')
+  return convolution(x, kernel, strides, padding, dimension_numbers=dimensions)
+
+
+@pytest.mark.parametrize('images_at_once', [0, 2, 6])
+@pytest.mark.parametrize(
+  ('size', 'strides', 'padding', 'height'),
+  [
+    ((3, 3), (1, 1), ((1, 1), (1, 1)), 8),
+    ((3, 3), (2, 2), ((1, 1), (1, 1)), 7),
+    ((7, 7), (2, 2), ((3, 3), (3, 3)), 12),
+    ((3, 5), (1, 2), ((0, 1), (2, 3)), 8),
+  ],
+)
+def test_a_convolution_has_its_gradients(
+  monkeypatch, x64, images_at_once, size, strides, padding, height
+):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(6, height, height + 2, 5))
+  kernel = rng.normal(size=(*size, 5, 4))
+  monkeypatch.setattr(layers, 'CACHE_BYTES', images_at_once * x[0].nbytes)
+  ours, theirs = (
+    jax.vjp(functools.partial(convolved, f, strides, padding), x, kernel)
+    for f in (layers.convolution, jax.lax.conv_general_dilated)
+  )
+  np.testing.assert_array_equal(ours[0], theirs[0])
+  weights = rng.normal(size=theirs[0].shape)
+  for one, other in zip(ours[1](weights), theirs[1](weights), strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-12 * np.abs(other).max())
+
+
+@pytest.mark.parametrize(
+  ('platform', 'dtype', 'loops'),
+  [('cpu', 'float32', True), ('cpu', 'bfloat16', False)]
+  + [(p, 'float32', False) for p in ('tpu', 'cuda')],
+)
+def test_kernels_have_gradients_of_their_own_on_cpu_alone(
+  platform, dtype, loops
+):
+  x, kernel = jnp.ones((6, 8, 8, 5), dtype), jnp.ones((3, 3, 5, 4), dtype)
+  padding = ((1, 1), (1, 1))
+  gradient = jax.grad(
+    lambda *a: convolved(layers.convolution, (1, 1), padding, *a).sum(), (0, 1)
+  )
+  lowered = (
+    jax.jit(gradient).trace(x, kernel).lower(lowering_platforms=(platform,))
+  )
+  assert ('while' in lowered.as_text()) == loops
 
 
 def test_half_precision_norms_are_as_exact(plain, drawn_variables):
