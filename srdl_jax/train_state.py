@@ -60,13 +60,23 @@ def fresh(
     image_shape: (H, W, C) of one example.
     step: the global step at which the stage begins.
   """
-  variables = _initialise(model, key, image_shape)
+  initialise = _initialise
+  # Options of the compiler can't be given within another program.
+  if not isinstance(key, jax.core.Tracer):
+    initialise = _compiled(jax.default_backend())
+  variables = initialise(model, key, image_shape)
   return from_variables(model, optimiser, variables, step)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _initialise(model, key, image_shape):
+@functools.cache
+def _compiled(platform):
   # Jitted: else each layer's operations are compiled one by one.
+  # LLVM takes 20 s for random bits; optimised less they are the same within 4.
+  options = {'xla_backend_optimization_level': 1} if platform == 'cpu' else None
+  return jax.jit(_initialise, static_argnums=(0, 2), compiler_options=options)
+
+
+def _initialise(model, key, image_shape):
   variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
   # Flax's statistics begin as float32 whatever the parameters are.
   dtype = jax.tree.leaves(variables['params'])[0].dtype

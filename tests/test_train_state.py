@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGD against torch.optim.SGD, step by step, and by its formula."""
+"""SGD against torch.optim.SGD, step by step, and by its formula; a start."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from srdl_jax import train_state
+from srdl_jax import models, train_state
 
 # Made by references/make_sgd.py, which names its torch and its command.
 MADE = json.loads(
@@ -114,3 +114,15 @@ def test_the_backbone_learns_at_a_share_of_the_rate(x64):
   np.testing.assert_allclose(
     updates['layer1.0']['conv1']['bias'], -2.71 * 0.005, rtol=1e-12
   )
+
+
+def test_a_start_is_drawn_as_the_usual_optimisations_do():
+  """It is compiled with fewer, as that takes seconds and not minutes."""
+  model, shape = models.create('resnet8', 10), (8, 8, 1)
+  key = jax.random.key(3)
+  usual = jax.jit(
+    lambda: model.init(key, jnp.zeros((1, *shape)), train=False),
+    compiler_options={'xla_backend_optimization_level': 2},
+  )()
+  found = train_state.fresh(model, optax.identity(), key, shape).variables
+  jax.tree.map(np.testing.assert_array_equal, found, dict(usual))
