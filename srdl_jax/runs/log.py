@@ -20,7 +20,6 @@ import numpy as np
 
 from srdl_jax import errors, storage
 from srdl_jax.runs import progress
-from srdl_jax.runs.tensorboard import Curves
 from srdl_jax.storage import failures, files, replace, uploads
 
 _METRICS = 'metrics.jsonl'
@@ -54,6 +53,9 @@ class RunLog:
       stream: where a human reads, sys.stderr unless given; a bar is drawn
         only on a terminal.
     """
+    # TensorBoard's writer takes half a second: a command speaks up before.
+    from srdl_jax.runs.tensorboard import Curves
+
     self._active = jax.process_index() == 0
     folder = storage.path_of(workdir)
     if self._active:
