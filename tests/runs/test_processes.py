@@ -77,12 +77,11 @@ def launch(directory, event='none', *, own=(), **fields):
 
 
 def alone(directory, **fields):
-  with jax.enable_x64(True):
-    return srdl.run(
-      tiny.config(**{**fields, 'devices': 4}),
-      str(directory),
-      stop_request.StopRequest(),
-    )
+  return srdl.run(
+    tiny.config(**{**fields, 'devices': 4}),
+    str(directory),
+    stop_request.StopRequest(),
+  )
 
 
 def assert_same_run(directory, other, steps):
@@ -120,8 +119,8 @@ def test_a_lost_process_and_a_restart_change_nothing(streamed, tmp_path):
   assert two['final']['test'] == pytest.approx(found['final']['test'])
   assert two['device']['count'] == found['device']['count'] == 4
   # What many have written, one reads.
-  experiment = trained.open_run(tmp_path / 'two', None)
-  with jax.enable_x64(True):
+  with trained.precision([tmp_path / 'two']):
+    experiment = trained.open_run(tmp_path / 'two', None)
     members = trained.load_members(tmp_path / 'two', 'ensemble', experiment)
     metrics = evaluate.evaluate([(experiment, members)], 'test')
   assert metrics['accuracy'] == two['ensemble']['test']['accuracy']
