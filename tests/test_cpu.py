@@ -40,8 +40,27 @@ def devices(program, **environment):
   return int(ended.stdout)
 
 
-def test_a_command_has_several_devices():
-  assert devices(PREPARED) == max(4, cpu.cores())
+@pytest.mark.parametrize(('narrow', 'least'), [(True, 4), (False, 2)])
+def test_a_command_has_several_devices(narrow, least):
+  known = f'from srdl_jax import cpu; cpu.has_narrow_vectors = lambda: {narrow}'
+  assert devices(f'{known}; {PREPARED}') == max(least, cpu.cores())
+
+
+@pytest.mark.parametrize(
+  ('machine', 'told', 'narrow'),
+  [
+    ('x86_64', 'flags : sse avx avx2', True),
+    ('x86_64', 'flags : avx2 avx512f', False),
+    ('AMD64', None, True),
+    ('aarch64', 'Features : asimd', False),
+  ],
+)
+def test_narrow_vectors_are_known(monkeypatch, tmp_path, machine, told, narrow):
+  if told:
+    (tmp_path / 'cpuinfo').write_text(told)
+  monkeypatch.setattr(cpu, 'CPU_INFO', tmp_path / 'cpuinfo')
+  monkeypatch.setattr(cpu.platform, 'machine', lambda: machine)
+  assert cpu.has_narrow_vectors.__wrapped__() == narrow
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ RUNG = {u: n for n, line in enumerate(LADDER.split('\n')) for u in line.split()}
 # What else than errors, and themselves, they may know.
 PURE = {
   'storage': set(),
-  'models': set(),
+  'models': {'cpu'},
   'targets': set(),
   'flatness.landscape': set(),
   'retrieval.distances': {'cpu'},

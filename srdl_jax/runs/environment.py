@@ -50,6 +50,7 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
     'python': platform.python_version(),
     'cpu': _cpu(),
     'cores': cpu.cores(),
+    'narrow_vectors': cpu.has_narrow_vectors(),
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'jax_options': {name: getattr(jax.config, name) for name in OPTIONS},
   }
@@ -80,7 +81,7 @@ def peak_memory(devices: list[jax.Device]) -> dict[str, int]:
 def _cpu() -> str:
   """Returns the processor's model, '' where it isn't told."""
   with contextlib.suppress(OSError):
-    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+    for line in cpu.CPU_INFO.read_text().splitlines():
       if line.startswith('model name'):
         return line.partition(':')[2].strip()
   return platform.processor()

@@ -36,6 +36,12 @@ def plain_norm(self, *, name):
   )
 
 
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+  """Kernels' gradients are those of CPUs with narrow vectors."""
+  monkeypatch.setattr(layers.cpu, 'has_narrow_vectors', lambda: True)
+
+
 @pytest.fixture
 def plain(monkeypatch):
   def make():
@@ -131,13 +137,19 @@ def test_a_convolution_has_its_gradients(
 
 
 @pytest.mark.parametrize(
-  ('platform', 'dtype', 'loops'),
-  [('cpu', 'float32', True), ('cpu', 'bfloat16', False)]
-  + [(p, 'float32', False) for p in ('tpu', 'cuda')],
+  ('platform', 'dtype', 'narrow', 'loops'),
+  [
+    ('cpu', 'float32', True, True),
+    ('cpu', 'float32', False, False),
+    ('cpu', 'bfloat16', True, False),
+    ('tpu', 'float32', True, False),
+    ('cuda', 'float32', True, False),
+  ],
 )
-def test_kernels_have_gradients_of_their_own_on_cpu_alone(
-  platform, dtype, loops
+def test_kernels_have_gradients_of_their_own_on_some_cpus_alone(
+  monkeypatch, platform, dtype, narrow, loops
 ):
+  monkeypatch.setattr(layers.cpu, 'has_narrow_vectors', lambda: narrow)
   x, kernel = jnp.ones((6, 8, 8, 5), dtype), jnp.ones((3, 3, 5, 4), dtype)
   padding = ((1, 1), (1, 1))
   gradient = jax.grad(
