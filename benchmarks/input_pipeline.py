@@ -50,7 +50,7 @@ import other_pipelines
 from absl import app, flags
 from PIL import Image
 
-from srdl_jax.data import folder_files, pipeline
+from srdl_jax.data import folder_files, pipeline, sampling
 from srdl_jax.data.images import StreamedImages
 
 CORES = len(os.sched_getaffinity(0))
@@ -170,11 +170,10 @@ def our_batches(root: pathlib.Path, workers: int) -> Iterator:
   images = StreamedImages(records, size=SIZE, resize=256, orient=True)
   source = pipeline.TrainingViews(
     images=images,
-    rows=np.arange(len(paths)),
-    seed=0,
-    stage=1,
+    drawn=sampling.Drawn(
+      0, 1, np.arange(len(paths)), np.zeros(len(paths)), BATCH.value
+    ),
     epochs=-(-needed() // (len(paths) // BATCH.value)),
-    batch_size=BATCH.value,
     own=np.arange(BATCH.value),
   )
   return pipeline.batches(source, BATCH.value, workers=workers)

@@ -5,7 +5,8 @@ To be read in this order:
 
   srdl          Algorithm 1, for any list of stages; once more at the end
   methods       a method is a list of stages; METHODS
-  config        every field
+  fields        every field: its default, meaning, range
+  config        made, changed, checked, told apart
   losses        Eq 2, 5, 6, 7
   schedules     Eq 3 and 4
   metrics       exact sums: top-k, NLL, calibration
@@ -27,7 +28,7 @@ Packages:
 
   data       data sets in an order that never changes, in memory or streamed
   models     networks by name, one family a file
-  targets    where the soft targets of a step come from, one source a file
+  targets    where the soft targets of a step come from, one method a file
   storage    files that are whole or not there, on disks and in buckets
   runs       what a run leaves behind, and what holds its directory
   weights    tensors in and out by PyTorch's names

@@ -76,7 +76,7 @@ def flip_and_crop(
   Args:
     key: of (purpose, stage, epoch); an example's key is fold_in(key, index).
     images: uint8, [B, H, W, C].
-    index_B: the examples' row numbers in the full split.
+    index_B: the examples' numbers in an order (see `sampling.ORDERS`).
     flip: whether to mirror half of the images.
     padding, mode: see `random_crop`.
   """

@@ -32,7 +32,7 @@ from srdl_jax.errors import ConfigError
 from srdl_jax.experiment import BoundStage, Experiment, Teacher
 from srdl_jax.network import CLASSIFICATION, RETRIEVAL, Network
 from srdl_jax.retrieval import measure
-from srdl_jax.targets import SOURCES
+from srdl_jax.targets import SOURCES, Clock, Source
 
 
 def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
@@ -134,10 +134,10 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
     imported_lib.check(imported, dataset, train_rows)
     teacher = _teacher(imported, dataset, devices)
   flip_and_crop = augmentation(config, dataset)
-  steps_per_epoch = len(train_rows) // config.batch_size
+  drawn = _drawn(config, dataset, train_rows)
   schedule = schedules.over_stages(
     config.optimiser.learning_rate,
-    [stage.epochs * steps_per_epoch for stage in plan],
+    [stage.epochs * drawn.steps for stage in plan],
     [stage.complete for stage in plan],
     decay_at=config.schedule.decay_at,
     decay_factor=config.schedule.decay_factor,
@@ -154,6 +154,7 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
     train_rows=train_rows,
     validation_rows=validation_rows,
     test_rows=test_rows,
+    labels=drawn.labels,
     stages=_bind(
       config,
       plan,
@@ -163,10 +164,8 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
       },
       weights,
       # Stages that learn alike share a compilation.
-      functools.cache(
-        functools.partial(_train_chunk, config, schedule, flip_and_crop)
-      ),
-      steps_per_epoch=steps_per_epoch,
+      functools.cache(functools.partial(_train_chunk, schedule, flip_and_crop)),
+      drawn=drawn,
       fingerprint=dataset.train.fingerprint,
     ),
     weights=weights,
@@ -178,12 +177,25 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
   )
 
 
+def _drawn(config, dataset, rows: np.ndarray) -> sampling.Drawn:
+  """Returns what orders are drawn from, of no stage yet; labels with noise."""
+  labels = sampling.with_noise(
+    dataset.train.labels,
+    rows,
+    config.data.label_noise,
+    config.data.label_noise_seed,
+    dataset.num_classes,
+  )
+  return sampling.Drawn(config.seed, 0, rows, labels, config.batch_size)
+
+
 def _teacher(imported, dataset, devices) -> Teacher:
-  its = imported.config
+  its, end = imported.config, imported.end
+  source = _source(its, methods.create(its)[-1].source)
   return Teacher(
     number=methods.IMPORTED,
     network=create_network(its, its.model.name, dataset, devices),
-    variables=imported.end.variables,
+    variables=source.result(end.state.get('memory', {}), end.variables),
     checkpoint=imported.checkpoint,
     seed=its.seed,
     temperature=its.distillation.temperature,
@@ -235,14 +247,23 @@ def create_network(
   return network
 
 
+def _source(config, name: str, **bound) -> Source:
+  """Returns a source of soft targets as it is configured."""
+  kind = SOURCES[name]
+  section = config[kind.section] if kind.section else {}
+  fields = [f.name for f in dataclasses.fields(kind) if f.name in section]
+  return kind(**{name: section[name] for name in fields}, **bound)
+
+
 def _bind(
-  config, plan, networks, weights, train_chunk, **rest
+  config, plan, networks, weights, train_chunk, drawn, **rest
 ) -> tuple[BoundStage, ...]:
   """Returns the stages of a plan with all that trains them.
 
   Args:
     networks: by the numbers of the stages, and methods.IMPORTED.
-    train_chunk: see `_train_chunk`, the first three arguments bound.
+    train_chunk: see `_train_chunk`, the first two arguments bound.
+    drawn: of no stage and no order yet.
     **rest: what all stages have in common.
   """
   optimiser = train_state.sgd(
@@ -253,22 +274,27 @@ def _bind(
   )
   stages, step = [], 0
   for number, stage in enumerate(plan, start=1):
-    network, apply = networks[number], None
-    if stage.teacher is not None and not SOURCES[stage.source].stored:
+    network, kind = networks[number], SOURCES[stage.source]
+    bound = {'axis_name': parallel.AXIS}
+    if kind.forwards:
       # An imported one isn't read where a trained run is evaluated.
-      teacher = networks[stage.teacher]
-      apply = teacher and teacher.model.apply
-    learns = stage.label_smoothing, stage.source, apply
+      predicts = networks[stage.teacher] if kind.teacher else network
+      bound['apply'] = predicts and predicts.model.apply
+    if kind.timed:
+      bound['clock'] = Clock(step, drawn.steps, stage.epochs)
+    source = _source(config, stage.source, **bound)
+    _refuse(source, network, drawn)
     stages.append(
       BoundStage(
         number=number,
         plan=stage,
         network=network,
-        seed=config.seed,
         first_step=step,
+        drawn=dataclasses.replace(drawn, stage=number, order=kind.order),
+        source=source,
         optimiser=optimiser,
         weights=weights if stage.model == config.model.name else None,
-        train_chunk=train_chunk(network, *learns),
+        train_chunk=train_chunk(network, stage.label_smoothing, source),
         config_digest=config_lib.digest(config),
         **rest,
       )
@@ -277,24 +303,37 @@ def _bind(
   return tuple(stages)
 
 
+def _refuse(source: Source, network: Network, drawn: sampling.Drawn) -> None:
+  """Checks that a source can serve: see `Source.refuse`."""
+  examples, classes = len(drawn.labels), network.num_classes
+  source.refuse(examples=examples, classes=classes)
+  part = drawn.batch_size // len(network.devices)
+  if source.order != 'once' and part % 2:
+    raise ConfigError(
+      f'batch_size = {drawn.batch_size} gives each of {len(network.devices)} '
+      f'device(s) {part} examples, but they come in pairs: take an even number.'
+    )
+  labels, counts = np.unique(drawn.labels[drawn.rows], return_counts=True)
+  if source.order == 'pairs' and counts.min() < 2:
+    raise ConfigError(
+      f'Class {labels[counts.argmin()]} has one training image, but images '
+      'come in pairs of their class: it needs two.'
+    )
+
+
 def _train_chunk(
-  config,
   schedule,
   flip_and_crop,
   network: Network,
   label_smoothing: float,
-  source: str,
-  apply: Callable[..., jax.Array] | None,
+  source: Source,
 ):
-  """Returns compiled train steps; `apply` is of a teacher that predicts."""
-  temperature = config.distillation.temperature
+  """Returns compiled train steps."""
   step = functools.partial(
     steps.train_step,
     schedule=schedule,
-    source=SOURCES[source](temperature, apply),
+    source=source,
     label_smoothing=label_smoothing,
-    label_weight=config.distillation.label_weight,
-    imitation_weight=config.distillation.imitation_weight,
     axis_name=parallel.AXIS,
   )
   return parallel.map_train(

@@ -32,8 +32,8 @@ class Work:
   Attributes:
     model: name of its network.
     epochs: passes that train.
-    extractions: passes that predict, for later stages: 1 where it teaches
-      (Eq 5), 0 where it doesn't, as many as views, or as epochs online.
+    extractions: passes that predict: 1 where it teaches (Eq 5), 0 where it
+      doesn't, as many as views, or as epochs online.
     parameters: see `flops.parameters`.
     forward: see `flops.multiply_adds`.
     forward_flops: see `flops.forward_flops`.
@@ -89,9 +89,12 @@ def work(
 def _extractions(
   number: int, stages: Sequence[methods.Stage], views: int
 ) -> int:
-  """Returns the passes in which a stage predicts for those that it teaches."""
+  """Returns the passes in which a stage predicts for those that it teaches:
+  one without a teacher may teach itself."""
   taught = [
-    (SOURCES[s.source], s.epochs) for s in stages if s.teacher == number
+    (SOURCES[s.source], s.epochs)
+    for n, s in enumerate(stages, start=1)
+    if number == (n if s.teacher is None else s.teacher)
   ]
   forwards = sum(source.forwards * epochs for source, epochs in taught)
   stored = any(source.stored for source, _ in taught)

@@ -14,12 +14,14 @@ from ml_collections import ConfigDict
 
 from srdl_jax import data, methods, parallel, train_state
 from srdl_jax import weights as weights_lib
+from srdl_jax.data import sampling
 from srdl_jax.errors import ConfigError
 from srdl_jax.imported import Imported
 from srdl_jax.network import RETRIEVAL, Network
 from srdl_jax.runs import checkpoint, environment
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs.checkpoint import Moment
+from srdl_jax.targets import Source
 
 
 class Purpose(enum.IntEnum):
@@ -58,7 +60,8 @@ class BoundStage:
   Attributes:
     number: from 1.
     first_step: global step at which it begins.
-    steps_per_epoch: optimiser steps; the remainder of an epoch is dropped.
+    drawn: the orders of its epochs.
+    source: of its soft targets.
     weights: that a fresh state starts from, or None for random parameters.
     train_chunk: its steps, compiled (see `parallel.map_train` and
       `steps.augmented_step`).
@@ -68,9 +71,9 @@ class BoundStage:
   number: int
   plan: methods.Stage
   network: Network
-  seed: int
   first_step: int
-  steps_per_epoch: int
+  drawn: sampling.Drawn
+  source: Source
   optimiser: optax.GradientTransformationExtraArgs
   weights: weights_lib.Weights | None
   train_chunk: Callable[..., Any]
@@ -81,11 +84,11 @@ class BoundStage:
   def end_step(self) -> int:
     """Global step at which it ends."""
     # A checkpoint at this step is the end; its number is the steps done.
-    return self.first_step + self.plan.epochs * self.steps_per_epoch
+    return self.first_step + self.plan.epochs * self.drawn.steps
 
   def key(self, purpose: Purpose, *counts: int) -> jax.Array:
     """Returns a random key of this stage: see `key_for`."""
-    return key_for(self.seed, purpose, self.number, *counts)
+    return key_for(self.drawn.seed, purpose, self.number, *counts)
 
   def initial_state(self, previous: Moment | None) -> train_state.TrainState:
     """Returns the state that it begins with (see `methods.Stage.start`).
@@ -95,6 +98,13 @@ class BoundStage:
         from it.
     """
     state = self._parameters(previous)
+    memory = self.source.begin(
+      state.variables,
+      examples=len(self.drawn.labels),
+      classes=self.network.num_classes,
+      batch_size=self.drawn.batch_size,
+    )
+    state = state.replace(memory=memory)
     if not self.plan.keep_optimiser:
       return state
     opt_state = flax.serialization.from_state_dict(
@@ -109,7 +119,7 @@ class BoundStage:
         *rest, previous.variables, self.first_step
       )
     origin = 1 if self.plan.start == 'same' else self.number
-    key = key_for(self.seed, Purpose.INITIALISE, origin)
+    key = key_for(self.drawn.seed, Purpose.INITIALISE, origin)
     state = train_state.fresh(
       *rest, key, self.network.image_shape, self.first_step
     )
@@ -118,6 +128,11 @@ class BoundStage:
     # The classifier may stay as drawn, so the draw comes first all the same.
     variables = weights_lib.overlay(state.variables, self.weights)
     return train_state.from_variables(*rest, variables, self.first_step)
+
+  def result(self, moment: Moment) -> dict[str, Any]:
+    """Returns the variables of its network at one of its moments."""
+    memory = moment.state.get('memory', {})
+    return self.source.result(memory, moment.variables)
 
   def lineage(self, teacher: str | None) -> dict[str, Any]:
     """Returns what its checkpoints must match to be used.
@@ -162,6 +177,7 @@ class Experiment:
     dataset: all of it, but for the number of classes, which is of those in
       use; row numbers refer to its full splits.
     train_rows, validation_rows, test_rows: row numbers of their splits.
+    labels: of the full training split, as they are trained on: with noise.
     stages: what the method does, one after another.
     weights: that the configured network starts from, or None.
     imported: the finished run that teaches, or None.
@@ -175,6 +191,7 @@ class Experiment:
   train_rows: np.ndarray
   validation_rows: np.ndarray
   test_rows: np.ndarray
+  labels: np.ndarray
   stages: tuple[BoundStage, ...]
   weights: weights_lib.Weights | None
   imported: Imported | None
@@ -191,7 +208,7 @@ class Experiment:
   @property
   def steps_per_epoch(self) -> int:
     """Optimiser steps; the remainder of an epoch is dropped."""
-    return self.stages[0].steps_per_epoch
+    return self.stages[0].drawn.steps
 
   @property
   def total_steps(self) -> int:
@@ -252,10 +269,11 @@ class Experiment:
 
   def teacher(self, number: int, end: Moment) -> Teacher:
     """Returns the teacher that a stage, by its number, is at its end."""
+    stage = self.stages[number - 1]
     return Teacher(
       number=number,
-      network=self.stages[number - 1].network,
-      variables=end.variables,
+      network=stage.network,
+      variables=stage.result(end),
       checkpoint=checkpoint.digest(end.state),
       seed=self.config.seed,
       temperature=self.config.distillation.temperature,

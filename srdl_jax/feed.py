@@ -11,11 +11,10 @@ from srdl_jax import cpu, errors, parallel, soft_targets
 from srdl_jax.data import pipeline, sampling
 from srdl_jax.experiment import BoundStage, Experiment
 from srdl_jax.knowledge import Knowledge
-from srdl_jax.targets import SOURCES
 
 
 class ResidentFeed(contextlib.AbstractContextManager):
-  """Examples that live on every device: a step is told their rows.
+  """Examples that live on every device: a step is told their numbers.
 
   Attributes:
     resident: image, label, soft_logits and teacher, on the devices.
@@ -34,7 +33,7 @@ class ResidentFeed(contextlib.AbstractContextManager):
     """
     arrays = {
       'image': experiment.dataset.train.images,
-      'label': experiment.dataset.train.labels,
+      'label': experiment.labels,
       'soft_logits': _soft_logits(experiment, stage, knowledge),
       'teacher': _variables(stage, knowledge),
     }
@@ -42,15 +41,13 @@ class ResidentFeed(contextlib.AbstractContextManager):
       arrays = jax.tree.map(cpu.aligned, arrays)
     self.resident = parallel.replicate(arrays, experiment.devices)
     self._experiment = experiment
-    self._orders = sampling.EpochOrders(
-      stage.seed, stage.number, experiment.train_rows
-    )
+    self._orders = sampling.EpochOrders(stage.drawn)
 
   def __exit__(self, *error: object) -> None:
     del error
 
   def examples(self, epoch: int, begin: int, end: int) -> np.ndarray:
-    """Returns the rows [S, B] of an epoch's steps: this process's part.
+    """Returns the numbers [S, B] of an epoch's steps: this process's part.
 
     Args:
       epoch: of the stage, from 0.
@@ -93,11 +90,8 @@ class StreamedFeed(contextlib.AbstractContextManager):
     self._batches = pipeline.batches(
       pipeline.TrainingViews(
         images=experiment.dataset.train.images,
-        rows=experiment.train_rows,
-        seed=stage.seed,
-        stage=stage.number,
+        drawn=stage.drawn,
         epochs=stage.plan.epochs,
-        batch_size=config.batch_size,
         own=own,
       ),
       len(own),
@@ -119,11 +113,13 @@ class StreamedFeed(contextlib.AbstractContextManager):
       raise ValueError('A stream is asked for another batch than its next.')
     self._step += end - begin
     found = [next(self._batches) for _ in range(end - begin)]
-    index = np.stack([batch['index'] for batch in found])
+    view = np.stack([batch['view'] for batch in found])
+    index = view % len(self._experiment.labels)
     return {
       'image': np.stack([batch['image'] for batch in found]),
-      'label': self._experiment.dataset.train.labels[index],
+      'label': self._experiment.labels[index],
       'index': index,
+      'view': view,
       'soft_logits': _soft_logits(self._experiment, *self._taught_by, index),
     }
 
@@ -187,7 +183,7 @@ def _soft_logits(
   knowledge: Knowledge | None,
   rows: np.ndarray | slice = slice(None),
 ) -> np.ndarray | None:
-  if not SOURCES[stage.plan.source].stored:
+  if not stage.source.stored:
     return None
   temperature = experiment.config.distillation.temperature
   return to_learn_from(knowledge.bank, temperature, rows)
@@ -195,6 +191,6 @@ def _soft_logits(
 
 def _variables(stage: BoundStage, knowledge: Knowledge | None) -> Any:
   """Returns those of a teacher that predicts in each step, or None."""
-  if stage.plan.teacher is None or SOURCES[stage.plan.source].stored:
+  if stage.plan.teacher is None or stage.source.stored:
     return None
   return knowledge.teacher.variables

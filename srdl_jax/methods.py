@@ -188,6 +188,12 @@ def label_smoothing(config: ConfigDict) -> tuple[Stage, ...]:
 
 
 @reads()
+def pll(config: ConfigDict) -> tuple[Stage, ...]:
+  """SRDL whose stage two learns from its teacher's two best classes alone."""
+  return _self_taught(config.epochs, source='top_two')
+
+
+@reads()
 def self_kd(config: ConfigDict) -> tuple[Stage, ...]:
   """A student of a fully trained copy of itself: one generation."""
   return _generations(config.epochs, 1)
@@ -209,6 +215,25 @@ def born_again_equal_budget(config: ConfigDict) -> tuple[Stage, ...]:
   """Born-again networks that share M: SRDL of more stages."""
   networks = config.born_again.generations + 1
   return _self_taught(config.epochs, (1.0,) * networks)
+
+
+def _of_source(name: str) -> Callable[[ConfigDict], tuple[Stage, ...]]:
+  return lambda config: (Stage(config.epochs, source=name),)
+
+
+# Methods of one stage that are a source, of targets.SOURCES, with its fields.
+for _name in (
+  'ols',
+  'ps_kd',
+  'tf_kd',
+  'cs_kd',
+  'dlb',
+  'ddgsd',
+  'mean_teacher',
+  'ema',
+):
+  _fields = (f for f in config_lib.FIELDS if f.startswith(f'{_name}.'))
+  METHODS[_name] = Method(_of_source(_name), tuple(_fields))
 
 
 def create(config: ConfigDict) -> tuple[Stage, ...]:
@@ -235,10 +260,11 @@ def create(config: ConfigDict) -> tuple[Stage, ...]:
   return stages
 
 
-# Fields that a stage's source of soft targets reads, by targets.SOURCES' keys.
+# Sources that take a teacher, by targets.SOURCES' keys, and the fields that
+# they read.
 _OF_SOURCES = {
-  '': (),
   'bank': ('distillation.views',),
+  'top_two': ('distillation.views',),
   'online': ('distillation.online',),
 }
 
@@ -246,11 +272,9 @@ _OF_SOURCES = {
 def _refuse_unread(config: ConfigDict, sources: set[str]) -> None:
   """Refuses fields of other methods that aren't at their default, nor at what
   they were born with: earlier runs have that."""
-  if strange := sources - _OF_SOURCES.keys():
-    known = filter(None, _OF_SOURCES)
-    raise ConfigError(unknown('source', min(strange), known))
   fields = *(method.reads for method in METHODS.values()), *_OF_SOURCES.values()
-  read = METHODS[config.method].reads, *(_OF_SOURCES[s] for s in sources)
+  own = (_OF_SOURCES.get(source, ()) for source in sources)
+  read = METHODS[config.method].reads, *own
   others = set().union(*fields) - set().union(*read)
   unread = [
     f'{name} = {config[name]!r}'
@@ -276,9 +300,11 @@ def _check(config, stages, number: int, stage: Stage) -> None:
   earlier = stage.teacher is None or 1 <= stage.teacher < number
   if not (imported or earlier):
     raise ConfigError(f'The teacher of stage {number} must come before it.')
-  if stage.source in ('bank', 'online') and stage.teacher is None:
+  takes_teacher = stage.source in _OF_SOURCES
+  if takes_teacher != (stage.teacher is not None):
+    has = 'a' if stage.teacher is not None else 'no'
     raise ConfigError(
-      f'Stage {number} has the source {stage.source!r}, but no teacher.'
+      f'Stage {number} has the source {stage.source!r}, but {has} teacher.'
     )
   if number == 1 and (stage.start != 'fresh' or stage.keep_optimiser):
     raise ConfigError(

@@ -37,7 +37,8 @@ def assemble(
     knowledge: what the teachers handed on, by the number of their stage or
       methods.IMPORTED.
   """
-  variables = {n: end.variables for n, end in enumerate(ends, start=1)}
+  stages = zip(experiment.stages, ends, strict=True)
+  variables = {stage.number: stage.result(end) for stage, end in stages}
   analysed = analyse(experiment, variables, knowledge)
   stages = [
     _stage(experiment, stage, end) | analysed[stage.number]
@@ -100,7 +101,7 @@ def _test(
   if evaluation['split'] == 'test':
     place = {'split', 'stage', 'epoch', 'step'}
     return {name: v for name, v in evaluation.items() if name not in place}
-  return evaluate([(experiment, {stage.number: end.variables})], 'test')
+  return evaluate([(experiment, {stage.number: stage.result(end)})], 'test')
 
 
 def _teacher(

@@ -6,7 +6,6 @@ import pathlib
 import time
 from collections.abc import Callable
 
-import flax
 import jax
 import numpy as np
 
@@ -64,7 +63,7 @@ def train(
     return moment
   state, record = stage.initial_state(previous), Record(lineage)
   if moment is not None:
-    state = flax.serialization.from_state_dict(state, moment.state)
+    state = state.restored(moment.state)
     record = moment.record
     log.event(f'Stage {stage.number} goes on from step {moment.step}.')
   step = int(state.step)
@@ -118,7 +117,7 @@ class _Loop:
   def run(self, tick: Callable[[], None]) -> Moment:
     """Trains what is left; `tick` is called after each dispatch."""
     done = self.step - self.stage.first_step
-    first, offset = divmod(done, self.stage.steps_per_epoch)
+    first, offset = divmod(done, self.stage.drawn.steps)
     for epoch in range(first, self.stage.plan.epochs):
       self._epoch(epoch, offset, tick)
       offset = 0
@@ -129,7 +128,7 @@ class _Loop:
 
   def _epoch(self, epoch: int, offset: int, tick) -> None:
     """Trains the epoch's steps from `offset` on."""
-    steps = self.stage.steps_per_epoch
+    steps = self.stage.drawn.steps
     key = parallel.replicate(
       self.stage.key(Purpose.AUGMENT, epoch), self.experiment.devices
     )
@@ -203,7 +202,7 @@ class _Loop:
 
   def _diverged(self, what: str, step: int) -> None:
     self.checkpoints.wait()
-    epoch = (step - 1) // self.stage.steps_per_epoch + 1
+    epoch = (step - 1) // self.stage.drawn.steps + 1
     raise NonFiniteLossError(
       f'Training diverged: {what} in stage {self.stage.number}, epoch {epoch} '
       f'of the run, step {step}. The last good checkpoint is kept. Lower '
@@ -231,7 +230,8 @@ class _Loop:
   def _evaluate(self, place: dict[str, int]) -> float:
     begun = time.monotonic()
     split = self.experiment.selection_split
-    variables = {self.stage.number: self.state.variables}
+    result = self.stage.source.result(self.state.memory, self.state.variables)
+    variables = {self.stage.number: result}
     metrics = evaluate([(self.experiment, variables)], split)
     self.record.seconds['evaluate'] += time.monotonic() - begun
     if not np.isfinite(list(metrics.values())).all():
@@ -247,13 +247,15 @@ class _Loop:
   def _save(self, score: float | None) -> Moment:
     state = parallel.to_host(self.state)
     # A gradient can overflow where the loss did not.
-    if not all(np.isfinite(x).all() for x in jax.tree.leaves(state)):
+    # Of what a source remembers, NaN is what it doesn't know yet.
+    known = state.replace(memory={})
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves(known)):
       self._diverged('a parameter is not finite', self.step)
     self.log.settle()
     self.record.log = self.log.state
     moment = Moment(
       step=self.step,
-      state=flax.serialization.to_state_dict(state),
+      state=state.saved(),
       progress=dataclasses.asdict(self.record),
     )
     self.checkpoints.save(moment, score=score)

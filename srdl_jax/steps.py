@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The train step: pure functions, written per device."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,8 +23,6 @@ def train_step(
   *,
   schedule: optax.Schedule,
   source: Source,
-  label_weight: float = 1.0,
-  imitation_weight: float = 1.0,
   label_smoothing: float = 0.0,
   axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
@@ -33,14 +32,19 @@ def train_step(
     state: to update; the rate is schedule(state.step).
     batch: see `Source.targets`.
     schedule: rate by global step.
-    source: of the soft targets, and their temperature.
-    label_weight, imitation_weight, label_smoothing: see `losses.srdl`.
+    source: of the soft targets, their temperature and weights.
+    label_smoothing: see `losses.srdl`.
     axis_name: mapped axis to average gradients and metrics over.
 
   Returns:
     The next state, and scalars: loss, its parts, accuracy (a fraction) and
     the applied learning_rate.
   """
+
+  label_weight, imitation_weight = source.weights(state.step)
+  loss_of = losses.srdl
+  if source.partial:
+    loss_of = functools.partial(losses.partly_taught, axis_name=axis_name)
 
   def loss_fn(params):
     logits_BxK, updates = state.apply_fn(
@@ -49,10 +53,11 @@ def train_step(
       train=True,
       mutable=['batch_stats'],
     )
-    loss, parts = losses.srdl(
+    said_BxK = jax.lax.stop_gradient(logits_BxK)
+    loss, parts = loss_of(
       logits_BxK,
       batch['label'],
-      source.targets(batch, jax.lax.stop_gradient(logits_BxK)),
+      source.targets(state.memory, batch, said_BxK),
       temperature=source.temperature,
       label_weight=label_weight,
       imitation_weight=imitation_weight,
@@ -62,17 +67,21 @@ def train_step(
       jnp.argmax(logits_BxK, -1) == batch['label'], dtype=loss.dtype
     )
     metrics = {'loss': loss, **parts, 'accuracy': correct}
-    return loss, (updates.get('batch_stats', {}), metrics)
+    return loss, (updates.get('batch_stats', {}), said_BxK, metrics)
 
-  grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+  grads, (batch_stats, said_BxK, metrics) = jax.grad(loss_fn, has_aux=True)(
+    state.params
+  )
   if axis_name is not None:
     # Not the statistics: batch norm averages over this axis by itself.
     grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
   rate = jnp.asarray(schedule(state.step), metrics['loss'].dtype)
+  before = state.step
   state = state.apply_gradients(
     grads=grads, learning_rate=rate, batch_stats=batch_stats
   )
-  return state, {**metrics, 'learning_rate': rate}
+  memory = source.end(state.memory, batch, said_BxK, state.variables, before)
+  return state.replace(memory=memory), {**metrics, 'learning_rate': rate}
 
 
 def gather(resident: Mapping[str, Any], examples: jax.Array | Batch) -> Batch:
@@ -81,14 +90,16 @@ def gather(resident: Mapping[str, Any], examples: jax.Array | Batch) -> Batch:
   Args:
     resident: teacher, see `Source.targets`; and, where the batch isn't
       streamed, image uint8 [N, H, W, C], label [N], soft_logits None or [N, K].
-    examples: row numbers [b] of these; or the streamed batch, image uint8
-      [b, H, W, C], label [b], index [b], soft_logits None or [b, K].
+    examples: numbers [b] of an order (see `sampling.ORDERS`); or the streamed
+      batch, image uint8 [b, H, W, C], label [b], soft_logits None or [b, K],
+      index, its rows [b], and view, their numbers [b].
   """
   if isinstance(examples, Mapping):
     return {**resident, **examples}
+  index = examples % len(resident['image'])
   arrays = {name: resident[name] for name in ('image', 'label', 'soft_logits')}
-  rows = jax.tree.map(lambda x: x[examples], arrays)
-  return {**resident, 'index': examples, **rows}
+  rows = jax.tree.map(lambda x: x[index], arrays)
+  return {**resident, 'index': index, 'view': examples, **rows}
 
 
 def augmented_step(
@@ -112,5 +123,5 @@ def augmented_step(
     step: `train_step`, its options bound.
   """
   batch = gather(resident, examples)
-  images = normalise(augment(key, batch['image'], batch['index']))
+  images = normalise(augment(key, batch['image'], batch['view']))
   return step(state, {**batch, 'image': images})

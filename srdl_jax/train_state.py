@@ -9,17 +9,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax import serialization, struct
 from flax.training import train_state
 
 
 class TrainState(train_state.TrainState):
-  """Flax's TrainState with batch-norm statistics.
+  """Flax's TrainState with batch-norm statistics and a source's memory.
 
   `step` is the global step over all stages of the run, not the optimiser's
   own count: the learning rate is a function of it.
   """
 
   batch_stats: Mapping[str, Any]
+  memory: Any = struct.field(default_factory=dict)
 
   def apply_gradients(
     self,
@@ -38,6 +40,18 @@ class TrainState(train_state.TrainState):
       opt_state=opt_state,
       batch_stats=batch_stats,
     )
+
+  def saved(self) -> dict[str, Any]:
+    """Returns what a checkpoint holds: no memory where there is none, as
+    before sources had one."""
+    state = serialization.to_state_dict(self)
+    if not state['memory']:
+      del state['memory']
+    return state
+
+  def restored(self, saved: Mapping[str, Any]) -> 'TrainState':
+    """Returns the state of which `saved` was told."""
+    return serialization.from_state_dict(self, {'memory': {}, **saved})
 
   @property
   def variables(self) -> dict[str, Any]:

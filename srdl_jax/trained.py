@@ -137,4 +137,4 @@ def _load(workdir, name: str, stage: BoundStage) -> Any:
   lineage = stage.lineage(None)
   del lineage['teacher'], lineage['weights']
   moment.record.refuse_foreign(moment.step, lineage)
-  return moment.variables
+  return stage.result(moment)

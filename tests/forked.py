@@ -19,9 +19,11 @@ import compiled
 
 # What the commands import; each imports most of the package.
 IMPORTED = [
-  *('srdl_jax.main', 'srdl_jax.evaluate', 'srdl_jax.flatness.__main__'),
-  *('srdl_jax.weights.__main__', 'srdl_jax.reproduce.__main__'),
-  'srdl_jax.rank',
+  f'srdl_jax.{name}'
+  for name in (
+    *('main', 'evaluate.__main__', 'flatness.__main__'),
+    *('weights.__main__', 'reproduce.__main__', 'rank'),
+  )
 ]
 
 

@@ -35,6 +35,7 @@ from srdl_jax import (
   trained,
 )
 from srdl_jax import config as config_lib
+from srdl_jax.evaluate import __main__ as evaluate_command
 from srdl_jax.flatness import __main__ as flatness_command
 from srdl_jax.report import __main__ as report_command
 from srdl_jax.report import rows, run_file
@@ -426,7 +427,7 @@ def evaluated(*workdirs: str, **given: Any) -> Provoke:
     're_rank': None,
     'pooling': None,
   }
-  return called(evaluate, workdir=[*workdirs], **{**usual, **given})
+  return called(evaluate_command, workdir=[*workdirs], **{**usual, **given})
 
 
 def flattened(*workdirs: str, **given: Any) -> Provoke:

@@ -34,6 +34,7 @@ from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import processes
 from srdl_jax.runs.stop_request import StopRequest
 from srdl_jax.storage import bucket
+from srdl_jax.targets import SOURCES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE = Table()
@@ -61,6 +62,24 @@ WRONG = {
   'srdl.start': 'warm',
   'born_again.generations': 0,
   'label_smoothing': 1.0,
+  'data.label_noise': 1.0,
+  'data.label_noise_seed': -1,
+  'ols.imitation_weight': 1.5,
+  'ps_kd.alpha': -0.5,
+  'tf_kd.temperature': 0.0,
+  'tf_kd.alpha': 1.5,
+  'tf_kd.correct': 1.0,
+  'cs_kd.temperature': 0.0,
+  'cs_kd.imitation_weight': -1.0,
+  'dlb.temperature': 0.0,
+  'dlb.imitation_weight': -1.0,
+  'ddgsd.temperature': 0.0,
+  'ddgsd.imitation_weight': -1.0,
+  'mean_teacher.temperature': 0.0,
+  'mean_teacher.imitation_weight': -1.0,
+  'mean_teacher.rise': 1.5,
+  'mean_teacher.decay': 1.0,
+  'ema.decay': 1.0,
   'teacher.epochs': -1,
   'teacher.workdir': 'gs://bucket/x',
   'augment.padding': -1,
@@ -164,6 +183,7 @@ TABLE.add(
     'unused born_again.generations': VANILLA(born_again__generations=2),
     'unused distillation.online': VANILLA(distillation__online=True),
     'unused distillation.views': VANILLA(distillation__views=2),
+    'unused, of a source': VANILLA(ema__decay=0.9),
     'several unused': VANILLA(srdl__start='same', teacher__epochs=3),
     'views of an online teacher': refused(
       distillation__views=2, distillation__online=True
@@ -187,6 +207,10 @@ TABLE.add(
     'unknown start': planned(methods.Stage(1), methods.Stage(1, start='warm')),
     'later teacher': planned(methods.Stage(1), methods.Stage(1, teacher=2)),
     'first goes on': planned(methods.Stage(1, start='previous')),
+    'a teacher for labels alone': planned(
+      methods.Stage(1), methods.Stage(1, teacher=1, source='ema')
+    ),
+    'no teacher for a bank': planned(methods.Stage(1, source='top_two')),
     'other network': planned(
       methods.Stage(1, model='resnet8'), methods.Stage(1, start='previous')
     ),
@@ -225,6 +249,7 @@ TABLE.add(
     'batch larger than the data': refused(batch_size=240),
     'more devices than there are': refused(devices=64),
     'not all devices of several processes': several_processes,
+    'an odd part in pairs': refused(method='dlb', batch_size=20, devices=4),
   },
 )
 TABLE.add(
@@ -234,6 +259,13 @@ TABLE.add(
     'too few of a class': refused(data__examples_per_class=5000),
     'too many classes': refused(data__classes=11),
     'one class': refused(data__classes=1),
+    'two classes for top-2 targets': refused(method='pll', data__classes=2),
+    'one image of a class in pairs': refused(
+      method='cs_kd', data__examples_per_class=1, batch_size=10
+    ),
+    'a table too large': lambda place: SOURCES['ps_kd'](alpha=0.8).refuse(
+      examples=1_281_167, classes=1000
+    ),
     'padding as wide as images': refused(augment__padding=8),
     'size of resident images': refused(data__image_size=16),
   },

@@ -2,6 +2,7 @@
 """Fields: each declared, read, in range; arguments, records, identity."""
 
 import ast
+import dataclasses
 import json
 import math
 import pathlib
@@ -10,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from srdl_jax import config as config_lib
+from srdl_jax import targets
 from srdl_jax.config import FIELDS
 from srdl_jax.errors import ConfigError
 
@@ -41,7 +43,14 @@ def _fields_read(source):
 
 
 def _all_fields_read():
-  return {
+  # Of a source's own section by its class's fields: `build._source`.
+  of_sources = {
+    f'{kind.section}.{field.name}'
+    for kind in targets.SOURCES.values()
+    if kind.section
+    for field in dataclasses.fields(kind)
+  }
+  return of_sources & set(FIELDS) | {
     name
     for path in PACKAGE.rglob('*.py')
     for name in _fields_read(path.read_text())
@@ -193,6 +202,7 @@ def test_wrong_arguments_are_named(text, message):
 
 # Ranges: the values around each boundary.
 
+OF_PAIRS = ('cs_kd', 'dlb', 'ddgsd')
 RANGES = {
   'seed': ([0, 2**32 - 1], [-1, 2**32]),
   'epochs': ([1, 300], [0, -1]),
@@ -231,6 +241,24 @@ RANGES = {
   'distillation.temperature': ([0.1, 20.0], [0.0, -3.0, math.nan, math.inf]),
   'distillation.label_weight': ([0.0, 1.0], [-0.1, math.nan, math.inf]),
   'distillation.imitation_weight': ([0.0, 1.0], [-0.1, math.nan, math.inf]),
+  'data.label_noise': ([0.0, 0.3, 0.999], [1.0, -0.1, math.nan]),
+  'data.label_noise_seed': ([0, 7], [-1]),
+  'ols.imitation_weight': ([0.0, 1.0], [1.1, -0.1, math.nan]),
+  'ps_kd.alpha': ([0.0, 1.0], [1.1, -0.1]),
+  'tf_kd.alpha': ([0.0, 1.0], [1.1, -0.1]),
+  'tf_kd.correct': ([0.5, 0.99], [0.0, 1.0, math.nan]),
+  'mean_teacher.rise': ([0.0, 1.0], [1.1, -0.1]),
+  **dict.fromkeys(
+    ('mean_teacher.decay', 'ema.decay'), ([0.0, 0.999], [1.0, -0.1])
+  ),
+  **dict.fromkeys(
+    [f'{m}.temperature' for m in ('tf_kd', *OF_PAIRS, 'mean_teacher')],
+    ([0.1, 20.0], [0.0, -3.0, math.nan]),
+  ),
+  **dict.fromkeys(
+    [f'{m}.imitation_weight' for m in (*OF_PAIRS, 'mean_teacher')],
+    ([0.0, 2.0], [-0.1, math.nan]),
+  ),
   'eval.every_epochs': ([1, 5], [0]),
   'eval.batch_size': ([1, 500], [0]),
   'checkpoint.every_epochs': ([1, 5], [0]),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The methods of the paper as tuples of stages."""
 
+import dataclasses
+
 import pytest
 
 from srdl_jax import config as config_lib
@@ -119,11 +121,22 @@ def test_an_unknown_start_is_an_error(monkeypatch):
     create('new', 2)
 
 
-def test_the_sources_are_those_whose_fields_are_known(monkeypatch):
-  assert methods._OF_SOURCES.keys() == targets.SOURCES.keys()
-  new = plan(Stage(1), Stage(1, teacher=1, source='tea_leaves'))
-  monkeypatch.setitem(methods.METHODS, 'new', new)
-  with pytest.raises(ConfigError, match="Unknown source 'tea_leaves'; known"):
+def test_sources_with_a_teacher_are_those_whose_fields_are_known():
+  taught = {name for name, kind in targets.SOURCES.items() if kind.teacher}
+  assert methods._OF_SOURCES.keys() == taught
+
+
+@pytest.mark.parametrize(
+  ('stage', 'has'),
+  [
+    (Stage(1, teacher=1, source='ema'), "'ema', but a teacher"),
+    (Stage(1, source='online'), "'online', but no teacher"),
+    (Stage(1, source='top_two'), "'top_two', but no teacher"),
+  ],
+)
+def test_a_source_has_a_teacher_or_none(monkeypatch, stage, has):
+  monkeypatch.setitem(methods.METHODS, 'new', plan(Stage(1), stage))
+  with pytest.raises(ConfigError, match=has):
     create('new', 2)
 
 
@@ -212,7 +225,17 @@ def test_a_method_reads_what_it_declares(method):
     config = config_lib.defaults()
     config.update_from_flattened_dict({**given, 'teacher.workdir': workdir})
     methods.METHODS[method].plan(Reading(config, read))
-  assert read == {'epochs', *methods.METHODS[method].reads}
+  # A source's fields are read where a run is built.
+  kind = targets.SOURCES.get(method)
+  of_source = {
+    name
+    for name in config_lib.FIELDS
+    if kind and name.rpartition('.')[0] == kind.section
+  }
+  if kind:
+    own = {field.name for field in dataclasses.fields(kind)}
+    assert {name.rpartition('.')[2] for name in of_source} <= own
+  assert read | of_source == {'epochs', *methods.METHODS[method].reads}
 
 
 def test_what_a_method_reads_must_be_a_field():

@@ -163,9 +163,7 @@ def test_a_weight_of_the_labels_reaches_the_loss(state, batch):
   step = functools.partial(
     steps.train_step,
     schedule=RATE,
-    source=Stored(2.0),
-    label_weight=0.1,
-    imitation_weight=0.9,
+    source=Stored(2.0, label_weight=0.1, imitation_weight=0.9),
   )
   _, metrics = jax.jit(step)(state, {**batch, 'soft_logits': _bank(8)})
   expected = 0.1 * metrics['cross_entropy'] + 0.9 * 4 * metrics['imitation']
@@ -346,12 +344,12 @@ def test_a_bank_is_read_by_index_and_none_stays_none():
   np.testing.assert_array_equal(found['soft_logits'], _bank()[[5, 5, 0]])
   for name in ('image', 'label', 'index'):
     np.testing.assert_array_equal(found[name], rows)
-  assert SOURCE.targets(found, None) is found['soft_logits']
+  assert SOURCE.targets({}, found, None) is found['soft_logits']
   labels_alone = steps.gather(resident | {'soft_logits': None}, rows)
   assert labels_alone['soft_logits'] is None
-  assert Source(T).targets(labels_alone, None) is None
+  assert Source(T).targets({}, labels_alone, None) is None
   with pytest.raises(ValueError, match='taught stage has no soft targets'):
-    SOURCE.targets(labels_alone, None)
+    SOURCE.targets({}, labels_alone, None)
 
 
 # Devices.

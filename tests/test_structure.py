@@ -16,9 +16,9 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
 # A unit is a module of the package or a package in it; it imports from units
 # in lines above its own. A package's command stands apart.
 LADDER = """
-errors
-cpu config storage metrics losses schedules augment
-command models methods flops targets
+errors fields
+cpu config storage metrics losses schedules augment targets
+command models methods flops
 data train_state parallel
 steps runs
 network
@@ -192,7 +192,7 @@ def test_the_core_is_read_in_an_afternoon():
   core = re.findall(r'^  (\w+)  +\S', order, re.M)
   assert core[0] == 'srdl' and len(lines_of('srdl')) <= 80
   assert len(core) <= 20
-  assert sum(len(lines_of(module)) for module in core) <= 3900
+  assert sum(len(lines_of(module)) for module in core) <= 4000
 
 
 def test_no_two_classes_have_one_name():

@@ -258,7 +258,7 @@ def test_an_online_teacher_predicts_the_augmented_images(tmp_path):
   batch = {'teacher': end.variables, 'image': images, 'soft_logits': None}
   logits = model.apply(end.variables, images, train=False)
   np.testing.assert_allclose(
-    targets.Online(3.0, model.apply).targets(batch, None),
+    targets.SOURCES['online'](3.0, apply=model.apply).targets({}, batch, None),
     jax.nn.log_softmax(logits / 3),
     rtol=1e-6,
   )

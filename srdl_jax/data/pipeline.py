@@ -38,45 +38,37 @@ class RandomAccess(Protocol):
 class TrainingViews:
   """What one process trains on in a stage: its part of batch after batch.
 
-  An example's crop depends on the seed, the stage, the epoch and its row, not
-  on who makes it.
+  An example's crop depends on the seed, the stage, the epoch and its number,
+  not on who makes it.
 
   Attributes:
     images: of the full split.
-    rows: int [n], the examples in use.
-    batch_size: of all processes together.
+    drawn: the orders of its epochs.
     own: int [b], the places within a batch that are this process's.
   """
 
   images: StreamedImages
-  rows: np.ndarray
-  seed: int
-  stage: int
+  drawn: sampling.Drawn
   epochs: int
-  batch_size: int
   own: np.ndarray
 
   def __post_init__(self) -> None:
-    self._orders = sampling.EpochOrders(self.seed, self.stage, self.rows)
+    self._orders = sampling.EpochOrders(self.drawn)
 
   def __len__(self) -> int:
-    return self.epochs * self._steps * len(self.own)
+    return self.epochs * self.drawn.steps * len(self.own)
 
   def __getitem__(self, position: int) -> dict[str, Any]:
-    """Returns {image uint8 [H, W, C], index}."""
+    """Returns {image uint8 [H, W, C], view: its number in the order}."""
+    drawn = self.drawn
     batch, place = divmod(int(position), len(self.own))
-    epoch, step = divmod(batch, self._steps)
-    where = step * self.batch_size + self.own[place]
-    row = int(self._orders[epoch][where])
-    rng = sampling.of_crop(self.seed, self.stage, epoch, row)
+    epoch, step = divmod(batch, drawn.steps)
+    number = int(self._orders[epoch][step * drawn.batch_size + self.own[place]])
+    rng = sampling.of_crop(drawn.seed, drawn.stage, epoch, number)
     return {
-      'image': self.images.training_view(row, rng),
-      'index': np.int32(row),
+      'image': self.images.training_view(number % len(self.images), rng),
+      'view': np.int32(number),
     }
-
-  @property
-  def _steps(self) -> int:
-    return len(self.rows) // self.batch_size
 
 
 def views(

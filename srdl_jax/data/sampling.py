@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which examples are used, and in which order: pure functions of seeds."""
 
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
 
 from srdl_jax.errors import ConfigError
 
 # A fourth word keeps other draws apart from every epoch's order: SeedSequence
 # takes (seed,) and (seed, 0, 0) for the same.
-_HOLDOUT, _CROP, _VIEW = 1, 2, 3
+_HOLDOUT, _CROP, _VIEW, _NOISE, _PAIRS = range(1, 6)
 
 
 def _generator(*words: int) -> np.random.Generator:
@@ -28,13 +31,101 @@ def epoch_order(
   return generator.permutation(np.asarray(rows, np.int32))
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+  """What a stage's orders are drawn from.
+
+  Attributes:
+    rows: int [n], the examples in use.
+    labels: integers [N], of the full split, as they are trained on.
+    batch_size: of all processes together.
+    order: a key of ORDERS.
+  """
+
+  seed: int
+  stage: int
+  rows: np.ndarray
+  labels: np.ndarray
+  batch_size: int
+  order: str = 'once'
+
+  def epoch(self, epoch: int) -> np.ndarray:
+    """Returns the order of an epoch: see `ORDERS`."""
+    return ORDERS[self.order](self, epoch)
+
+  @property
+  def steps(self) -> int:
+    """Of an epoch; its remainder is dropped."""
+    return len(self.rows) // self.batch_size
+
+
+def _once(drawn: Drawn, epoch: int) -> np.ndarray:
+  return epoch_order(drawn.seed, drawn.stage, epoch, drawn.rows)
+
+
+def _half(drawn: Drawn, epoch: int) -> np.ndarray:
+  """Returns rows [steps, B / 2]; two epochs share a permutation."""
+  pair, part = divmod(epoch, 2)
+  half = drawn.batch_size // 2
+  rows = _once(drawn, pair)[part * drawn.steps * half :]
+  return rows[: drawn.steps * half].reshape(-1, half)
+
+
+def _beside(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+  return np.stack([first, second], -1).reshape(-1).astype(np.int32)
+
+
+def _twice(drawn: Drawn, epoch: int) -> np.ndarray:
+  rows = _half(drawn, epoch)
+  return _beside(rows, rows + len(drawn.labels))
+
+
+def _again(drawn: Drawn, epoch: int) -> np.ndarray:
+  new = _half(drawn, epoch)
+  # The very first batch repeats itself.
+  before = _half(drawn, epoch - 1)[-1:] if epoch else new[:1]
+  again = np.concatenate([before, new[:-1]]) + len(drawn.labels)
+  return _beside(again, new)
+
+
+def _pairs(drawn: Drawn, epoch: int) -> np.ndarray:
+  generator = _generator(drawn.seed, drawn.stage, epoch, _PAIRS)
+  rows = generator.permutation(drawn.rows)
+  labels = drawn.labels[rows]
+  found = []
+  for label in np.unique(labels):
+    members = rows[labels == label]
+    if len(members) % 2:
+      # The odd one's partner is there once more, in another view.
+      members = np.append(members, members[0] + len(drawn.labels))
+    found.append(members.reshape(-1, 2))
+  pairs = generator.permutation(np.concatenate(found))
+  return pairs.reshape(-1)[: drawn.steps * drawn.batch_size].astype(np.int32)
+
+
+# From an epoch, from 0, to the numbers [n] of its examples: n % N is a row of
+# the full split of N, and what is N or above is a second view of it, which is
+# augmented otherwise. Neighbours (2 i, 2 i + 1) belong together, so that they
+# stay on one device. Each epoch has as many steps as one of 'once'.
+#   once: every row once.
+#   twice: a row and its second view, side by side.
+#   again: a second view of what was new in the batch before, and a new row.
+#   pairs: two of one class.
+# In two epochs of 'twice' and 'again' every row is seen twice.
+ORDERS: dict[str, Callable[[Drawn, int], np.ndarray]] = {
+  'once': _once,
+  'twice': _twice,
+  'again': _again,
+  'pairs': _pairs,
+}
+
+
 class EpochOrders:
   """The orders of a stage's epochs; the last two that were drawn are kept."""
 
-  def __init__(self, seed: int, stage: int, rows: np.ndarray):
-    """Draws nothing yet; for the arguments see `epoch_order`."""
-    self._stage = seed, stage
-    self._rows = rows
+  def __init__(self, drawn: Drawn):
+    """Draws nothing yet."""
+    self._drawn = drawn
     self._known: dict[int, np.ndarray] = {}
 
   def __getitem__(self, epoch: int) -> np.ndarray:
@@ -44,19 +135,50 @@ class EpochOrders:
     known = self._known
     if epoch not in known:
       kept = dict(list(known.items())[-1:])
-      order = epoch_order(*self._stage, epoch, self._rows)
+      order = self._drawn.epoch(epoch)
       self._known = known = {**kept, epoch: order}
     return known[epoch]
 
 
-def of_crop(seed: int, stage: int, epoch: int, row: int) -> np.random.Generator:
-  """Returns the generator of the crop that an example gets in one epoch."""
-  return _generator(seed, stage, epoch, _CROP, row)
+def of_crop(
+  seed: int, stage: int, epoch: int, number: int
+) -> np.random.Generator:
+  """Returns the generator of the crop that an example gets in one epoch.
+
+  Args:
+    number: of the example in the epoch's order.
+  """
+  return _generator(seed, stage, epoch, _CROP, number)
 
 
 def of_view(seed: int, stage: int, view: int, row: int) -> np.random.Generator:
   """Returns the generator of an example's crop in one of its views."""
   return _generator(seed, stage, view, _VIEW, row)
+
+
+def with_noise(
+  labels: np.ndarray, rows: np.ndarray, share: float, seed: int, classes: int
+) -> np.ndarray:
+  """Returns labels [N], of which a share of those that train is wrong.
+
+  Args:
+    labels: integers [N], of the full split.
+    rows: int [n], the examples to train on; round(share n) of them get one of
+      the other classes, all alike.
+    share: in [0, 1).
+    seed: of the draw, not the run's.
+    classes: K.
+  """
+  count = round(share * len(rows))
+  if not count:
+    return labels
+  generator = _generator(seed, 0, 0, _NOISE)
+  wrong = generator.permutation(rows)[:count]
+  noisy = labels.copy()
+  noisy[wrong] = (
+    labels[wrong] + generator.integers(1, classes, count)
+  ) % classes
+  return noisy
 
 
 def choose_rows(

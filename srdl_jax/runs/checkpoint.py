@@ -52,7 +52,8 @@ class Moment:
   @property
   def at_rest(self) -> 'Moment':
     """Without the optimiser's state, for when no training goes on from it."""
-    return dataclasses.replace(self, state=self.variables)
+    state = {n: v for n, v in self.state.items() if n != 'opt_state'}
+    return dataclasses.replace(self, state=state)
 
 
 class Checkpoints(contextlib.AbstractContextManager):

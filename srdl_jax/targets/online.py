@@ -5,17 +5,19 @@ from typing import Any, ClassVar
 
 import jax
 
-from srdl_jax.targets.source import Source
+from srdl_jax.targets.source import Source, Tree
 
 
 class Online(Source):
   """A teacher that runs, in evaluation mode, on the student's images."""
 
-  stored: ClassVar[bool] = False
+  teacher: ClassVar[bool] = True
   forwards: ClassVar[int] = 1
 
-  def targets(self, batch: dict[str, Any], said_BxK: jax.Array) -> jax.Array:
+  def targets(
+    self, memory: Tree, batch: dict[str, Any], said_BxK: jax.Array
+  ) -> jax.Array:
     """Returns log-probabilities at temperature T: see `Source.targets`."""
-    del said_BxK
+    del memory, said_BxK
     logits_BxK = self.apply(batch['teacher'], batch['image'], train=False)
     return jax.nn.log_softmax(logits_BxK / self.temperature)

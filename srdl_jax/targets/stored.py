@@ -5,17 +5,20 @@ from typing import Any, ClassVar
 
 import jax
 
-from srdl_jax.targets.source import Source
+from srdl_jax.targets.source import Source, Tree
 
 
 class Stored(Source):
   """What the batch brings along."""
 
+  teacher: ClassVar[bool] = True
   stored: ClassVar[bool] = True
 
-  def targets(self, batch: dict[str, Any], said_BxK: jax.Array) -> jax.Array:
+  def targets(
+    self, memory: Tree, batch: dict[str, Any], said_BxK: jax.Array
+  ) -> jax.Array:
     """Returns the bank's rows, which must be there: see `Source.targets`."""
-    del said_BxK
+    del memory, said_BxK
     # Without them a stage would be trained on labels alone, silently.
     if batch['soft_logits'] is None:
       raise ValueError('The batch of a taught stage has no soft targets.')

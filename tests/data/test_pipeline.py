@@ -21,6 +21,7 @@ from srdl_jax.errors import DataError
 
 SEED, STAGE, EPOCHS, BATCH = 3, 2, 3, 4
 ROWS = np.array([0, 2, 3, 5, 6, 7, 8, 9, 11])
+DRAWN = sampling.Drawn(SEED, STAGE, ROWS, np.zeros(12, np.int32), BATCH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +49,15 @@ def source(own=range(BATCH), **fields):
   records = Gradients(**fields)
   return pipeline.TrainingViews(
     images=StreamedImages(records, size=8, resize=9, least_area=0.3),
-    rows=ROWS,
-    seed=SEED,
-    stage=STAGE,
+    drawn=DRAWN,
     epochs=EPOCHS,
-    batch_size=BATCH,
     own=np.asarray(own),
   )
 
 
 def listed(views, size=BATCH, **how):
   with_images = pipeline.batches(views, size, **how)
-  return [(b['index'], b['image']) for b in with_images]
+  return [(b['view'], b['image']) for b in with_images]
 
 
 def assert_same(found, expected):
@@ -129,8 +127,8 @@ def test_a_signal_to_all_leaves_the_workers_at_work():
   (worker,) = multiprocessing.active_children()
   for number in (signal.SIGINT, signal.SIGTERM):
     os.kill(worker.pid, number)
-  rest = [(batch['index'], batch['image']) for batch in found]
-  assert_same([(first['index'], first['image']), *rest], listed(source()))
+  rest = [(batch['view'], batch['image']) for batch in found]
+  assert_same([(first['view'], first['image']), *rest], listed(source()))
 
 
 @pytest.mark.slow
@@ -195,7 +193,7 @@ def test_orders_are_drawn_once_by_threads_that_read_ahead(monkeypatch):
     return order(seed, stage, epoch, rows)
 
   monkeypatch.setattr(sampling, 'epoch_order', counted)
-  orders = sampling.EpochOrders(SEED, STAGE, ROWS)
+  orders = sampling.EpochOrders(DRAWN)
   for epoch in (0, 0, 1, 0, 1, 1, 2, 1, 2):
     np.testing.assert_array_equal(
       orders[epoch], order(SEED, STAGE, epoch, ROWS)

@@ -15,6 +15,7 @@ from clock import Clock
 
 from srdl_jax import config, methods, reproduce, storage
 from srdl_jax.errors import Interrupted, WorkdirError
+from srdl_jax.fields import Field
 from srdl_jax.reproduce import scales, sweep
 from srdl_jax.runs import stop_request
 
@@ -129,10 +130,10 @@ def test_a_later_field_leaves_directories_where_they_were(monkeypatch):
   setting = scales.rows('table1', 'smoke')[0].setting
   place = pathlib.Path('runs/digits-resnet8-vanilla-8b27656d-seed0')
   assert sweep.directory(pathlib.Path(), setting, 0) == place
-  later = {'later': config.Field(0, 'a test', since='0.2.0')}
+  later = {'later': Field(0, 'a test', since='0.2.0')}
   monkeypatch.setattr(config, 'FIELDS', {**config.FIELDS, **later})
   assert sweep.directory(pathlib.Path(), setting, 0) == place
-  first = {'later': config.Field(0, 'a test')}
+  first = {'later': Field(0, 'a test')}
   monkeypatch.setattr(config, 'FIELDS', {**config.FIELDS, **first})
   assert sweep.directory(pathlib.Path(), setting, 0) != place
 

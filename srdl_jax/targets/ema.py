@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mean of the parameters is the result; nobody is taught by it."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from srdl_jax.targets.source import Source, Tree, averaged
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mean(Source):
+  """Labels alone; what is evaluated is an exponential mean over the steps.
+
+  Of parameters and batch-norm statistics. It moves by 1 / (n + 1) in step n of
+  the stage, from 1, until that is less than 1 - decay. The control for
+  mean_teacher, which is taught by that mean.
+  """
+
+  decay: float
+  timed: ClassVar[bool] = True
+  section: ClassVar[str] = 'ema'
+
+  def begin(
+    self, variables: Tree, *, examples: int, classes: int, batch_size: int
+  ) -> Tree:
+    """Returns what the mean begins with: the variables."""
+    del examples, classes, batch_size
+    # Copies: donated buffers can't be given twice.
+    return jax.tree.map(jnp.copy, dict(variables))
+
+  def end(
+    self,
+    memory: Tree,
+    batch: dict[str, Any],
+    said_BxK: jax.Array,
+    variables: Tree,
+    step: jax.Array,
+  ) -> Tree:
+    """Moves the mean."""
+    del batch, said_BxK
+    before = step - self.clock.first_step + 1
+    decay = jnp.minimum(self.decay, 1 - 1 / (before + 1))
+    return averaged(memory, dict(variables), decay)
+
+  def result(self, memory: Tree, variables: Tree) -> Tree:
+    """Returns the mean."""
+    del variables
+    return memory

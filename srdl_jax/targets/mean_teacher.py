@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mean teacher: the mean of the parameters predicts the same view."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from srdl_jax.targets.ema import Mean
+from srdl_jax.targets.source import Tree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeanTeacher(Mean):
+  """CE + w T^2 KL(what the mean says || student), w rising to its weight.
+
+  Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017;
+  github.com/CuriousAI/mean-teacher. Within the first share of the stage w is
+  its weight times exp(-5 (1 - progress)^2).
+
+  Deviations: all images have labels; a divergence at T instead of the mean
+  squared difference of probabilities; the mean predicts in evaluation mode, by
+  means of batch norm's statistics, the student's own view, so that one forward
+  pass is added to a step, not two augmentations. The result is the student;
+  the mean is tested beside it, as `mean`.
+  """
+
+  rise: float
+  forwards: ClassVar[int] = 1
+  section: ClassVar[str] = 'mean_teacher'
+
+  def weights(self, step: jax.Array) -> tuple[float, jax.Array]:
+    """Returns 1 and w."""
+    steps = self.rise * self.clock.epochs * self.clock.steps_per_epoch
+    progress = (step - self.clock.first_step) / max(steps, 1)
+    rest = 1 - jnp.minimum(progress, 1)
+    return 1.0, self.imitation_weight * jnp.exp(-5 * rest**2)
+
+  def targets(
+    self, memory: Tree, batch: dict[str, Any], said_BxK: jax.Array
+  ) -> jax.Array:
+    """Returns what the mean says, over T: see `Source.targets`."""
+    del said_BxK
+    logits_BxK = self.apply(memory, batch['image'], train=False)
+    return logits_BxK / self.temperature
+
+  def result(self, memory: Tree, variables: Tree) -> Tree:
+    """Returns the student."""
+    del memory
+    return variables
+
+  def others(self, memory: Tree) -> dict[str, Tree]:
+    """Returns the mean: its own accuracy often explains the gain."""
+    return {'mean': memory}
