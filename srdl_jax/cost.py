@@ -130,6 +130,17 @@ def training_cost(stages: Sequence[Work], examples: int) -> float:
   return sum(s.forward * s.passes for s in stages) * examples / 1e16
 
 
+def units(stages: Sequence[Work], examples: int) -> float:
+  """Returns what training cost in forward passes of an image.
+
+  Of the last stage's network; a train step is 3 of them, an image that is
+  predicted 1. M epochs of vanilla training are 3 M times the examples.
+  Arguments as for `training_cost`.
+  """
+  passes = sum((3 * s.epochs + s.extractions) * s.forward for s in stages)
+  return passes * examples / stages[-1].forward
+
+
 def training_flops(stages: Sequence[Work], examples: int) -> int | None:
   """Returns the compiler's count of a run, in FLOPs; None where unknown.
 
@@ -167,6 +178,7 @@ def table(stages: Sequence[Work], examples: int) -> str:
     ['extraction passes', *(sum(s.extractions for s in p) for p in parts)],
     ['parameters', *(s.parameters for s in stages), ''],
     ['forward multiply-adds, an image', *(s.forward for s in stages), ''],
+    ['units (1e6)', *(units(part, examples) / 1e6 for part in parts)],
     ['TrCost (1e16)', *(training_cost(part, examples) for part in parts)],
     ['forward FLOPs, an image', *(s.forward_flops for s in stages), ''],
     ['forward + backward, an image', *(s.train_flops for s in stages), ''],

@@ -78,6 +78,11 @@ def _stage(
   experiment: Experiment, stage: BoundStage, end: Moment
 ) -> dict[str, Any]:
   plan, record = stage.plan, end.record
+  memory = end.state.get('memory', {})
+  others = {
+    name: evaluate([(experiment, {stage.number: variables})], 'test')
+    for name, variables in stage.source.others(memory).items()
+  }
   return {
     'stage': stage.number,
     'teacher': plan.teacher,
@@ -85,6 +90,7 @@ def _stage(
     'epochs': plan.epochs,
     'steps': stage.end_step - stage.first_step,
     'test': _test(experiment, stage, end),
+    **({'others': others} if others else {}),
     'best': record.best,
     'train_epoch': record.train,
     'seconds': record.seconds,
@@ -159,6 +165,7 @@ def _cost(
     'forward_multiply_adds': {part.model: part.forward for part in work},
     'parameters': {part.model: part.parameters for part in work},
     'stages': [dataclasses.asdict(part) for part in work],
+    'units': cost.units(work, examples),
     'training_1e16': cost.training_cost(work, examples),
     'training_flops': cost.training_flops(work, examples),
     'seconds': seconds,
@@ -183,8 +190,9 @@ def analyse(
     taught_by: what the teachers among them, and methods.IMPORTED, handed on.
 
   Returns:
-    'train': metrics on clean training images; where the stage teaches,
-    'soft_targets' and 'extraction_seconds'; where it is taught, 'agreement':
+    'train': metrics on clean training images and their right labels; where
+    some labels are wrong, 'noise'; where the stage teaches, 'soft_targets' and
+    'extraction_seconds'; where it is taught, 'agreement':
     the share of training images on which it predicts its teacher's class.
   """
   networks = {
@@ -207,9 +215,11 @@ def analyse(
         for rows, soft in _stored(bank, examples.rows)
       )
     metrics, top1[number] = _on_training_images(examples, blocks)
-    found[number] = {'train': metrics}
+    found[number] = {'train': metrics, **_of_noise(experiment, top1[number])}
     if knowledge:
-      found[number]['soft_targets'] = bank and _of_soft_targets(examples, bank)
+      found[number]['soft_targets'] = bank and _of_soft_targets(
+        experiment, bank
+      )
       found[number]['extraction_seconds'] = knowledge.seconds
   for number, stage in enumerate(experiment.plan, start=1):
     if stage.teacher is not None:
@@ -251,15 +261,40 @@ def _on_training_images(
   return sums.result(), np.concatenate(top1)
 
 
+def _of_noise(experiment: Experiment, top1: np.ndarray) -> dict[str, Any]:
+  """Returns, under 'noise', what is predicted of images with wrong labels.
+
+  Args:
+    top1: classes [n] of the images that are trained on.
+
+  Returns:
+    'memorised', the share of them of which the wrong label is predicted, and
+    'corrected', the share of which the right one is; nothing without noise.
+  """
+  examples = experiment.examples('train')
+  given = experiment.labels[examples.rows]
+  right = examples.split.labels[examples.rows]
+  wrong = given != right
+  if not wrong.any():
+    return {}
+  shares = {
+    name: float(np.mean(top1[wrong] == labels[wrong]))
+    for name, labels in (('memorised', given), ('corrected', right))
+  }
+  return {'noise': {**shares, 'examples': int(wrong.sum())}}
+
+
 def _of_soft_targets(
-  examples: Subset, bank: soft_targets.Bank
-) -> dict[str, float | int]:
+  experiment: Experiment, bank: soft_targets.Bank
+) -> dict[str, Any]:
   """Returns how soft targets are made, and their mean entropy, in nats."""
-  metrics, _ = _on_training_images(examples, _stored(bank, examples.rows))
+  examples = experiment.examples('train')
+  metrics, top1 = _on_training_images(examples, _stored(bank, examples.rows))
   views = bank.provenance['views']
   return {
     'temperature': bank.temperature,
     'views': views['count'] if views else 0,
     'entropy': metrics['entropy'],
     'examples': metrics['examples'],
+    **_of_noise(experiment, top1),
   }

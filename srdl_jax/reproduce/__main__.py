@@ -32,20 +32,22 @@ from srdl_jax.errors import (
   unknown,
 )
 from srdl_jax.reproduce import scales, sweep
-from srdl_jax.reproduce.paper import TABLES, Row, Setting
+from srdl_jax.reproduce.paper import Row, Setting
+from srdl_jax.reproduce.scales import TABLES
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import finished, stop_request
 from srdl_jax.runs.progress import duration
 
 # What 'all' stands for: the paper, and SRDL by its budget.
-ALL = tuple(table for table in TABLES if table != 'controls')
+NOT_OF_ALL = ('controls', 'arena', 'noise')
+ALL = tuple(table for table in TABLES if table not in NOT_OF_ALL)
 
 
 def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
   """Returns the rows that are asked for.
 
   Args:
-    tables: keys of paper.TABLES, or 'all' of them but the controls.
+    tables: keys of scales.TABLES, or 'all' of them but NOT_OF_ALL.
     scale: a key of scales.SCALES.
     patterns: of 'group: name', with * and ?, separated by ';'; '' for all.
 
@@ -168,7 +170,8 @@ def main(argv: Sequence[str]) -> None:
   if not args.workdir or not argv[1:]:
     raise ConfigError(
       'Name tables and a directory: python -m srdl_jax.reproduce table1 '
-      f'--workdir=DIR. Tables: {", ".join(TABLES)}, or all (but the controls).'
+      f'--workdir=DIR. Tables: {", ".join(TABLES)}, or all (but '
+      f'{", ".join(NOT_OF_ALL)}).'
     )
   scale = args.scale
   # Counting needs no accelerator, which its jobs are to have.

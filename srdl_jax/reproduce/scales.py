@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's rows at full scale, and scaled down to run anywhere."""
+"""The tables' rows at full scale, and scaled down to run anywhere."""
 
 import dataclasses
 import functools
@@ -12,8 +12,10 @@ from ml_collections import ConfigDict
 
 from srdl_jax import config as config_lib
 from srdl_jax.errors import ConfigError, unknown
-from srdl_jax.reproduce.paper import NAMES, TABLES, Fields, Row, Setting
+from srdl_jax.reproduce import arena, paper
+from srdl_jax.reproduce.paper import NAMES, Fields, Row, Setting
 
+TABLES = paper.TABLES | arena.TABLES
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 
 
@@ -113,6 +115,8 @@ def rows(table: str, scale: str) -> list[Row]:
   for kind, name, known in (('table', table, TABLES), ('scale', scale, SCALES)):
     if name not in known:
       raise ConfigError(unknown(kind, name, known))
+  if table in arena.TABLES:
+    return arena.rows(table, scale)
   found = (_at(SCALES[scale], row) for row in TABLES[table].rows)
   return [row for row in found if row is not None]
 

@@ -79,6 +79,8 @@ class RunCost:
 
   Attributes:
     stages: fields of `cost.Work` of each stage, an imported teacher's first.
+    units: forward passes of an image, a train step as three, by the last
+      stage's network; None where they aren't known.
     training_1e16: TrCost, in 1e16 multiply-adds.
     training_flops: None where they aren't known.
     evaluate_seconds: of evaluation while it trained.
@@ -89,6 +91,7 @@ class RunCost:
   """
 
   stages: tuple[Mapping[str, Any], ...]
+  units: float | None
   training_1e16: float
   training_flops: int | None
   train_seconds: float
@@ -352,8 +355,10 @@ def _imported(found: Mapping[str, Any]) -> ImportedTeacher:
 
 def _cost(found: Mapping[str, Any]) -> RunCost:
   seconds, flops = found['seconds'], found.get('training_flops')
+  units = found.get('units')
   return RunCost(
     stages=tuple(found.get('stages') or ()),
+    units=units if units is None else _finite(units),
     training_1e16=_finite(found['training_1e16']),
     training_flops=flops if flops is None else int(_finite(flops)),
     train_seconds=_finite(seconds['train']),
