@@ -163,8 +163,9 @@ def test_what_a_scale_leaves_out_is_another_network_or_data_set():
   # Every table has rows at the scale that only shows that all of them run.
   for table, content in reproduce.TABLES.items():
     missing = len(content.rows) - len(scales.rows(table, 'smoke'))
-    # A budget of less than an epoch a stage, and one of twice the usual.
-    assert missing == (4 if table == 'budget' else 0)
+    # A budget of less than an epoch a stage, and one of twice the usual; two
+    # of three shares of wrong labels.
+    assert missing == {'budget': 4, 'noise': 34}.get(table, 0)
 
 
 @pytest.mark.parametrize('unknown', [('table7', 'full'), ('table1', 'tiny')])
