@@ -81,11 +81,15 @@ def prepare() -> None:
     # A configuration file may have used JAX already.
     with contextlib.suppress(RuntimeError):
       jax.config.update('jax_num_cpu_devices', count)
+  if jax.config.jax_platforms == 'cpu' or is_alone():
+    _keep_memory()
+
+
+def is_alone() -> bool:
+  """Returns whether JAX has no plugin for an accelerator."""
   # Asking JAX for its platform would start it.
   plugins = importlib.metadata.entry_points(group='jax_plugins')
-  others = plugins or importlib.util.find_spec('libtpu')
-  if jax.config.jax_platforms == 'cpu' or not others:
-    _keep_memory()
+  return not (plugins or importlib.util.find_spec('libtpu'))
 
 
 def _keep_memory() -> None:

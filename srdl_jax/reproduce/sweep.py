@@ -9,10 +9,11 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from srdl_jax import storage
+from srdl_jax import cpu, storage
 from srdl_jax.errors import EXIT_CODES
 from srdl_jax.reproduce import scales
 from srdl_jax.reproduce.paper import Row, Setting
@@ -145,6 +146,7 @@ class Sweep:
     self._running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
     self._spent, self._worked = 0.0, 0.0
     self._by_name = {job.name: job for job in self.jobs}
+    self._environment: dict[str, str] = {}
 
   def run(self, stop: StopRequest) -> dict[str, str]:
     """Brings every job to its end, or tells why not.
@@ -161,15 +163,17 @@ class Sweep:
     """
     with storage.failures(self.root):
       (self.root / 'logs').mkdir(parents=True, exist_ok=True)
-    try:
-      while not stop and (self._running or self._waiting()):
-        if len(self._running) < self.slots:
-          self._start_what_can()
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-        self._collect()
-        self._tell_now_and_then()
-    finally:
-      self._end_all()
+    with tempfile.TemporaryDirectory(prefix='compiled_') as cache:
+      self._environment = os.environ | compiled_in(cache)
+      try:
+        while not stop and (self._running or self._waiting()):
+          if len(self._running) < self.slots:
+            self._start_what_can()
+          time.sleep(SECONDS_BETWEEN_LOOKS)
+          self._collect()
+          self._tell_now_and_then()
+      finally:
+        self._end_all()
     stop.end_if_asked(f'with {self._done()} of {len(self.jobs)} jobs done')
     # Another sweep may have done meanwhile what failed here.
     lost = [name for name in self.failed if not self._by_name[name].is_done]
@@ -217,6 +221,7 @@ class Sweep:
         stdout=log,
         stderr=log,
         stdin=subprocess.DEVNULL,
+        env=self._environment,
         # A Ctrl-C is for the sweep, which asks its jobs to save.
         start_new_session=True,
       )
@@ -268,6 +273,22 @@ class Sweep:
     for _, process, _ in self._running.values():
       process.wait()
     self._running.clear()
+
+
+def compiled_in(folder: str) -> dict[str, str]:
+  """Returns variables by which jobs share what they compile, on CPU.
+
+  A run of seconds is mostly compilation. JAX's cache has been seen to hold
+  entries that crash on CPU, of other machines: so each sweep has its own. Where
+  there is an accelerator, or a cache is named, it stays as it is.
+  """
+  if 'JAX_COMPILATION_CACHE_DIR' in os.environ or not cpu.is_alone():
+    return {}
+  return {
+    'JAX_COMPILATION_CACHE_DIR': folder,
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+  }
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many jobs: each once, in order, past failures, after any kill."""
 
+import ast
 import os
 import pathlib
 import re
@@ -76,6 +77,35 @@ def test_a_job_that_leaves_nothing_has_failed(tmp_path):
   place = tmp_path / 'runs' / 'empty' / 'result.json'
   failed, _ = finish(tmp_path, [sweep.Job('empty', ('-c', ''), place)])
   assert 'exit code 0' in failed['empty']
+
+
+NAMED = 'JAX_COMPILATION_CACHE_DIR'
+
+
+@pytest.mark.parametrize(
+  ('named', 'alone', 'shared'),
+  [(None, True, True), (None, False, False), ('mine', True, False)],
+)
+def test_jobs_share_what_they_compile_while_the_sweep_goes_on(
+  tmp_path, monkeypatch, named, alone, shared
+):
+  """But where a cache is named, or JAX may have an accelerator."""
+  monkeypatch.setattr(sweep.cpu, 'is_alone', lambda: alone)
+  monkeypatch.delenv(NAMED, raising=False)
+  if named:
+    monkeypatch.setenv(NAMED, named)
+  program = (
+    f'import os\nnamed = os.environ.get({NAMED!r}, "")\n'
+    'shown = named, os.path.isdir(named)\n'
+    f'open({str(tmp_path)!r} + "/{{name}}", "w").write(repr(shown))'
+  )
+  jobs = [job(tmp_path, n, program.format(name=n)) for n in 'ab']
+  failed, _ = finish(tmp_path, jobs)
+  assert not failed
+  first, second = (ast.literal_eval((tmp_path / n).read_text()) for n in 'ab')
+  assert first == second and first[1] == shared
+  assert shared or first[0] == (named or '')
+  assert not (first[0] and pathlib.Path(first[0]).exists())
 
 
 def test_jobs_run_side_by_side_on_their_own_cores(tmp_path):
