@@ -31,7 +31,8 @@ PROGRAMS = {
   'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
 }
 SLOW = pytest.mark.slow
-JOBS = {'table4': 1, 'all': os.cpu_count()}
+ARENA = 'arena noise'
+JOBS = {'table4': 1, 'all': os.cpu_count(), ARENA: os.cpu_count()}
 
 
 def start(workdir, *arguments):
@@ -71,12 +72,14 @@ def results(workdir):
 
 
 @pytest.fixture(
-  scope='module', params=['table4', pytest.param('all', marks=SLOW)]
+  scope='module',
+  params=['table4', *(pytest.param(n, marks=SLOW) for n in ('all', ARENA))],
 )
 def swept(request, tmp_path_factory):
   """A table, or all, at the smallest scale, killed once on the way."""
   workdir = tmp_path_factory.mktemp('sweep')
-  arguments = (request.param, '--scale=smoke', f'--jobs={JOBS[request.param]}')
+  jobs = f'--jobs={JOBS[request.param]}'
+  arguments = (*request.param.split(), '--scale=smoke', jobs)
   process = start(workdir, *arguments)
   started.wait_until(
     lambda: results(workdir) or process.poll() is not None, 'for a result'
@@ -91,7 +94,7 @@ def swept(request, tmp_path_factory):
 def tables(request):
   """The tables of the sweep that a test was given."""
   table = request.node.callspec.params['swept']
-  return reproduce_command.ALL if table == 'all' else (table,)
+  return reproduce_command.ALL if table == 'all' else table.split()
 
 
 def test_a_killed_sweep_goes_on(swept):
