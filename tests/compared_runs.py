@@ -113,6 +113,10 @@ RUNS: dict[str, Compared] = {
     },
   ),
   'weights': Compared(HALVES, weights=True),
+  'noise': Compared(
+    SHORT,
+    {'epochs': 2, 'data.label_noise': 0.4, 'data.label_noise_seed': 3},
+  ),
   # Two dispatches an epoch, on four devices. The bank is in single precision.
   'devices': Compared(
     HALVES,

@@ -6,11 +6,13 @@ import pathlib
 from typing import Any
 
 from srdl_jax import config as config_lib
-from srdl_jax import storage
+from srdl_jax import methods, storage
+from srdl_jax.reproduce import Row, scales
 
 # Epochs of each stage in the invented runs, whatever their configuration says.
 EPOCHS = 2
 STEPS_PER_EPOCH = 5
+EXAMPLES = 200
 
 
 def result(
@@ -19,8 +21,8 @@ def result(
   """Returns what result.json would hold.
 
   Args:
-    method: kd imports its teacher; it, vanilla and label_smoothing have one
-      stage, others two.
+    method: kd imports its teacher; it and methods of one stage have one,
+      others two.
     seed: of the run.
     last: test accuracy of the last epoch; the best is 0.01 above it, the
       ensemble 0.02, stage one 0.03 below.
@@ -29,7 +31,10 @@ def result(
   config = config_lib.defaults()
   for name, value in ({'method': method, 'seed': seed} | fields).items():
     config.update_from_flattened_dict({name: value})
-  several = config.method not in ('vanilla', 'label_smoothing', 'kd')
+  several = (
+    config.method != 'kd'
+    and len(methods.METHODS[config.method].plan(config)) > 1
+  )
   stages, teacher = [_stage(1, last)], None
   if several:
     soft_targets = {'temperature': 3.0, 'entropy': 1.5, 'views': 0}
@@ -57,13 +62,18 @@ def result(
     'schedule': [[0, 0.1], [EPOCHS * STEPS_PER_EPOCH // 2, 0.01]],
     'steps_per_epoch': STEPS_PER_EPOCH,
     'cost': {
+      'units': 3 * EPOCHS * EXAMPLES,
       'training_1e16': 0.002,
       'training_flops': 120_000_000_000_000,
       'seconds': {'train': 10.0, 'evaluate': 5.0, 'extract': 2.0},
     },
     'seed': seed,
     'config': config_lib.flatten(config),
-    'data': {'name': config.data.name, 'fingerprint': 'f1' * 32},
+    'data': {
+      'name': config.data.name,
+      'fingerprint': 'f1' * 32,
+      'train_examples': EXAMPLES,
+    },
     'weights': None,
     'device': {'platform': 'cpu', 'kind': 'abacus', 'count': 1},
     'versions': {'jax': '0.10.2'},
@@ -126,6 +136,42 @@ def write(directory: pathlib.Path, found: dict[str, Any]) -> str:
   text = ''.join(json.dumps(line) + '\n' for line in lines)
   (directory / 'metrics.jsonl').write_text(text)
   return str(directory)
+
+
+def of_row(row: Row, seed: int = 0, last: float = 0.6) -> dict[str, Any]:
+  """Returns what result.json would hold of a run of a row of the paper."""
+  fields = config_lib.flatten(scales.config(row.setting)) | {'seed': seed}
+  found = result(fields['method'], seed, last)
+  found['config'] |= fields
+  if teacher := row.setting.teacher:
+    found['teacher']['model'] = teacher.model
+    found['teacher']['config'] = config_lib.flatten(scales.config(teacher))
+  return found
+
+
+def of_arena(
+  row: Row, seed: int = 0, last: float = 0.6, units: float = 1.0
+) -> dict[str, Any]:
+  """Returns the same of a row of the arena, with what its methods tell.
+
+  Where labels are wrong, 60 % of them are memorised by the last stage, and
+  40 % by the one before; 30 % and 50 % are corrected.
+
+  Args:
+    units: times those that its epochs have.
+  """
+  found = of_row(row, seed, last)
+  forwards = 3
+  if row.setting.method == 'mean_teacher':
+    forwards = 4
+    found['stages'][-1]['others'] = {'mean': _test(last + 0.005)}
+  passes = forwards * found['config']['epochs']
+  found['cost']['units'] = units * passes * EXAMPLES
+  if found['config']['data.label_noise']:
+    for n, stage in enumerate(reversed(found['stages'])):
+      shares = {'memorised': 0.6 - 0.2 * n, 'corrected': 0.3 + 0.2 * n}
+      stage['noise'] = shares | {'examples': 60}
+  return found
 
 
 def flatness(**run):

@@ -23,7 +23,7 @@ from srdl_jax import data
 
 # What keys, and the generators of the host, are for.
 INITIALISE, AUGMENT, VIEW = 0, 1, 2
-HOLDOUT, CROP, VIEWED = 1, 2, 3
+HOLDOUT, CROP, VIEWED, NOISE = 1, 2, 3, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +161,17 @@ def choose(f, labels_N, classes):
   most = f['data.examples_per_class'] or len(rest)
   firsts = [rest[labels_N[rest] == k][:most] for k in range(classes)]
   return np.sort(np.concatenate(firsts)), held
+
+
+def noisy(f, labels_N, rows, classes):
+  """The labels that train: a share of the rows has another class's."""
+  rng = generator(f['data.label_noise_seed'], 0, 0, NOISE)
+  wrong = rng.permutation(rows)[: round(f['data.label_noise'] * len(rows))]
+  steps = rng.integers(1, classes, len(wrong))
+  labels_N = np.array(labels_N)
+  for row, step in zip(wrong, steps, strict=True):
+    labels_N[row] = (labels_N[row] + step) % classes
+  return labels_N
 
 
 @jax.jit
@@ -340,6 +351,7 @@ def _write(f, parts, taught_by, weights):
   labels, dtype = examples.labels, f['model.dtype']
   classes = f['data.classes'] or int(labels.max()) + 1
   rows, held = choose(f, labels, classes)
+  trained = noisy(f, labels, rows, classes)
   tested, split = held, 'validation'
   if not len(held):
     tested, split = np.flatnonzero(examples.test_labels < classes), 'test'
@@ -392,7 +404,7 @@ def _write(f, parts, taught_by, weights):
         params,
         running,
         images,
-        labels[batch],
+        trained[batch],
         None if log_soft is None else log_soft.astype(dtype),
         (
           f['distillation.temperature'],
