@@ -8,7 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 
 from srdl_jax import reproduce, storage
-from srdl_jax.report import comparison, document, paper_tables, run_tables
+from srdl_jax.report import (
+  arena,
+  comparison,
+  document,
+  paper_tables,
+  run_tables,
+)
 from srdl_jax.report import html as html_report
 from srdl_jax.report.document import Figure, Part, Section
 from srdl_jax.report.paper_tables import Placed
@@ -57,8 +63,9 @@ _PROVENANCE = (
 )
 # What is drawn and isn't a table.
 _FIGURES = ('fig3', 'fig4')
-# Their rows are of several budgets: no curves to lay over each other.
-_NO_CURVES = (*_FIGURES, 'budget')
+# Their rows are of several budgets, or too many: no curves to lay over each
+# other.
+_NO_CURVES = (*_FIGURES, 'budget', *reproduce.arena.TABLES)
 
 
 def sections(found: Found, figures: ModuleType | None) -> list[Section]:
@@ -135,9 +142,7 @@ def _scale(
     run = sum(one.ours is not None for one in rows)
     if run and table not in _FIGURES:
       parts = [f'{run} of {len(rows)} rows have been run.']
-      if table == 'budget' and figures:
-        parts += figures.gains(rows, f'{scale}_budget')
-      parts.append(paper_tables.table(rows, scale))
+      parts += _table(table, rows, scale, figures)
       yield Section(
         f'{scale}-{table}', reproduce.TABLES[table].title, tuple(parts), 3
       )
@@ -157,6 +162,26 @@ def _scale(
       yield Section(f'{scale}-fig3', title, rates, 3)
     compared = {t: rows for t, rows in placed.items() if t not in _NO_CURVES}
     yield from _curves(scale, figures.comparisons(compared), figures)
+
+
+def _table(
+  table: str,
+  rows: Sequence[Placed],
+  scale: str,
+  figures: ModuleType | None,
+) -> Iterator[Part]:
+  """Yields what is shown of a table: its figures first."""
+  if table not in reproduce.arena.TABLES:
+    if table == 'budget' and figures:
+      yield from figures.gains(rows, f'{scale}_budget')
+    yield paper_tables.table(rows, scale)
+    return
+  if figures:
+    yield from figures.over_noise(rows, f'{scale}_{table}')
+    yield from figures.forests(rows, f'{scale}_{table}')
+  yield arena.table(rows)
+  if memory := arena.memory(rows):
+    yield memory
 
 
 def _not_run(scale: str, placed: Mapping[str, Sequence[Placed]]) -> str:

@@ -3,10 +3,11 @@
 
 import pathlib
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from srdl_jax import config as config_lib
+from srdl_jax.methods import METHODS
 from srdl_jax.report import seeds
 from srdl_jax.report.document import Cell
 from srdl_jax.report.rows import ReportRow
@@ -17,13 +18,10 @@ from srdl_jax.runs.progress import duration
 # with: what vanilla doesn't read, and what follows from it.
 _OF_THE_METHOD = (
   'method',
-  'srdl.',
-  'born_again.',
-  'label_smoothing',
-  'teacher.',
   'distillation.',
   'imported teacher',
   'TrCost',
+  *sorted({name for one in METHODS.values() for name in one.reads}),
 )
 ENSEMBLE = 'ensemble of the stages'
 _NAMED = ('model.name', 'method')
@@ -32,6 +30,10 @@ _DIGESTS = ('data', 'weights')
 _OF_THE_BUDGET = ('epochs', 'batch_size', 'data.examples_per_class')
 # One pass of extraction is below a percent of any run worth reporting.
 _SAME_COST = 0.01
+# Of units; rows that differ by more are not comparable.
+_SAME_UNITS = 0.02
+# A short run remembers fewer wrong labels, which alone may be a gain.
+NO_CONTROL = 'vanilla of M / 2 is missing'
 COSTS = (
   'TrCost (1e16)',
   'training FLOPs (1e16)',
@@ -77,29 +79,51 @@ def last_and_best(row: ReportRow, metric: str) -> tuple[Cell, Cell]:
   return Cell(last, strong=True, marks=marks), Cell(told)
 
 
+def cost_marks(row: ReportRow, baseline: ReportRow) -> tuple[str, ...]:
+  """Returns '×1.5 cost' or the like where two rows differ in TrCost."""
+  ratio = row.first.cost.training_1e16 / baseline.first.cost.training_1e16
+  return () if abs(ratio - 1) < _SAME_COST else (f'×{ratio:.3g} cost',)
+
+
+def unit_marks(row: ReportRow, baseline: ReportRow) -> tuple[str, ...]:
+  """Returns why two rows are not comparable by their units, if so."""
+  ours, theirs = row.first.cost.units, baseline.first.cost.units
+  if ours is None or theirs is None:
+    return ('units unknown: not comparable',)
+  ratio = ours / theirs
+  if abs(ratio - 1) <= _SAME_UNITS:
+    return ()
+  return (f'×{ratio:.3g} units: not comparable',)
+
+
 def gain(
-  row: ReportRow, metric: str, baseline: ReportRow, baseline_metric: str
+  row: ReportRow,
+  metric: str,
+  baseline: ReportRow,
+  baseline_metric: str,
+  marks: Callable[[ReportRow, ReportRow], tuple[str, ...]] = cost_marks,
 ) -> Cell:
   """Returns the gain by seed in points, with its 95 % interval.
 
-  Of other data there is no gain. It is marked '×1.5 cost' or the like where
-  the two differ in TrCost.
+  Of other data there is no gain.
+
+  Args:
+    marks: tells how the two differ in cost.
   """
   if row.first.data != baseline.first.data:
     return Cell(marks=('other data: not compared',))
   ours, theirs = row.values(metric), baseline.values(baseline_metric)
   if not ours or not theirs:
     return Cell()
-  ratio = row.first.cost.training_1e16 / baseline.first.cost.training_1e16
-  marks = () if abs(ratio - 1) < _SAME_COST else (f'×{ratio:.3g} cost',)
+  told = marks(row, baseline)
   found = seeds.paired(ours, theirs)
   if found is None:
-    return Cell('no shared seed', marks=marks)
+    return Cell('no shared seed', marks=told)
   text = f'{100 * found.mean:+.2f}'
   if found.n > 1:
     low, high = found.interval()
     text += f' [{100 * low:+.2f}, {100 * high:+.2f}]'
-  return Cell(f'{text} ({found.n})', marks=marks)
+  return Cell(f'{text} ({found.n})', marks=told)
 
 
 def unshared(row: ReportRow, baseline: ReportRow) -> str:
@@ -196,6 +220,20 @@ def teacher_name(teacher: ImportedTeacher) -> str:
 def baseline(row: ReportRow, rows: Sequence[ReportRow]) -> ReportRow | None:
   """Returns the vanilla row that differs in nothing but the method."""
   return next((o for o, apart in _vanilla(row, rows) if not apart), None)
+
+
+def lacks_control(row: ReportRow, rows: Sequence[ReportRow]) -> bool:
+  """Whether labels are wrong and vanilla training of half as long isn't there.
+
+  Without it, what is gained over vanilla training is not to be shown.
+  """
+  if not row.fields['data.label_noise']:
+    return False
+  return not any(
+    apart.keys() == {'epochs'}
+    and apart['epochs'][1] == row.fields['epochs'] // 2
+    for _, apart in _vanilla(row, rows)
+  )
 
 
 def budget_apart(row: ReportRow, rows: Sequence[ReportRow]) -> str:

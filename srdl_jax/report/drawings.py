@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from srdl_jax.flatness import KINDS, SPLITS, Flatness, groups
-from srdl_jax.report import style
+from srdl_jax.report import arena, style
 from srdl_jax.report.document import INK
 from srdl_jax.report.rows import ReportRow
 from srdl_jax.report.run_file import TRAIN, Points
@@ -157,6 +157,81 @@ def gains(lines: Mapping[str, Mapping[int, Summary]]) -> Figure:
   ax.set_ylabel('gain over vanilla (points)')
   if len(lines) > 1:
     style.legend(figure, ax)
+  return figure
+
+
+@style.drawn
+def forest(gains: Sequence[arena.Gain]) -> Figure:
+  """Draws a line a gain: its mean, in points, and its 95 % interval."""
+  figure = Figure((8, 1.2 + 0.27 * len(gains)), layout='constrained')
+  ax = figure.subplots()
+  ax.axvline(0, color=INK, linewidth=1)
+  looks = zip(arena.KINDS, ('o', 'D', 's', '^'), style.KINDS, strict=True)
+  for kind, marker, colour in looks:
+    some = [(n, g.points) for n, g in enumerate(gains) if g.kind == kind]
+    if some:
+      places, points = zip(*some, strict=True)
+      means = [one.mean for one in points]
+      ends = [one.interval() for one in points]
+      ax.errorbar(
+        means,
+        places,
+        # A bar of no length where there is one seed.
+        xerr=np.nan_to_num(np.abs(np.transpose(ends) - means)),
+        fmt=marker,
+        color=colour,
+        capsize=3,
+        label=kind,
+      )
+  ax.set_yticks(
+    range(len(gains)), [f'{g.name} (n = {g.points.n})' for g in gains]
+  )
+  ax.set_ylim(len(gains) - 0.4, -0.6)
+  ax.set_xlabel('gain over vanilla (points)')
+  style.legend(figure, ax)
+  return figure
+
+
+@style.drawn
+def over_noise(
+  panels: Mapping[int, Mapping[str, Mapping[float, Summary]]],
+  linestyles: Mapping[str, str],
+) -> Figure:
+  """Draws gains, in points, by budget M, name and share of wrong labels.
+
+  Args:
+    linestyles: of the lines of some names; the control's is '--'.
+  """
+  figure = Figure((8, 3.8), layout='constrained')
+  axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+  names = list(dict.fromkeys(n for lines in panels.values() for n in lines))
+  methods = [name for name in names if linestyles.get(name) != '--']
+  colours = dict(zip(methods, style.colours(methods), strict=True))
+  for ax, (budget, lines) in zip(axes, panels.items(), strict=True):
+    ax.axhline(0, color=INK, linewidth=1)
+    for name in names:
+      # A name that is missing here is in the legend all the same.
+      found = [one for _, one in sorted(lines.get(name, {}).items())]
+      percents = [100 * share for share in sorted(lines.get(name, {}))]
+      look = {'color': colours.get(name, style.COLOURS[0])}
+      low, high = np.reshape([one.interval() for one in found], (-1, 2)).T
+      ax.fill_between(percents, low, high, alpha=0.1, linewidth=0, **look)
+      # Where bands lie on each other, their rims tell them apart.
+      for rim in (low, high):
+        ax.plot(percents, rim, linewidth=0.6, alpha=0.6, **look)
+      ax.plot(
+        percents,
+        [one.mean for one in found],
+        linestyle=linestyles.get(name, '-'),
+        marker='o',
+        label=name,
+        **look,
+      )
+    ax.set_xticks(sorted({100 * s for line in lines.values() for s in line}))
+    ax.set_title(f'M = {budget}')
+    ax.set_xlabel('wrong labels (%)')
+  axes[0].set_ylabel('gain over vanilla (points)')
+  style.legend(figure, axes[0])
   return figure
 
 

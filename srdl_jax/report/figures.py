@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from srdl_jax.flatness import Flatness, groups
-from srdl_jax.report import drawings, seeds
+from srdl_jax.report import arena, drawings, seeds
 from srdl_jax.report.document import Figure
 from srdl_jax.report.paper_tables import Placed, baseline, once
 from srdl_jax.report.rows import ReportRow
+from srdl_jax.reproduce.arena import HALF
 
 # More than that in one figure, beside the first, can't be told apart.
 _LINES = 5
@@ -132,6 +133,75 @@ def gains(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
       "budget, paired by seed, with Student's 95 % interval; a point without "
       'one is of one seed.',
     )
+
+
+def forests(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
+  """Draws the gains of each group of the arena, one below the other."""
+  named = dict.fromkeys(one.row.group for one in placed)
+  for number, group in enumerate(named, 1):
+    if found := arena.gains(placed, group):
+      yield Figure(
+        f'{name}_forest_{number}',
+        drawings.forest(found),
+        f'Gains over vanilla training: {group}',
+        f'{group}: gain of the last-epoch test accuracy over vanilla training, '
+        "paired by seed, with Student's 95 % interval; a point without one is "
+        'of one seed.',
+      )
+
+
+def over_noise(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
+  """Draws gains by the share of wrong labels, where two shares are known.
+
+  What is not of equal cost is left out.
+  """
+  found: dict[int, dict[str, dict[float, seeds.Summary]]] = {}
+  kinds: dict[str, str] = {}
+  for group in dict.fromkeys(one.row.group for one in placed):
+    lines = found.setdefault(arena.budget(placed, group), {})
+    for gain in arena.gains(placed, group):
+      if gain.kind != arena.UNEQUAL:
+        kinds[gain.name] = gain.kind
+        lines.setdefault(gain.name, {})[gain.share] = gain.points
+  control = {n for n, kind in kinds.items() if kind == arena.CONTROL}
+  found = {
+    budget: {n: its for n, its in lines.items() if len(its) > 1 or n in control}
+    for budget, lines in found.items()
+  }
+  names = {n for lines in found.values() for n in lines}
+  others = [n for n in kinds if n in names - control]
+  for first in range(0, len(others), _LINES):
+    # The control is in each figure.
+    some = {*control, *others[first : first + _LINES]}
+    drawn = {
+      budget: {n: line for n, line in lines.items() if n in some}
+      for budget, lines in found.items()
+    }
+    yield _over_noise(
+      {m: lines for m, lines in drawn.items() if lines.keys() - control},
+      {n: kind for n, kind in kinds.items() if n in some},
+      f'{name}_over_noise_{first // _LINES + 1}',
+    )
+
+
+def _over_noise(
+  panels: Mapping[int, Mapping[str, Mapping[float, seeds.Summary]]],
+  kinds: Mapping[str, str],
+  name: str,
+) -> Figure:
+  looks = {arena.CONTROL: '--', arena.TWO: ':'}
+  styles = {n: looks[kind] for n, kind in kinds.items() if kind in looks}
+  two = ' Dotted: two networks deployed.' if ':' in styles.values() else ''
+  return Figure(
+    name,
+    drawings.over_noise(panels, styles),
+    f'Gain over vanilla training by the share of wrong labels: '
+    f'{", ".join(kinds)}',
+    'Gain of the last-epoch test accuracy over vanilla training of the same '
+    "budget M, paired by seed; bands are Student's 95 % intervals. Dashed: "
+    f'the control, {HALF}: what a line gains beyond it is not owed to a '
+    f'shorter run alone.{two}',
+  )
 
 
 def flatness(found: Flatness, name: str) -> Figure:

@@ -3,7 +3,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from srdl_jax import reproduce
 from srdl_jax.report import comparison
@@ -118,8 +118,8 @@ def table(placed: Sequence[Placed], scale: str) -> Table:
     "paper's TrCost",
     'runs',
   )
-  grouped = list(_grouped(placed, lambda one: _lines(one, placed)))
-  lines = [line for line in grouped if not isinstance(line, Heading)]
+  found = list(grouped(placed, lambda one: _lines(one, placed)))
+  lines = [line for line in found if not isinstance(line, Heading)]
   kept = [
     n
     for n, name in enumerate(header)
@@ -129,25 +129,29 @@ def table(placed: Sequence[Placed], scale: str) -> Table:
     tuple(header[n] for n in kept),
     tuple(
       line if isinstance(line, Heading) else tuple(line[n] for n in kept)
-      for line in grouped
+      for line in found
     ),
-    tuple(_notes(placed)),
+    tuple(notes(placed)),
     theirs=tuple(i for i, n in enumerate(kept) if 'paper' in header[n]),
   )
 
 
-def _notes(placed: Sequence[Placed]) -> Iterator[str]:
+def notes(placed: Sequence[Placed]) -> Iterator[str]:
+  """Yields what a reader of gains must know of teachers and seeds."""
   if any(one.ours and one.ours.one_teacher for one in placed):
     yield ONE_TEACHER
-  notes = []
+  told = []
   for one in placed:
     base = baseline(one, placed)
     if one.ours and base and base.ours:
-      notes.append(comparison.unshared(one.ours, base.ours))
-  yield from filter(None, dict.fromkeys(notes))
+      told.append(comparison.unshared(one.ours, base.ours))
+  yield from filter(None, dict.fromkeys(told))
 
 
-def _grouped(placed: Sequence[Placed], lines) -> Iterator[Line | Heading]:
+def grouped(
+  placed: Sequence[Placed], lines: Callable[[Placed], Iterable[Line]]
+) -> Iterator[Line | Heading]:
+  """Yields the lines of rows, under a heading for each group."""
   for group in dict.fromkeys(one.row.group for one in placed):
     yield Heading(group)
     for one in placed:
@@ -236,7 +240,7 @@ def reasons(placed: Sequence[Placed]) -> Table:
     )
 
   header = ('row', *(title for title, *_ in _REASONS), 'runs')
-  return Table(header, tuple(_grouped(placed, lines)))
+  return Table(header, tuple(grouped(placed, lines)))
 
 
 def teachers(placed: Sequence[Placed]) -> Table:
@@ -263,7 +267,7 @@ def teachers(placed: Sequence[Placed]) -> Table:
     'The paper gives 0.0087 for ResNet-110 and 0.1637 for ResNet-32, and '
     "doesn't say of which data."
   )
-  return Table(header, tuple(_grouped(placed, lines)), (note,))
+  return Table(header, tuple(grouped(placed, lines)), (note,))
 
 
 def _network(name: str, row: ReportRow, metric: str) -> Line:

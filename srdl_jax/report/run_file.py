@@ -35,8 +35,11 @@ def values(run: FinishedRun) -> dict[str, float]:
 
   Of the last epoch under the names of result.json (accuracy, nll, ...;
   accuracies are fractions) or the paper's (rank1, map, ...), of the best one
-  with 'best_' before. stage_one and ensemble are accuracies; training_flops are
-  FLOPs, and entropies in nats. What a run has no such thing of isn't there.
+  with 'best_' before. stage_one, ensemble and mean (of the parameters) are
+  accuracies; memorised and corrected are shares of the images whose label is
+  wrong, with 'stage_one_' before of the first of several stages; vanilla_epochs
+  is what the run cost, in epochs of vanilla training; training_flops are FLOPs,
+  and entropies in nats. What a run has no such thing of isn't there.
 
   Raises:
     WorkdirError: it is not finite, or the run cost nothing.
@@ -54,7 +57,14 @@ def values(run: FinishedRun) -> dict[str, float]:
     'train_cross_entropy': last.train_epoch.get('cross_entropy'),
     'training_flops': run.cost.training_flops,
     'device_seconds': run.device_seconds,
+    'mean': last.others.get('mean', {}).get(run.metric),
+    **_of_noise(last),
   }
+  if run.cost.units and run.train_examples:
+    # A train step is three forward passes.
+    found['vanilla_epochs'] = run.cost.units / run.train_examples / 3
+  if len(run.stages) > 1:
+    found |= _of_noise(run.stages[0], 'stage_one_')
   if run.ensemble:
     found['stage_one'] = run.stages[0].test[run.metric]
     found['ensemble'] = run.ensemble[run.metric]
@@ -69,6 +79,11 @@ def values(run: FinishedRun) -> dict[str, float]:
   ):
     raise finished.foreign(run.workdir)
   return known
+
+
+def _of_noise(stage: finished.FinishedStage, prefix: str = ''):
+  names = ('memorised', 'corrected')
+  return {prefix + name: stage.noise.get(name) for name in names}
 
 
 def curves(run: FinishedRun) -> Curves:

@@ -74,6 +74,8 @@ def _measured(
   if base is not None and row.fields['method'] != 'vanilla':
     against = base.metric if metric == row.metric else metric
     gain = comparison.gain(row, metric, base, against)
+    if comparison.lacks_control(row, known):
+      gain = Cell(marks=(comparison.NO_CONTROL,))
   return *comparison.last_and_best(row, metric), gain
 
 

@@ -27,6 +27,8 @@ COLOURS = (
   '#56b4e9',
 )
 _METHODS = ('vanilla', 'srdl')
+# Of what is compared in a forest plot, by arena.KINDS.
+KINDS = (COLOURS[1], COLOURS[0], COLOURS[5], COLOURS[2])
 _STYLE = {
   # Letters stay text, so that a page's type and readers reach them.
   'svg.fonttype': 'none',

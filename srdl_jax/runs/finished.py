@@ -41,6 +41,10 @@ class FinishedStage:
       stored.
     agreement: share of training images on which it predicts its teacher's
       class, None without one.
+    others: test metrics of its other networks, by what they are; 'mean' is
+      that of a student's parameters.
+    noise: what it predicts of images whose label is wrong: `memorised` and
+      `corrected` are shares; empty where none is.
   """
 
   model: str
@@ -51,6 +55,8 @@ class FinishedStage:
   train_epoch: Metrics
   soft_target_entropy: float | None
   agreement: float | None
+  others: Mapping[str, Metrics]
+  noise: Metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +116,8 @@ class FinishedRun:
     workdir: as it was given.
     fields: of its configuration, those that change numbers but the seed.
     data: fingerprint of the training split, and of what the test ranks.
+    train_examples: how many images an epoch trains on, None where it isn't
+      known.
     weights: digest of the weights that it started from, or None.
     stages: in their order, without an imported teacher's.
     final: test metrics of the last epoch.
@@ -126,6 +134,7 @@ class FinishedRun:
   seed: int
   fields: Mapping[str, Any]
   data: str
+  train_examples: int | None
   weights: str | None
   teacher: ImportedTeacher | None
   stages: tuple[FinishedStage, ...]
@@ -273,6 +282,7 @@ def _run(found: Mapping[str, Any], workdir: str) -> FinishedRun:
     seed=seed,
     fields=fields,
     data=f'{found["data"]["fingerprint"]}{found["data"].get("ranked") or ""}',
+    train_examples=_count(found['data'].get('train_examples')),
     weights=found.get('weights'),
     teacher=_imported(found['teacher']) if found.get('teacher') else None,
     stages=stages,
@@ -309,7 +319,8 @@ def _check(run: FinishedRun) -> None:
       raise ValueError(f'teacher {stage.teacher!r}')
     if not 0 < stage.epochs <= stage.steps < _MOST:
       raise ValueError(f'{stage.epochs} epochs, {stage.steps} steps')
-  if not run.cost.training_1e16 > 0:
+  counts = run.cost.training_1e16, run.cost.units, run.train_examples
+  if any(count is not None and not count > 0 for count in counts):
     raise ValueError('no cost')
 
 
@@ -331,6 +342,8 @@ def _stage(found: Mapping[str, Any], model: str) -> FinishedStage:
     train_epoch=_metrics(found['train_epoch']),
     soft_target_entropy=_entropy(found),
     agreement=_metrics(agreement).get('agreement'),
+    others={n: _metrics(its) for n, its in (found.get('others') or {}).items()},
+    noise=_metrics(found.get('noise') or {}),
   )
 
 
@@ -360,7 +373,7 @@ def _cost(found: Mapping[str, Any]) -> RunCost:
     stages=tuple(found.get('stages') or ()),
     units=units if units is None else _finite(units),
     training_1e16=_finite(found['training_1e16']),
-    training_flops=flops if flops is None else int(_finite(flops)),
+    training_flops=_count(flops),
     train_seconds=_finite(seconds['train']),
     evaluate_seconds=_finite(seconds['evaluate']),
     extract_seconds=_finite(seconds['extract']),
@@ -368,6 +381,10 @@ def _cost(found: Mapping[str, Any]) -> RunCost:
     extraction_share=_finite(found.get('extraction_share') or 0.0),
     extraction_epochs=tuple(found.get('extraction_epochs') or ()),
   )
+
+
+def _count(value: Any) -> int | None:
+  return None if value is None else int(_finite(value))
 
 
 def _finite(value: Any) -> float:

@@ -41,8 +41,9 @@ class Mean(Source):
   ) -> Tree:
     """Moves the mean."""
     del batch, said_BxK
-    before = step - self.clock.first_step + 1
-    decay = jnp.minimum(self.decay, 1 - 1 / (before + 1))
+    # As precise as the run: a quotient of int32 is float32.
+    number = (step - self.clock.first_step + 1).astype(float)
+    decay = jnp.minimum(self.decay, 1 - 1 / (number + 1))
     return averaged(memory, dict(variables), decay)
 
   def result(self, memory: Tree, variables: Tree) -> Tree:

@@ -30,10 +30,12 @@ class MeanTeacher(Mean):
   forwards: ClassVar[int] = 1
   section: ClassVar[str] = 'mean_teacher'
 
-  def weights(self, step: jax.Array) -> tuple[float, jax.Array]:
+  def weights(self, step: jax.Array) -> tuple[float, jax.Array | float]:
     """Returns 1 and w."""
     steps = self.rise * self.clock.epochs * self.clock.steps_per_epoch
-    progress = (step - self.clock.first_step) / max(steps, 1)
+    if not steps:
+      return 1.0, self.imitation_weight
+    progress = (step - self.clock.first_step).astype(float) / steps
     rest = 1 - jnp.minimum(progress, 1)
     return 1.0, self.imitation_weight * jnp.exp(-5 * rest**2)
 

@@ -32,7 +32,8 @@ class ProgressiveSelfDistillation(Source):
 
   def weights(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns 1 - a and a."""
-    alpha = self.alpha * (self.done(step) + 1) / self.clock.epochs
+    epoch = self.done(step).astype(float)
+    alpha = self.alpha * (epoch + 1) / self.clock.epochs
     return 1 - alpha, alpha
 
   def refuse(self, *, examples: int, classes: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from srdl_jax.flatness import KINDS, SPLITS, Flatness, MeasuredNetwork
-from srdl_jax.report import drawings, style
+from srdl_jax.report import arena, drawings, style
 from srdl_jax.report.rows import ReportRow
 from srdl_jax.report.run_file import TRAIN
 from srdl_jax.report.seeds import Summary
@@ -70,11 +70,25 @@ def lines(svg, colour):
   return len(re.findall(rf'fill: none; stroke: {colour}', svg))
 
 
+GAINS = [
+  arena.Gain('SRDL', arena.METHOD, 0.0, Summary(1.0, 0.5, 3)),
+  arena.Gain('half', arena.CONTROL, 0.0, Summary(-1.0, math.nan, 1)),
+  arena.Gain('longer', arena.UNEQUAL, 0.0, Summary(-1.0, 0.5, 3)),
+  arena.Gain('two', arena.TWO, 0.0, Summary(2.0, 0.5, 3)),
+]
 DRAWN = {
   'curves': lambda: drawings.learning_curves({'SRDL': row()}, 'test'),
   'schedules': lambda: drawings.schedules({'SRDL': row()}),
   'gains': lambda: drawings.gains(
     {'SRDL': {50: Summary(1.0, 0.5, 3), 100: Summary(2.0, math.nan, 1)}}
+  ),
+  'forest': lambda: drawings.forest(GAINS),
+  'over_noise': lambda: drawings.over_noise(
+    {
+      60: {'SRDL': {0.0: Summary(1.0, 0.5, 3), 0.3: Summary(2.0, 0.5, 3)}},
+      240: {'half': {0.0: Summary(0.0, math.nan, 1)}},
+    },
+    {'half': '--'},
   ),
   'flatness': lambda: drawings.flatness(around(networks('a, srdl'))),
 }
@@ -91,6 +105,8 @@ def test_axes_are_named_with_units(name):
     ),
     'schedules': ('learning rate', 'epoch'),
     'gains': ('gain over vanilla (points)', 'budget M (epochs)'),
+    'forest': ('gain over vanilla (points)', *arena.KINDS),
+    'over_noise': ('gain over vanilla (points)', 'wrong labels (%)', 'M = 60'),
     'flatness': (
       'cross-entropy (nats)',
       'distance d',
@@ -179,6 +195,33 @@ def test_gains_have_bars_of_their_intervals():
   )
   heights = [abs(float(a) - float(b)) for _, a, b in bars]
   assert len(heights) == 2 and min(heights) == 0 and max(heights) > 0
+
+
+def test_a_forest_has_bars_of_intervals_in_the_colour_of_their_kind():
+  drawn = DRAWN['forest']()
+  lengths = []
+  for colour in style.KINDS:
+    # The first is of the plot, the second of the legend.
+    bar, *_ = re.findall(
+      rf'd="M ([\d.]+) ([\d.]+) L ([\d.]+) \2\s*"[^>]*stroke: {colour}', drawn
+    )
+    lengths.append(abs(float(bar[2]) - float(bar[0])))
+  # The control is of one seed.
+  equal, control, two, unequal = lengths
+  assert control == 0 and equal > 0
+  assert [two, unequal] == pytest.approx([equal] * 2, abs=0.02)
+  assert 'half (n = 1)' in texts(drawn)
+
+
+def test_a_line_over_noise_has_a_band_and_the_control_is_dashed():
+  drawn = DRAWN['over_noise']()
+  blue, grey = style.COLOURS[1], style.COLOURS[0]
+  # The line, two rims; the legend's; nothing of it in the other panel.
+  assert len(re.findall(rf'd="M [^"]+L[^"]+"[^>]*stroke: {blue}', drawn)) == 4
+  dashed = rf'stroke-dasharray: [^;]*; [^>]*stroke: {grey}'
+  assert re.findall(dashed, drawn)
+  # Of one seed there is no band.
+  assert {'SRDL', 'half', 'M = 240', '0', '30'} <= set(texts(drawn))
 
 
 def test_losses_that_are_not_finite_end_a_line():

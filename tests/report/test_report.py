@@ -48,18 +48,8 @@ def place_row(tmp_path):
   """Writes invented runs of a row of the paper, one a seed."""
 
   def write(row, *accuracies, **changes):
-    flat = config_lib.flatten(scales.config(row.setting))
     for seed, accuracy in enumerate(accuracies):
-      fields = flat | {'seed': seed}
-      found = made_runs.result(
-        fields.pop('method'), fields.pop('seed'), accuracy
-      )
-      found['config'] |= fields
-      if row.setting.teacher:
-        found['teacher']['model'] = row.setting.teacher.model
-        found['teacher']['config'] = config_lib.flatten(
-          scales.config(row.setting.teacher)
-        )
+      found = made_runs.of_row(row, seed, accuracy)
       count = len(list(tmp_path.iterdir()))
       made_runs.write(tmp_path / f'row{count}', found | changes)
 
@@ -216,6 +206,17 @@ def test_ablations_of_distillation_share_the_vanilla_row(place):
   assert one['runs'].text == 'tiny, srdl, distillation.temperature=4.0'
   assert two[GAIN].text == '+20.00 (1)'
   assert two['runs'].text == 'tiny, srdl, srdl.start=previous'
+
+
+def test_what_only_a_new_method_reads_parts_it_from_no_vanilla_row(place):
+  _, row = others(
+    [
+      place('v', 'vanilla', 0, 0.5),
+      place('p', 'ps_kd', 0, 0.6, **{'ps_kd.alpha': 0.5}),
+    ]
+  )
+  assert row[GAIN].text == '+10.00 (1)'
+  assert row['runs'].text == 'tiny, ps_kd, ps_kd.alpha=0.5'
 
 
 def test_imported_weights_make_another_row(place):
@@ -807,7 +808,8 @@ def test_tables_without_any_run_are_named_not_shown(place_row, tmp_path):
   *_, told = sections['reading'].parts
   assert told == (
     'Full scale: no run at all of Table 1; ImageNet; Table 2; Table 3; '
-    'Table 4; Table 6; SRDL over vanilla by the budget M; Controls.'
+    'Table 4; Table 6; SRDL over vanilla by the budget M; Controls; Arena; '
+    'Label noise.'
   )
   (_, table) = sections['full-table5'].parts
   assert [line[LAST].text for line in rows_of(table)] == ['60.00 (1)', '']
