@@ -57,11 +57,14 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
       '`with jax.enable_x64():` around build and what it returns.'
     )
   parallel.use_compilation_cache()
-  devices = parallel.choose_devices(config.devices, config.batch_size)
-  if to_train and config.batch_size % len(devices):
+  in_pairs = any(SOURCES[stage.source].order != 'once' for stage in plan)
+  multiple = 2 if in_pairs else 1
+  devices = parallel.choose_devices(config.devices, config.batch_size, multiple)
+  if to_train and config.batch_size % (multiple * len(devices)):
+    pairs = ' into pairs' if in_pairs else ''
     raise ConfigError(
       f'batch_size = {config.batch_size} is not divisible by the '
-      f'{len(devices)} devices; set devices or batch_size.'
+      f'{len(devices)} devices{pairs}; set devices or batch_size.'
     )
   # Names are checked before the data set is read.
   for stage in plan:
@@ -131,7 +134,7 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
     dataset = with_crops(dataset, config.augment.least_area)
   teacher = None
   if imported is not None:
-    imported_lib.check(imported, dataset, train_rows)
+    imported_lib.check(imported, config, dataset, train_rows)
     teacher = _teacher(imported, dataset, devices)
   flip_and_crop = augmentation(config, dataset)
   drawn = _drawn(config, dataset, train_rows)
@@ -307,12 +310,6 @@ def _refuse(source: Source, network: Network, drawn: sampling.Drawn) -> None:
   """Checks that a source can serve: see `Source.refuse`."""
   examples, classes = len(drawn.labels), network.num_classes
   source.refuse(examples=examples, classes=classes)
-  part = drawn.batch_size // len(network.devices)
-  if source.order != 'once' and part % 2:
-    raise ConfigError(
-      f'batch_size = {drawn.batch_size} gives each of {len(network.devices)} '
-      f'device(s) {part} examples, but they come in pairs: take an even number.'
-    )
   labels, counts = np.unique(drawn.labels[drawn.rows], return_counts=True)
   if source.order == 'pairs' and counts.min() < 2:
     raise ConfigError(

@@ -39,7 +39,7 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
     first = '' if lines[-1].strip().startswith('[Errno') else lines[0].strip()
     text = ' '.join(filter(None, dict.fromkeys((first, lines[-1].strip()))))
     known = 'config' in flags.FLAGS
-    fields = ', and srdl_jax/config.py for the fields' if known else ''
+    fields = ', and srdl_jax/fields.py for the fields' if known else ''
     raise ConfigError(f'Command line: {text} (See --help{fields}.)') from error
 
 

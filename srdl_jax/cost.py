@@ -33,7 +33,7 @@ class Work:
     model: name of its network.
     epochs: passes that train.
     extractions: passes that predict: 1 where it teaches (Eq 5), 0 where it
-      doesn't, as many as views, or as epochs online.
+      doesn't, as many as views, or as epochs where it predicts in each step.
     parameters: see `flops.parameters`.
     forward: see `flops.multiply_adds`.
     forward_flops: see `flops.forward_flops`.
@@ -130,15 +130,20 @@ def training_cost(stages: Sequence[Work], examples: int) -> float:
   return sum(s.forward * s.passes for s in stages) * examples / 1e16
 
 
-def units(stages: Sequence[Work], examples: int) -> float:
+def units(
+  stages: Sequence[Work], examples: int, unit: Work | None = None
+) -> float:
   """Returns what training cost in forward passes of an image.
 
-  Of the last stage's network; a train step is 3 of them, an image that is
-  predicted 1. M epochs of vanilla training are 3 M times the examples.
-  Arguments as for `training_cost`.
+  A train step is 3 of them, an image that is predicted 1. M epochs of vanilla
+  training are 3 M times the examples.
+
+  Args:
+    stages, examples: see `training_cost`.
+    unit: whose network's passes are meant; the last stage's without it.
   """
   passes = sum((3 * s.epochs + s.extractions) * s.forward for s in stages)
-  return passes * examples / stages[-1].forward
+  return passes * examples / (unit or stages[-1]).forward
 
 
 def training_flops(stages: Sequence[Work], examples: int) -> int | None:
@@ -178,7 +183,7 @@ def table(stages: Sequence[Work], examples: int) -> str:
     ['extraction passes', *(sum(s.extractions for s in p) for p in parts)],
     ['parameters', *(s.parameters for s in stages), ''],
     ['forward multiply-adds, an image', *(s.forward for s in stages), ''],
-    ['units (1e6)', *(units(part, examples) / 1e6 for part in parts)],
+    ['units (1e6)', *(units(p, examples, stages[-1]) / 1e6 for p in parts)],
     ['TrCost (1e16)', *(training_cost(part, examples) for part in parts)],
     ['forward FLOPs, an image', *(s.forward_flops for s in stages), ''],
     ['forward + backward, an image', *(s.train_flops for s in stages), ''],

@@ -36,7 +36,7 @@ def cores() -> int:
 
 @functools.cache
 def has_narrow_vectors() -> bool:
-  """Returns whether this is an x86 without vectors of 512 bits.
+  """Returns whether this is an x86 that isn't known to have AVX-512.
 
   There, as nowhere else that was measured, XLA's gradients of kernels are slow,
   and a part of a batch trains faster the smaller it is.

@@ -222,9 +222,12 @@ class Experiment:
     device = self.devices[0]
     classes = self.dataset.num_classes
     names = ', then '.join(dict.fromkeys(s.model for s in self.plan))
+    share = self.config.data.label_noise
+    wrong = f' with {100 * share:g} % of labels wrong' if share else ''
     return (
       f'{names} on {len(self.train_rows):,} images of '
-      f'{self.dataset.name}, {self.config.method}: {len(self.stages)} stage(s) '
+      f'{self.dataset.name}{wrong}, {self.config.method}: '
+      f'{len(self.stages)} stage(s) '
       f'of {epochs} epochs in all, {self.steps_per_epoch} steps each, on '
       f'{len(self.devices)} {device.platform} device(s), {device.device_kind}'
     ) + (self.weights and self.weights.description(classes) or '')

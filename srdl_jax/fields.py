@@ -284,9 +284,9 @@ FIELDS: dict[str, Field] = {
   'profile': _local(False, 'write a trace of a few steps'),
 }
 
-# Of methods that are a source of soft targets: see `targets`. As published, or
-# as its source says.
-_OF_SOURCES: dict[str, Field] = {
+# Of methods that are a source of soft targets: see `targets`, which says which
+# of the values are published.
+_SOURCES: dict[str, Field] = {
   'ols.imitation_weight': _share(0.5, 'weight of what was said of the class'),
   'ps_kd.alpha': _share(0.8, 'weight of what was said, in the last epoch'),
   'tf_kd.temperature': _above_zero(20.0, 'T of Eq 5'),
@@ -312,5 +312,5 @@ FIELDS |= {
     meaning=f'method {name.partition(".")[0]}: {field.meaning}',
     since='0.2.0',
   )
-  for name, field in _OF_SOURCES.items()
+  for name, field in _SOURCES.items()
 }

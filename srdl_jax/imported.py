@@ -83,17 +83,21 @@ def load(directory: str) -> Imported:
 
 
 def check(
-  teacher: Imported, dataset: data.Dataset, train_rows: np.ndarray
+  teacher: Imported,
+  ours: ConfigDict,
+  dataset: data.Dataset,
+  train_rows: np.ndarray,
 ) -> None:
   """Checks that a teacher was trained on the examples that it shall predict.
 
   Args:
     teacher: of the student.
+    ours: the student's configuration.
     dataset: the student's, with the number of classes in use.
     train_rows: that the student trains on.
 
   Raises:
-    ConfigError: other data, other classes, or other examples of the data.
+    ConfigError: other data, classes or wrong labels, or other examples.
   """
   theirs = teacher.config
   name = f'teacher.workdir = {str(teacher.directory)!r}'
@@ -107,6 +111,15 @@ def check(
     raise ConfigError(
       f'{name} knows {classes} classes, the student learns '
       f'{dataset.num_classes}.'
+    )
+  wrong = [
+    (its.data.label_noise, its.data.label_noise_seed) for its in (theirs, ours)
+  ]
+  if wrong[0] != wrong[1] and (wrong[0][0] or wrong[1][0]):
+    raise ConfigError(
+      f'{name} learnt other labels: data.label_noise and its seed are '
+      f'{wrong[0]}, not {wrong[1]}. It would tell right ones, or other wrong '
+      'ones.'
     )
   rows, _ = sampling.choose_rows(
     dataset.train.labels, **config_lib.subset(theirs)

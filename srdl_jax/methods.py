@@ -217,12 +217,8 @@ def born_again_equal_budget(config: ConfigDict) -> tuple[Stage, ...]:
   return _self_taught(config.epochs, (1.0,) * networks)
 
 
-def _of_source(name: str) -> Callable[[ConfigDict], tuple[Stage, ...]]:
-  return lambda config: (Stage(config.epochs, source=name),)
-
-
-# Methods of one stage that are a source, of targets.SOURCES, with its fields.
-for _name in (
+# Methods that are a source of soft targets: see targets.SOURCES.
+SOURCES = (
   'ols',
   'ps_kd',
   'tf_kd',
@@ -231,9 +227,21 @@ for _name in (
   'ddgsd',
   'mean_teacher',
   'ema',
-):
-  _fields = (f for f in config_lib.FIELDS if f.startswith(f'{_name}.'))
-  METHODS[_name] = Method(_of_source(_name), tuple(_fields))
+)
+
+
+def _of_source(name: str) -> Callable[[ConfigDict], tuple[Stage, ...]]:
+  return lambda config: (Stage(config.epochs, source=name),)
+
+
+# Of one stage, with the fields of its source.
+METHODS |= {
+  name: Method(
+    _of_source(name),
+    tuple(f for f in config_lib.FIELDS if f.startswith(f'{name}.')),
+  )
+  for name in SOURCES
+}
 
 
 def create(config: ConfigDict) -> tuple[Stage, ...]:
@@ -260,9 +268,14 @@ def create(config: ConfigDict) -> tuple[Stage, ...]:
   return stages
 
 
-# Sources that take a teacher, by targets.SOURCES' keys, and the fields that
-# they read.
-_OF_SOURCES = {
+# What banks and online teachers read.
+_OF_DISTILLATION = (
+  'distillation.temperature',
+  'distillation.label_weight',
+  'distillation.imitation_weight',
+)
+# Sources that take a teacher, by targets.SOURCES' keys; what else they read.
+_TAUGHT = {
   'bank': ('distillation.views',),
   'top_two': ('distillation.views',),
   'online': ('distillation.online',),
@@ -272,10 +285,13 @@ _OF_SOURCES = {
 def _refuse_unread(config: ConfigDict, sources: set[str]) -> None:
   """Refuses fields of other methods that aren't at their default, nor at what
   they were born with: earlier runs have that."""
-  fields = *(method.reads for method in METHODS.values()), *_OF_SOURCES.values()
-  own = (_OF_SOURCES.get(source, ()) for source in sources)
+  fields = *(method.reads for method in METHODS.values()), *_TAUGHT.values()
+  own = (_TAUGHT.get(source, ()) for source in sources)
   read = METHODS[config.method].reads, *own
   others = set().union(*fields) - set().union(*read)
+  if sources - {'', 'bank', 'online'}:
+    # They have weights and temperatures of their own.
+    others |= {*_OF_DISTILLATION}
   unread = [
     f'{name} = {config[name]!r}'
     for name, field in config_lib.FIELDS.items()
@@ -300,7 +316,7 @@ def _check(config, stages, number: int, stage: Stage) -> None:
   earlier = stage.teacher is None or 1 <= stage.teacher < number
   if not (imported or earlier):
     raise ConfigError(f'The teacher of stage {number} must come before it.')
-  takes_teacher = stage.source in _OF_SOURCES
+  takes_teacher = stage.source in _TAUGHT
   if takes_teacher != (stage.teacher is not None):
     has = 'a' if stage.teacher is not None else 'no'
     raise ConfigError(

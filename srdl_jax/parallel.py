@@ -28,11 +28,16 @@ MOST_STEPS = 100
 LEAST_IMAGES = 32
 
 
-def choose_devices(count: int, batch_size: int) -> list[jax.Device]:
+def choose_devices(
+  count: int, batch_size: int, multiple: int = 1
+) -> list[jax.Device]:
   """Returns the first `count` devices of the default backend.
 
   0 means all, but of a single process's CPU devices, which share the cores, as
   many as split a batch into equal parts of at least LEAST_IMAGES.
+
+  Args:
+    multiple: of which each device's part of a batch must be one.
 
   Raises:
     ConfigError: there are fewer devices, or not all of several processes' are
@@ -51,7 +56,8 @@ def choose_devices(count: int, batch_size: int) -> list[jax.Device]:
     )
   if not count and devices[0].platform == 'cpu' and jax.process_count() == 1:
     most = min(len(devices), max(1, batch_size // LEAST_IMAGES))
-    count = next(n for n in range(most, 0, -1) if batch_size % n == 0)
+    even = (n for n in range(most, 0, -1) if batch_size % (n * multiple) == 0)
+    count = next(even, 1)
   return devices[: count or None]
 
 

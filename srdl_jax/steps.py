@@ -40,7 +40,6 @@ def train_step(
     The next state, and scalars: loss, its parts, accuracy (a fraction) and
     the applied learning_rate.
   """
-
   label_weight, imitation_weight = source.weights(state.step)
   loss_of = losses.srdl
   if source.partial:

@@ -184,6 +184,7 @@ TABLE.add(
     'unused distillation.online': VANILLA(distillation__online=True),
     'unused distillation.views': VANILLA(distillation__views=2),
     'unused, of a source': VANILLA(ema__decay=0.9),
+    'unused by a source': refused(method='dlb', distillation__temperature=2.0),
     'several unused': VANILLA(srdl__start='same', teacher__epochs=3),
     'views of an online teacher': refused(
       distillation__views=2, distillation__online=True
@@ -358,6 +359,7 @@ TABLE.add(
     'other data': teacher_of_other_data,
     'result of other data': teacher_of_other_result,
     'other classes': KD(data__classes=5),
+    'other labels': KD(data__label_noise=0.2, data__label_noise_seed=3),
     'other examples': KD(data__examples_per_class=10, batch_size=20),
     'other hold-out': KD(data__holdout=20, seed=1),
   },

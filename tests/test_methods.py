@@ -123,7 +123,7 @@ def test_an_unknown_start_is_an_error(monkeypatch):
 
 def test_sources_with_a_teacher_are_those_whose_fields_are_known():
   taught = {name for name, kind in targets.SOURCES.items() if kind.teacher}
-  assert methods._OF_SOURCES.keys() == taught
+  assert methods._TAUGHT.keys() == taught
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,17 @@ def test_a_teacher_that_nothing_uses_is_an_error(method, teacher):
 def test_what_a_method_does_not_read_is_an_error(field, value):
   with pytest.raises(ConfigError, match=f"'vanilla' has no use for {field} = "):
     create('vanilla', 2, **{field: value})
+
+
+@pytest.mark.parametrize('method', ['cs_kd', 'ema', 'pll'])
+@pytest.mark.parametrize('field', methods._OF_DISTILLATION)
+def test_methods_with_settings_of_their_own_have_no_use_for_others(
+  method, field
+):
+  with pytest.raises(
+    ConfigError, match=f'{method!r} has no use for {field} = '
+  ):
+    create(method, 2, **{field: 2.0})
 
 
 class Reading:

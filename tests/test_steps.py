@@ -493,6 +493,13 @@ def test_as_many_cpu_devices_as_share_a_batch_well(batch_size, count):
   assert parallel.choose_devices(0, batch_size) == jax.devices()[:count]
 
 
+@pytest.mark.parametrize(
+  ('batch_size', 'count'), [(128, 4), (132, 3), (70, 1), (126, 3), (7, 1)]
+)
+def test_pairs_stay_on_one_device(batch_size, count):
+  assert parallel.choose_devices(0, batch_size, 2) == jax.devices()[:count]
+
+
 def test_a_dispatch_is_one_step_on_cpu_unless_asked():
   found = [
     parallel.steps_per_dispatch(n, 390, jax.devices()) for n in (0, 1, 7)

@@ -200,7 +200,7 @@ def test_a_teacher_that_saw_other_data_is_refused(teacher, monkeypatch):
   object.__setattr__(other, 'fingerprint', 'e' * 64)
   with pytest.raises(ConfigError, match='trained on other data: digits'):
     imported.check(
-      experiment.imported, experiment.dataset, experiment.train_rows
+      experiment.imported, config, experiment.dataset, experiment.train_rows
     )
 
 

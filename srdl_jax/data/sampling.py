@@ -91,10 +91,10 @@ def _again(drawn: Drawn, epoch: int) -> np.ndarray:
 def _pairs(drawn: Drawn, epoch: int) -> np.ndarray:
   generator = _generator(drawn.seed, drawn.stage, epoch, _PAIRS)
   rows = generator.permutation(drawn.rows)
-  labels = drawn.labels[rows]
+  rows = rows[np.argsort(drawn.labels[rows], kind='stable')]
+  ends = np.flatnonzero(np.diff(drawn.labels[rows])) + 1
   found = []
-  for label in np.unique(labels):
-    members = rows[labels == label]
+  for members in np.split(rows, ends):
     if len(members) % 2:
       # The odd one's partner is there once more, in another view.
       members = np.append(members, members[0] + len(drawn.labels))

@@ -51,7 +51,8 @@ _CURVES = (
   'ends. Dashed: a stage that trains another network than the run’s last, the '
   'teacher of knowledge distillation; stages of the same network are solid, '
   'whether they teach or not. Training accuracy is that of the epoch’s '
-  'augmented batches while it trains.'
+  'augmented batches while it trains, with the labels that train, wrong ones '
+  'included.'
 )
 _REASONS = (
   'Of the last epoch, on the test images; soft targets and agreement with the '

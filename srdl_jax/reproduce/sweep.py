@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many runs: which there are, each once, and how they are brought to an end."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 from srdl_jax import cpu, storage
 from srdl_jax.errors import EXIT_CODES
-from srdl_jax.reproduce import scales
+from srdl_jax.reproduce import scales, worker
 from srdl_jax.reproduce.paper import Row, Setting
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs.progress import duration
@@ -143,10 +142,10 @@ class Sweep:
     self.failed: dict[str, str] = {}
     self._left_to_others: set[str] = set()
     self._told = time.monotonic()
-    self._running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
+    self._running: dict[int, tuple[Job, BaseProcess, float]] = {}
     self._spent, self._worked = 0.0, 0.0
     self._by_name = {job.name: job for job in self.jobs}
-    self._environment: dict[str, str] = {}
+    self._options: dict[str, Any] = {}
 
   def run(self, stop: StopRequest) -> dict[str, str]:
     """Brings every job to its end, or tells why not.
@@ -164,7 +163,7 @@ class Sweep:
     with storage.failures(self.root):
       (self.root / 'logs').mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='compiled_') as cache:
-      self._environment = os.environ | compiled_in(cache)
+      self._options = compiled_in(cache)
       try:
         while not stop and (self._running or self._waiting()):
           if len(self._running) < self.slots:
@@ -215,24 +214,20 @@ class Sweep:
   def _start(self, slot: int, job: Job) -> None:
     job.done.parent.mkdir(parents=True, exist_ok=True)
     self.tell(f'{job.name}: started')
-    with open(self._log(job), 'ab') as log, _cores(slot, self.slots):
-      process = subprocess.Popen(
-        [sys.executable, *job.command],
-        stdout=log,
-        stderr=log,
-        stdin=subprocess.DEVNULL,
-        env=self._environment,
-        # A Ctrl-C is for the sweep, which asks its jobs to save.
-        start_new_session=True,
-      )
+    cores = sorted(os.sched_getaffinity(0))
+    # Of fewer cores than slots one may have no share, and gets all.
+    share = cores[slot :: self.slots] or cores
+    log, options = self._log(job), self._options
+    process = worker.start(job.command, log, share, options)
     self._running[slot] = job, process, time.monotonic()
 
   def _collect(self) -> None:
     for slot, (job, process, begun) in list(self._running.items()):
-      if process.poll() is None:
+      if process.is_alive():
         continue
+      process.join()
       del self._running[slot]
-      if process.returncode == 0 and job.is_done:
+      if process.exitcode == 0 and job.is_done:
         self._spent += time.monotonic() - begun
         self._worked += job.work
         self.tell(f'{job.name}: done. {self._progress()}')
@@ -240,8 +235,8 @@ class Sweep:
         # Another process was faster to take its directory.
         continue
       else:
-        meaning = EXIT_CODES.get(process.returncode, 'killed or crashed')
-        reason = f'exit code {process.returncode} ({meaning})'
+        meaning = EXIT_CODES.get(process.exitcode, 'killed or crashed')
+        reason = f'exit code {process.exitcode} ({meaning})'
         self._fail(job, f'{reason}: {last_line(self._log(job))}')
 
   def _fail(self, job: Job, why: str) -> None:
@@ -271,37 +266,26 @@ class Sweep:
     for _, process, _ in self._running.values():
       process.terminate()
     for _, process, _ in self._running.values():
-      process.wait()
+      process.join()
     self._running.clear()
 
 
-def compiled_in(folder: str) -> dict[str, str]:
-  """Returns variables by which jobs share what they compile, on CPU.
+def compiled_in(folder: str) -> dict[str, Any]:
+  """Returns options of JAX by which jobs share what they compile, on CPU.
 
   A run of seconds is mostly compilation. JAX's cache has been seen to hold
-  entries that crash on CPU, of other machines: so each sweep has its own. Where
-  there is an accelerator, or a cache is named, it stays as it is.
+  entries that crash on CPU, of other machines: so each sweep has its own. What
+  is half written there JAX warns of, and compiles anew. Where there is an
+  accelerator, or a cache is named, it stays as it is.
   """
-  if 'JAX_COMPILATION_CACHE_DIR' in os.environ or not cpu.is_alone():
+  on_cpu = os.environ.get('JAX_PLATFORMS') == 'cpu' or cpu.is_alone()
+  if 'JAX_COMPILATION_CACHE_DIR' in os.environ or not on_cpu:
     return {}
   return {
-    'JAX_COMPILATION_CACHE_DIR': folder,
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    'jax_compilation_cache_dir': folder,
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+    'jax_persistent_cache_min_entry_size_bytes': -1,
   }
-
-
-@contextlib.contextmanager
-def _cores(slot: int, slots: int) -> Iterator[None]:
-  """Gives what is started inside its share of the cores."""
-  cores = os.sched_getaffinity(0)
-  # Inherited from the thread that starts a process. Of fewer cores than slots
-  # one may have no share, and gets all.
-  os.sched_setaffinity(0, sorted(cores)[slot::slots] or cores)
-  try:
-    yield
-  finally:
-    os.sched_setaffinity(0, cores)
 
 
 def last_line(path: pathlib.Path) -> str:

@@ -15,9 +15,11 @@ class ClassWise(Source):
   distillation", CVPR 2020; github.com/alinlab/cs-kd. Two images of one class
   stand beside each other in a batch.
 
-  Deviations: each teaches the other. As released, the other one goes through a
-  second pass, without gradient, on top of the batch: 4/3 of the cost, and batch
-  norm's statistics move twice.
+  Deviations: pairs are disjoint, an image comes once in an epoch (the odd one
+  of a class finds a second view of another), and each teaches the other. As
+  released, every image draws any of its class, itself included, which goes
+  through a second pass, without gradient, on top of the batch: 4/3 of the cost,
+  and batch norm's statistics, of each pass alone, move twice.
   """
 
   order: ClassVar[str] = 'pairs'

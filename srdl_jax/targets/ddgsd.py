@@ -12,8 +12,9 @@ class TwoViews(ClassWise):
   Xu and Liu, "Data-distortion guided self-distillation for deep neural
   networks", AAAI 2019. Two augmented views of an image stand beside each other.
 
-  Deviations: without the maximum mean discrepancy of the two views' features.
-  In equal steps, half as many images are seen in an epoch, twice each.
+  T and lambda are this project's choice. Deviations: without the maximum mean
+  discrepancy of the two views' features. In equal steps, half as many images
+  are seen in an epoch, twice each.
   """
 
   order: ClassVar[str] = 'twice'

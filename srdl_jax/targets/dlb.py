@@ -17,9 +17,11 @@ class LastBatch(Source):
   is new, the other half is the new half of the batch before in another
   augmentation, and has soft targets.
 
+  T and alpha are this project's choice: the released command has no defaults.
   Deviations: as released, 2 B images are trained in an iteration; here B, so
-  that in equal steps half as many images are seen, twice each. What was said
-  last is kept from epoch to epoch.
+  that in equal steps half as many images are seen, twice each. There, the two
+  halves go through the network one after the other; here they share the batch's
+  statistics.
   """
 
   order: ClassVar[str] = 'again'

@@ -19,11 +19,13 @@ class MeanTeacher(Mean):
   github.com/CuriousAI/mean-teacher. Within the first share of the stage w is
   its weight times exp(-5 (1 - progress)^2).
 
-  Deviations: all images have labels; a divergence at T instead of the mean
-  squared difference of probabilities; the mean predicts in evaluation mode, by
-  means of batch norm's statistics, the student's own view, so that one forward
-  pass is added to a step, not two augmentations. The result is the student;
-  the mean is tested beside it, as `mean`.
+  The decay is as released; T, w and its rise are this project's choice.
+  Deviations: all images have labels; a divergence at T, where the released code
+  has the mean squared difference of probabilities or a divergence at 1; the
+  mean predicts the student's own view, in evaluation mode with exponential
+  means of batch norm's statistics, where that code's teacher sees another view
+  in training mode. The result is the student; the mean is tested beside it, as
+  `mean`.
   """
 
   rise: float

@@ -63,7 +63,11 @@ class OnlineLabelSmoothing(Source):
       labels_B, said_BxK.shape[-1], dtype=said_BxK.dtype
     )
     chosen_BxK = chosen_BxK * right_B[:, None]
-    sums_KxK = memory['sums'] + chosen_BxK.T @ jax.nn.softmax(said_BxK)
+    # Else an accelerator would round the factors.
+    said_KxK = jnp.matmul(
+      chosen_BxK.T, jax.nn.softmax(said_BxK), precision='highest'
+    )
+    sums_KxK = memory['sums'] + said_KxK
     counts_K = memory['counts'] + chosen_BxK.sum(0)
     # Logarithms of 0 would be no targets at all.
     least = jnp.finfo(sums_KxK.dtype).tiny

@@ -13,6 +13,7 @@ class Online(Source):
 
   teacher: ClassVar[bool] = True
   forwards: ClassVar[int] = 1
+  section: ClassVar[str] = 'distillation'
 
   def targets(
     self, memory: Tree, batch: dict[str, Any], said_BxK: jax.Array

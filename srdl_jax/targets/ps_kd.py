@@ -21,8 +21,10 @@ class ProgressiveSelfDistillation(Source):
   alpha in the last of E epochs: alpha (e + 1) / E in epoch e, from 0. P is the
   prediction, while training, of an augmented view.
 
-  Deviations: none is known. In the first epoch labels alone teach; an image
-  that is dropped with an epoch's remainder keeps its older P.
+  In the first epoch labels alone teach. Deviation: an image that is dropped
+  with an epoch's remainder keeps its older P; before it has one its label alone
+  teaches, and the mean over P is over the others of the batch. P is a part of
+  every checkpoint.
   """
 
   alpha: float
@@ -41,7 +43,8 @@ class ProgressiveSelfDistillation(Source):
     if (size := 4 * examples * classes) > MOST_BYTES:
       raise ConfigError(
         f'ps_kd keeps what it says of each of {examples:,} images, '
-        f'{size / 1e9:.3g} GB on every device: more than {MOST_BYTES / 1e9:g}.'
+        f'{size / 1e9:.3g} GB on every device, more than '
+        f'{MOST_BYTES / 1e9:g} GB: take smaller data or another method.'
       )
 
   def begin(

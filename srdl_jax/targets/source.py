@@ -58,7 +58,7 @@ class Source:
   order: ClassVar[str] = 'once'
   partial: ClassVar[bool] = False
   timed: ClassVar[bool] = False
-  section: ClassVar[str] = 'distillation'
+  section: ClassVar[str] = ''
 
   def refuse(self, *, examples: int, classes: int) -> None:
     """Checks that it can serve, before anything is trained.

@@ -13,6 +13,7 @@ class Stored(Source):
 
   teacher: ClassVar[bool] = True
   stored: ClassVar[bool] = True
+  section: ClassVar[str] = 'distillation'
 
   def targets(
     self, memory: Tree, batch: dict[str, Any], said_BxK: jax.Array

@@ -20,10 +20,14 @@ class VirtualTeacher(Source):
   label and (1 - a) / (K - 1) elsewhere, and is softened as the student is: to
   the power of 1 / T. There is no T^2.
 
-  Deviation: the released code puts probabilities, not their logarithms, into
-  the softmax at T, which at T = 20 and K = 100 leaves .0105 on the label and
-  .0099 elsewhere (here .0157 and .0099): label smoothing. It averages over B K
-  numbers and multiplies by 100, which with 100 classes is this mean over B.
+  This is the paper's formula. Its second term is so weak at T = 20, where its
+  gradient is alpha / T times a difference of nearly uniform probabilities, that
+  little but (1 - alpha) CE is left. The released code computes another one:
+  the student is not softened; and probabilities, not their logarithms, are put
+  into the softmax at T, which with K = 100 leaves .0105 on the label and .0099
+  elsewhere (here .0157 and .0099). That is label smoothing by about alpha, for
+  which `label_smoothing` stands. It averages over B K numbers and multiplies by
+  100, which with 100 classes is this mean over B.
   """
 
   alpha: float

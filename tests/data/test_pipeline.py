@@ -90,6 +90,19 @@ def test_an_example_has_its_own_crop_and_each_epoch_another():
   )
 
 
+def test_a_second_view_is_the_same_image_in_a_crop_of_its_own():
+  twice = dataclasses.replace(
+    source(), drawn=dataclasses.replace(DRAWN, order='twice')
+  )
+  for batch, (numbers, views) in enumerate(listed(twice)):
+    np.testing.assert_array_equal(numbers[1::2], numbers[::2] + 12)
+    for number, view in zip(numbers.tolist(), views, strict=True):
+      rng = sampling.of_crop(SEED, STAGE, batch // 2, number)
+      image = twice.images.training_view(number % 12, rng)
+      np.testing.assert_array_equal(view, image)
+    assert any((views[::2] != views[1::2]).ravel())
+
+
 @pytest.mark.parametrize('first', [1, 3, 5])
 def test_going_on_is_the_same_as_having_read_all_before(first):
   assert_same(listed(source(), first=first), listed(source())[first:])

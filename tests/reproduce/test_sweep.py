@@ -82,20 +82,13 @@ def test_a_job_that_leaves_nothing_has_failed(tmp_path):
 NAMED = 'JAX_COMPILATION_CACHE_DIR'
 
 
-@pytest.mark.parametrize(
-  ('named', 'alone', 'shared'),
-  [(None, True, True), (None, False, False), ('mine', True, False)],
-)
 def test_jobs_share_what_they_compile_while_the_sweep_goes_on(
-  tmp_path, monkeypatch, named, alone, shared
+  tmp_path, monkeypatch
 ):
-  """But where a cache is named, or JAX may have an accelerator."""
-  monkeypatch.setattr(sweep.cpu, 'is_alone', lambda: alone)
+  monkeypatch.setattr(sweep.cpu, 'is_alone', lambda: True)
   monkeypatch.delenv(NAMED, raising=False)
-  if named:
-    monkeypatch.setenv(NAMED, named)
   program = (
-    f'import os\nnamed = os.environ.get({NAMED!r}, "")\n'
+    'import os, jax\nnamed = jax.config.jax_compilation_cache_dir\n'
     'shown = named, os.path.isdir(named)\n'
     f'open({str(tmp_path)!r} + "/{{name}}", "w").write(repr(shown))'
   )
@@ -103,9 +96,33 @@ def test_jobs_share_what_they_compile_while_the_sweep_goes_on(
   failed, _ = finish(tmp_path, jobs)
   assert not failed
   first, second = (ast.literal_eval((tmp_path / n).read_text()) for n in 'ab')
-  assert first == second and first[1] == shared
-  assert shared or first[0] == (named or '')
-  assert not (first[0] and pathlib.Path(first[0]).exists())
+  assert first == second and first[1]
+  assert not pathlib.Path(first[0]).exists()
+
+
+@pytest.mark.parametrize(('named', 'alone'), [('mine', True), (None, False)])
+def test_a_cache_that_is_named_and_an_accelerators_stay(
+  monkeypatch, named, alone
+):
+  monkeypatch.setattr(sweep.cpu, 'is_alone', lambda: alone)
+  monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+  monkeypatch.delenv(NAMED, raising=False)
+  if named:
+    monkeypatch.setenv(NAMED, named)
+  assert sweep.compiled_in('ours') == {}
+
+
+def test_jobs_begin_with_what_they_import(tmp_path):
+  """And in a session of their own, with nothing to read."""
+  program = (
+    'import os, sys\n'
+    'loaded = "srdl_jax.srdl" in sys.modules\n'
+    'shown = loaded, os.getsid(0) == os.getpid(), sys.stdin.read()\n'
+    f'open({str(tmp_path / "shown")!r}, "w").write(repr(shown))'
+  )
+  failed, _ = finish(tmp_path, [job(tmp_path, 'a', program)])
+  assert not failed
+  assert (tmp_path / 'shown').read_text() == "(True, True, '')"
 
 
 def test_jobs_run_side_by_side_on_their_own_cores(tmp_path):

@@ -21,14 +21,15 @@ from srdl_jax import (
   knowledge,
   parallel,
   soft_targets,
+  srdl,
   targets,
   trained,
 )
 from srdl_jax import config as config_lib
 from srdl_jax import stage as stage_lib
-from srdl_jax.errors import ConfigError, Interrupted
+from srdl_jax.errors import ConfigError, Interrupted, WorkdirError
 from srdl_jax.experiment import Purpose
-from srdl_jax.runs import checkpoint
+from srdl_jax.runs import checkpoint, stop_request
 
 TINY = pathlib.Path(tiny.__file__)
 FAST = 'ols', 'ps_kd', 'dlb', 'mean_teacher'
@@ -329,12 +330,12 @@ def test_what_was_said_of_other_images_is_not_read(x64):
 @pytest.mark.parametrize(
   ('method', 'fields', 'told'),
   [
-    ('cs_kd', {'batch_size': 45}, '45 examples, but they come in pairs'),
-    ('ddgsd', {'batch_size': 45}, '45 examples, but they come in pairs'),
+    ('cs_kd', {'batch_size': 45}, '45 is not divisible by the 1 devices into'),
+    ('ddgsd', {'batch_size': 45}, '45 is not divisible by the 1 devices into'),
     (
       'dlb',
       {'batch_size': 36, 'devices': 4},
-      r'gives each of 4 device\(s\) 9 examples, but they come in pairs',
+      '36 is not divisible by the 4 devices into pairs',
     ),
     (
       'cs_kd',
@@ -363,7 +364,9 @@ def test_what_does_not_fit_a_source_is_refused(method, fields, told, tmp_path):
 def test_a_table_that_no_device_would_hold_is_refused():
   source = targets.SOURCES['ps_kd'](alpha=0.8)
   source.refuse(examples=1_281_167, classes=780)
-  with pytest.raises(ConfigError, match='5.12 GB on every device: more than 4'):
+  with pytest.raises(
+    ConfigError, match='5.12 GB on every device, more than 4 GB'
+  ):
     source.refuse(examples=1_281_167, classes=1000)
 
 
@@ -371,6 +374,27 @@ def test_a_table_that_no_device_would_hold_is_refused():
 def test_an_even_batch_of_each_device_is_taken(method):
   fields = {'batch_size': 40, 'devices': 4, 'model.dtype': 'float32'}
   build.build(tiny.config(**source_runs.fields_of(method, **fields)))
+
+
+def test_a_run_in_pairs_is_evaluated_on_any_number_of_devices(made):
+  config = source_runs.fields_of('cs_kd', devices=4, batch_size=36)
+  with pytest.raises(ConfigError, match='into pairs'):
+    build.build(tiny.config(**config | {'model.dtype': 'float32'}))
+  config = tiny.config(**config | {'model.dtype': 'float32'})
+  assert len(build.build(config, to_train=False).devices) == 4
+
+
+@pytest.mark.parametrize(
+  'change', [{'method': 'ols'}, {'data.label_noise_seed': 6}]
+)
+def test_another_source_or_other_noise_is_another_run(made, change):
+  fields = source_runs.fields_of('ps_kd') | change
+  with pytest.raises(WorkdirError, match=f'{next(iter(change))}'):
+    srdl.run(
+      tiny.config(**{n: v for n, v in fields.items() if n != 'ps_kd.alpha'}),
+      str(made('ps_kd')),
+      stop_request.StopRequest(),
+    )
 
 
 def test_without_a_rise_the_mean_teaches_from_the_first_step_on():
