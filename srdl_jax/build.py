@@ -28,7 +28,7 @@ from srdl_jax import config as config_lib
 from srdl_jax import imported as imported_lib
 from srdl_jax import weights as weights_lib
 from srdl_jax.data import sampling
-from srdl_jax.errors import ConfigError
+from srdl_jax.errors import ConfigError, unknown
 from srdl_jax.experiment import BoundStage, Experiment, Teacher
 from srdl_jax.network import CLASSIFICATION, RETRIEVAL, Network
 from srdl_jax.retrieval import measure
@@ -57,6 +57,9 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
       '`with jax.enable_x64():` around build and what it returns.'
     )
   parallel.use_compilation_cache()
+  for stage in plan:
+    if stage.source not in SOURCES:
+      raise ConfigError(unknown('source', stage.source, filter(None, SOURCES)))
   in_pairs = any(SOURCES[stage.source].order != 'once' for stage in plan)
   multiple = 2 if in_pairs else 1
   devices = parallel.choose_devices(config.devices, config.batch_size, multiple)

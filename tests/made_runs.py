@@ -171,6 +171,8 @@ def of_arena(
     for n, stage in enumerate(reversed(found['stages'])):
       shares = {'memorised': 0.6 - 0.2 * n, 'corrected': 0.3 + 0.2 * n}
       stage['noise'] = shares | {'examples': 60}
+      if 'soft_targets' in stage:
+        stage['soft_targets'] |= {'noise': stage['noise']}
   return found
 
 

@@ -212,6 +212,7 @@ TABLE.add(
       methods.Stage(1), methods.Stage(1, teacher=1, source='ema')
     ),
     'no teacher for a bank': planned(methods.Stage(1, source='top_two')),
+    'unknown source': planned(methods.Stage(1, source='tea_leaves')),
     'other network': planned(
       methods.Stage(1, model='resnet8'), methods.Stage(1, start='previous')
     ),

@@ -348,7 +348,9 @@ def _stage(found: Mapping[str, Any], model: str) -> FinishedStage:
 
 
 def _entropy(found: Mapping[str, Any]) -> float | None:
-  return _metrics(found.get('soft_targets') or {}).get('entropy')
+  told = dict(found.get('soft_targets') or {})
+  _metrics(told.pop('noise', {}))
+  return _metrics(told).get('entropy')
 
 
 def _imported(found: Mapping[str, Any]) -> ImportedTeacher:

@@ -179,7 +179,7 @@ def test_workers_leave_nothing_in_shared_memory():
     'if __name__ == "__main__":\n'
     '  flags.FLAGS.mark_as_parsed()\n'
     '  whole = t.pipeline.batches(t.source(), t.BATCH, workers=1)\n'
-    '  third = next(whole)["index"][2]\n'
+    '  third = next(whole)["view"][2]\n'
     '  whole.close()\n'
     '  damaged = t.source(damaged=third)\n'
     '  try:\n'

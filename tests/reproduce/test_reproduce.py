@@ -156,7 +156,7 @@ def test_every_figure_is_drawn(swept):
 def test_a_finished_sweep_has_nothing_left_to_do(swept, request):
   workdir, *_ = swept
   table = request.node.callspec.params['swept']
-  code, out, _ = ask(workdir, table, '--scale=smoke', '--dry-run')
+  code, out, _ = ask(workdir, *table.split(), '--scale=smoke', '--dry-run')
   assert code == 0
   assert re.search(r'^0 of \d+ jobs are to be done', out, re.M)
   assert ' 1 of 1 seeds done' in out and ' 0 of 1 seeds done' not in out
