@@ -228,6 +228,11 @@ class Reading:
     return value
 
 
+@pytest.mark.parametrize('name', methods.SOURCES)
+def test_a_method_that_is_a_source_has_its_name(name):
+  assert targets.SOURCES[name].section == name
+
+
 @pytest.mark.parametrize('method', methods.METHODS)
 def test_a_method_reads_what_it_declares(method):
   given = {'teacher.model': 'resnet8', 'epochs': 4}
