@@ -22,6 +22,7 @@ from srdl_jax import (
   parallel,
   schedules,
   steps,
+  targets,
   train_state,
 )
 from srdl_jax import config as config_lib
@@ -32,6 +33,7 @@ from srdl_jax.errors import ConfigError, unknown
 from srdl_jax.experiment import BoundStage, Experiment, Teacher
 from srdl_jax.network import CLASSIFICATION, RETRIEVAL, Network
 from srdl_jax.retrieval import measure
+from srdl_jax.runs import environment
 from srdl_jax.targets import SOURCES, Clock, Source
 
 
@@ -56,7 +58,7 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
       'model.dtype = float64 needs JAX in double precision: use '
       '`with jax.enable_x64():` around build and what it returns.'
     )
-  parallel.use_compilation_cache()
+  environment.use_compilation_cache()
   for stage in plan:
     if stage.source not in SOURCES:
       raise ConfigError(unknown('source', stage.source, filter(None, SOURCES)))
@@ -197,7 +199,7 @@ def _drawn(config, dataset, rows: np.ndarray) -> sampling.Drawn:
 
 def _teacher(imported, dataset, devices) -> Teacher:
   its, end = imported.config, imported.end
-  source = _source(its, methods.create(its)[-1].source)
+  source = targets.create(methods.create(its)[-1].source, its)
   return Teacher(
     number=methods.IMPORTED,
     network=create_network(its, its.model.name, dataset, devices),
@@ -253,14 +255,6 @@ def create_network(
   return network
 
 
-def _source(config, name: str, **bound) -> Source:
-  """Returns a source of soft targets as it is configured."""
-  kind = SOURCES[name]
-  section = config[kind.section] if kind.section else {}
-  fields = [f.name for f in dataclasses.fields(kind) if f.name in section]
-  return kind(**{name: section[name] for name in fields}, **bound)
-
-
 def _bind(
   config, plan, networks, weights, train_chunk, drawn, **rest
 ) -> tuple[BoundStage, ...]:
@@ -288,8 +282,9 @@ def _bind(
       bound['apply'] = predicts and predicts.model.apply
     if kind.timed:
       bound['clock'] = Clock(step, drawn.steps, stage.epochs)
-    source = _source(config, stage.source, **bound)
-    _refuse(source, network, drawn)
+    source = targets.create(stage.source, config, **bound)
+    examples, classes = len(drawn.labels), network.num_classes
+    source.refuse(examples=examples, classes=classes)
     stages.append(
       BoundStage(
         number=number,
@@ -307,18 +302,6 @@ def _bind(
     )
     step = stages[-1].end_step
   return tuple(stages)
-
-
-def _refuse(source: Source, network: Network, drawn: sampling.Drawn) -> None:
-  """Checks that a source can serve: see `Source.refuse`."""
-  examples, classes = len(drawn.labels), network.num_classes
-  source.refuse(examples=examples, classes=classes)
-  labels, counts = np.unique(drawn.labels[drawn.rows], return_counts=True)
-  if source.order == 'pairs' and counts.min() < 2:
-    raise ConfigError(
-      f'Class {labels[counts.argmin()]} has one training image, but images '
-      'come in pairs of their class: it needs two.'
-    )
 
 
 def _train_chunk(

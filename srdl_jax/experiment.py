@@ -3,7 +3,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -17,7 +17,7 @@ from srdl_jax import weights as weights_lib
 from srdl_jax.data import sampling
 from srdl_jax.errors import ConfigError
 from srdl_jax.imported import Imported
-from srdl_jax.network import RETRIEVAL, Network
+from srdl_jax.network import RETRIEVAL, Member, Network
 from srdl_jax.runs import checkpoint, environment
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs.checkpoint import Moment
@@ -253,6 +253,17 @@ class Experiment:
       return data.Subset(self.dataset.test, self.test_rows)
     rows = self.train_rows if split == 'train' else self.validation_rows
     return data.Subset(self.dataset.train, rows)
+
+  def members(
+    self, variables: Mapping[int, Any], examples: Any
+  ) -> list[Member]:
+    """Returns networks with their variables, by their stages' numbers, and the
+    examples that they are evaluated on."""
+    size = self.config.eval.batch_size
+    return [
+      Member(self.stages[number - 1].network, its, examples, size)
+      for number, its in variables.items()
+    ]
 
   @property
   def selection_split(self) -> str:

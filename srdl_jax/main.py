@@ -6,32 +6,12 @@ python -m srdl_jax.main --config=configs/digits.py --workdir=runs/digits
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
 from srdl_jax import command, cpu, srdl, storage
 from srdl_jax.errors import ConfigError
 from srdl_jax.runs import finished, processes, stop_request
-
-
-def summary(found: dict[str, Any]) -> str:
-  """Returns what to say about a finished run, of what its result.json holds."""
-  run = finished.parse(found)
-  metric, fields = run.metric, run.fields
-  named = {f'stage {n}': s.test for n, s in enumerate(run.stages[:-1], start=1)}
-  named |= {'final': run.final, 'ensemble': run.ensemble}
-  parts = [f'{name} {test[metric]:.2%}' for name, test in named.items() if test]
-  what = 'accuracy' if metric == 'accuracy' else 'rank-1'
-  lines = [
-    f'{fields["data.name"]}, {fields["model.name"]}, {fields["method"]}, '
-    f'seed {run.seed}: test {what} {", ".join(parts)} '
-    f'(last epoch, {run.final["examples"]} images)'
-  ]
-  if run.cost.extraction_epochs:
-    share = run.cost.extraction_share
-    lines.append(f'extraction of the soft targets: {share:.2%} of the time')
-  return '\n'.join(lines)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -55,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
   if processes.is_first():
     # It is in result.json, whatever becomes of this line.
     sys.stdout = storage.Unfailing(sys.stdout)
-    print(summary(found))
+    print(finished.parse(found).summary)
 
 
 if __name__ == '__main__':

@@ -9,9 +9,6 @@ split by such a function: every row once, none invented.
 """
 
 import functools
-import importlib.metadata
-import os
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,19 +56,6 @@ def choose_devices(
     even = (n for n in range(most, 0, -1) if batch_size % (n * multiple) == 0)
     count = next(even, 1)
   return devices[: count or None]
-
-
-def use_compilation_cache() -> None:
-  """Keeps compiled programs between runs, by versions.
-
-  Not on CPU, where JAX's cache has been seen to hold entries that crash.
-  """
-  if jax.default_backend() == 'cpu' or jax.config.jax_compilation_cache_dir:
-    return
-  versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib')]
-  cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME', '~/.cache'))
-  folder = cache.expanduser() / 'srdl_jax' / '-'.join(versions)
-  jax.config.update('jax_compilation_cache_dir', str(folder))
 
 
 def local(devices: list[jax.Device]) -> list[jax.Device]:

@@ -272,14 +272,6 @@ class _Loop:
       return
     experiment, record = self.experiment, self.record
     speed = self.watch.steps_per_second() * experiment.config.batch_size
-    shown = {}
-    if record.sum_steps:
-      shown['loss'] = record.sums['loss'] / record.sum_steps
-    elif record.train:
-      shown['loss'] = record.train['loss']
-    if evaluation := record.evaluation:
-      score = experiment.score
-      shown[f'{evaluation["split"]}_{score}'] = evaluation[score]
     self.log.progress(
       stage=self.stage.number,
       stages=len(experiment.stages),
@@ -287,5 +279,5 @@ class _Loop:
       epochs=experiment.total_steps // experiment.steps_per_epoch,
       images_per_second=speed,
       seconds_left=self.watch.seconds_left(experiment.total_steps - self.step),
-      **shown,
+      **record.shown(experiment.score),
     )

@@ -43,7 +43,7 @@ def _fields_read(source):
 
 
 def _all_fields_read():
-  # Of a source's own section by its class's fields: `build._source`.
+  # Of a source's own section by its class's fields: `targets.create`.
   of_sources = {
     f'{kind.section}.{field.name}'
     for kind in targets.SOURCES.values()

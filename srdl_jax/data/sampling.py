@@ -49,6 +49,21 @@ class Drawn:
   batch_size: int
   order: str = 'once'
 
+  def __post_init__(self) -> None:
+    """Checks that there is such an order.
+
+    Raises:
+      ConfigError: a class can't be paired.
+    """
+    if self.order != 'pairs':
+      return
+    labels, counts = np.unique(self.labels[self.rows], return_counts=True)
+    if counts.min() < 2:
+      raise ConfigError(
+        f'Class {labels[counts.argmin()]} has one training image, but images '
+        'come in pairs of their class: it needs two.'
+      )
+
   def epoch(self, epoch: int) -> np.ndarray:
     """Returns the order of an epoch: see `ORDERS`."""
     return ORDERS[self.order](self, epoch)

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of a model, or of several models' mean, over exactly N examples."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from srdl_jax.errors import ConfigError
-from srdl_jax.experiment import Experiment
+from srdl_jax.evaluate.ranking import Runs, extract_features, rank
 from srdl_jax.metrics import Classification, log_softmax
 from srdl_jax.network import Member
-from srdl_jax.retrieval import measure
 
 __all__ = ['classify', 'evaluate', 'extract_features', 'rank']
-
-Runs = Sequence[tuple[Experiment, Mapping[int, Any]]]
 
 
 def classify(members: Sequence[Member]) -> dict[str, float | int]:
@@ -84,54 +80,6 @@ def evaluate(runs: Runs, split: str) -> dict[str, float | int]:
         f'The runs have other {split} examples or classes: '
         f'{first.description}; {other.description}.'
       )
-  return classify(_members(runs, split))
-
-
-def _members(runs: Runs, split: str) -> list[Member]:
-  """Returns the networks of runs, with the examples of a split."""
-  members = []
-  for experiment, variables in runs:
-    ranked = split == 'test' and experiment.is_retrieval
-    examples = experiment.dataset.test if ranked else experiment.examples(split)
-    size = experiment.config.eval.batch_size
-    members += [
-      Member(experiment.stages[number - 1].network, its, examples, size)
-      for number, its in variables.items()
-    ]
-  return members
-
-
-def rank(runs: Runs) -> dict[str, float | int]:
-  """Returns the metrics of some networks; see `extract_features` and
-  `measure.metrics`."""
-  return measure.first_ones(measure.metrics(extract_features(runs)))
-
-
-def extract_features(
-  runs: Runs, changes: Mapping[str, Any] | None = None
-) -> measure.Extracted:
-  """Computes the features of all images of a test: see `measure.extract`.
-
-  Args:
-    runs: see `evaluate`; how the first one ranks counts for all.
-    changes: to how it ranks, by field.
-
-  Raises:
-    ConfigError: the runs rank other images.
-    NonFiniteLossError: a feature isn't finite.
-  """
-  first, _ = runs[0]
-  for other, _ in runs[1:]:
-    if other.dataset.test.fingerprint != first.dataset.test.fingerprint:
-      raise ConfigError(
-        f'The runs rank other images: {first.description}; {other.description}.'
-      )
-  config = first.config
-  settings = {
-    'normalise': config.retrieval.normalise,
-    'mirror': config.retrieval.mirror,
-    'pooling': config.retrieval.pooling,
-    're_rank': config.retrieval.re_rank,
-    **(changes or {}),
-  }
-  return measure.extract(_members(runs, 'test'), measure.Settings(**settings))
+  return classify(
+    [m for e, its in runs for m in e.members(its, e.examples(split))]
+  )

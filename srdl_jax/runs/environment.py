@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run runs on: devices, versions, commit; a trace of a few steps."""
+"""What a run runs on: devices, versions, commit, compiled programs; a trace."""
 
 import contextlib
 import importlib.metadata
@@ -54,6 +54,19 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'jax_options': {name: getattr(jax.config, name) for name in OPTIONS},
   }
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs between runs, by versions.
+
+  Not on CPU, where JAX's cache has been seen to hold entries that crash.
+  """
+  if jax.default_backend() == 'cpu' or jax.config.jax_compilation_cache_dir:
+    return
+  versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib')]
+  cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME', '~/.cache'))
+  folder = cache.expanduser() / 'srdl_jax' / '-'.join(versions)
+  jax.config.update('jax_compilation_cache_dir', str(folder))
 
 
 def known_fault(device: jax.Device) -> str:

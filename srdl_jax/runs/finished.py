@@ -155,6 +155,26 @@ class FinishedRun:
     return headline(self.final)
 
   @property
+  def summary(self) -> str:
+    """What to say of it: the accuracies of its networks, and its cost."""
+    metric, fields = self.metric, self.fields
+    named = {f'stage {n}': s.test for n, s in enumerate(self.stages[:-1], 1)}
+    named |= {'final': self.final, 'ensemble': self.ensemble}
+    parts = [
+      f'{name} {test[metric]:.2%}' for name, test in named.items() if test
+    ]
+    what = 'accuracy' if metric == 'accuracy' else 'rank-1'
+    lines = [
+      f'{fields["data.name"]}, {fields["model.name"]}, {fields["method"]}, '
+      f'seed {self.seed}: test {what} {", ".join(parts)} '
+      f'(last epoch, {self.final["examples"]} images)'
+    ]
+    if self.cost.extraction_epochs:
+      share = self.cost.extraction_share
+      lines.append(f'extraction of the soft targets: {share:.2%} of the time')
+    return '\n'.join(lines)
+
+  @property
   def last_teacher(self) -> FinishedStage | ImportedTeacher | None:
     """Who taught the last stage, None for labels alone."""
     number = self.stages[-1].teacher

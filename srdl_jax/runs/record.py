@@ -98,3 +98,18 @@ class Record:
     self.train['examples'] = self.sum_steps * batch_size
     self.sums, self.sum_steps = {}, 0
     return self.train
+
+  def shown(self, score: str) -> dict[str, float]:
+    """Returns what to show of it while it trains, as far as it is known.
+
+    Args:
+      score: name of a metric of evaluations.
+    """
+    found = {}
+    if self.sum_steps:
+      found['loss'] = self.sums['loss'] / self.sum_steps
+    elif self.train:
+      found['loss'] = self.train['loss']
+    if self.evaluation:
+      found[f'{self.evaluation["split"]}_{score}'] = self.evaluation[score]
+    return found

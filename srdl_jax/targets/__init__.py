@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the soft targets of a train step come from: one small file a source."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 from srdl_jax.targets.cs_kd import ClassWise
 from srdl_jax.targets.ddgsd import TwoViews
 from srdl_jax.targets.dlb import LastBatch
@@ -14,7 +18,7 @@ from srdl_jax.targets.stored import Stored
 from srdl_jax.targets.tf_kd import VirtualTeacher
 from srdl_jax.targets.top_two import TopTwo
 
-__all__ = ['SOURCES', 'Clock', 'Source']
+__all__ = ['SOURCES', 'Clock', 'Source', 'create']
 
 # By the names that stages give: see methods.Stage.source; '' is labels alone.
 SOURCES: dict[str, type[Source]] = {
@@ -31,3 +35,16 @@ SOURCES: dict[str, type[Source]] = {
   'mean_teacher': MeanTeacher,
   'ema': Mean,
 }
+
+
+def create(name: str, config: Mapping[str, Any], **bound: Any) -> Source:
+  """Returns a source with the fields of its section of a configuration.
+
+  Args:
+    name: a key of SOURCES.
+    **bound: what isn't configured, such as `apply`: see `Source`.
+  """
+  kind = SOURCES[name]
+  section = config[kind.section] if kind.section else {}
+  fields = [f.name for f in dataclasses.fields(kind) if f.name in section]
+  return kind(**{name: section[name] for name in fields}, **bound)

@@ -10,10 +10,10 @@ import pytest
 import started
 import tiny
 
-from srdl_jax import evaluate, main, srdl, trained
+from srdl_jax import evaluate, srdl, trained
 from srdl_jax.errors import ConfigError
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import stop_request
+from srdl_jax.runs import finished, stop_request
 
 ROOT = pathlib.Path(__file__).parents[2]
 LARGE = {
@@ -58,7 +58,8 @@ def test_archives_to_an_evaluated_network(prepared, tmp_path, capsys):
   # A quarter is chance. What is said at the end is what was found.
   assert found['final']['test']['accuracy'] > 0.5
   assert found['final']['test']['examples'] == 40
-  assert f'{found["final"]["test"]["accuracy"]:.2%}' in main.summary(found)
+  accuracy = found['final']['test']['accuracy']
+  assert f'{accuracy:.2%}' in finished.parse(found).summary
   assert run_directory.soft_targets(tmp_path, 1).is_dir()
   # Stage two learnt from the targets of its own images: it nears them.
   imitation = [

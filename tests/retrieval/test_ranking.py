@@ -14,7 +14,7 @@ import pytest
 import started
 import tiny
 
-from srdl_jax import evaluate, main, report, srdl
+from srdl_jax import evaluate, report, srdl
 from srdl_jax.errors import (
   CheckpointError,
   ConfigError,
@@ -103,7 +103,7 @@ def test_persons_are_found_far_above_chance(trained):
   assert test['multi_query_map'] > test['map']
   assert test['valid_queries'] == test['examples'] == 64
   assert (test['gallery_items'], test['junk_removed']) == (276, 20)
-  said = main.summary(found)
+  said = finished.parse(found).summary
   assert (
     f'rank-1 stage 1 {found["stages"][0]["test"]["rank_1_accuracy"]:.2%}'
     in said

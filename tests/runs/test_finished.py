@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from srdl_jax import main, srdl, storage
+from srdl_jax import srdl, storage
 from srdl_jax.errors import WorkdirError
 from srdl_jax.runs import finished as finished_lib
 from srdl_jax.runs import formats
@@ -61,7 +61,7 @@ def test_what_tells_no_cost_of_its_stages_is_reported_but_does_not_teach(
 def test_a_summary_names_every_accuracy_of_a_run():
   found = made_runs.result('srdl', 7, 0.6, **{'model.name': 'tiny'})
   found['cost'] |= {'extraction_epochs': [0.5], 'extraction_share': 0.01}
-  assert main.summary(found) == (
+  assert finished_lib.parse(found).summary == (
     'cifar100, tiny, srdl, seed 7: test accuracy stage 1 57.00%, final 60.00%, '
     'ensemble 62.00% (last epoch, 100 images)\n'
     'extraction of the soft targets: 1.00% of the time'
