@@ -38,9 +38,9 @@ Packages:
   report     finished runs beside the paper's tables
 
 Beside them: errors, command (what all commands share), result (result.json),
-imported (a finished run that teaches), trained (a run's networks, opened
-again), cost, flops, rank (metrics of given features), cpu (a process's use of
-it).
+artefact (model.json: what networks see and say), imported (a finished run that
+teaches), trained (a run's networks, opened again), cost, flops, rank (metrics
+of given features), cpu (a process's use of it).
 
 Letters in names such as `logits_BxK`, here and in every module:
 

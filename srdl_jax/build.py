@@ -8,13 +8,12 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from srdl_jax import (
+  artefact,
   augment,
   data,
   methods,
@@ -31,7 +30,7 @@ from srdl_jax import weights as weights_lib
 from srdl_jax.data import sampling
 from srdl_jax.errors import ConfigError, unknown
 from srdl_jax.experiment import BoundStage, Experiment, Teacher
-from srdl_jax.network import CLASSIFICATION, RETRIEVAL, Network
+from srdl_jax.network import Network
 from srdl_jax.retrieval import measure
 from srdl_jax.runs import environment
 from srdl_jax.targets import SOURCES, Clock, Source
@@ -73,7 +72,7 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
     )
   # Names are checked before the data set is read.
   for stage in plan:
-    create_model(config, stage.model, num_classes=1)
+    artefact.create_model(config, stage.model, num_classes=1)
   weights, imported = None, None
   if to_train and config.init.from_path:
     weights = _weights(config)
@@ -102,34 +101,6 @@ def _weights(config) -> weights_lib.Weights:
   return weights
 
 
-def create_model(config: ConfigDict, name: str, num_classes: int) -> nn.Module:
-  """Returns a network of the run, with the configured options.
-
-  Args:
-    name: of the network: the configured one, or a teacher's.
-    num_classes: K.
-
-  Raises:
-    ConfigError: the name or an option is unknown.
-  """
-  # Options of a family are meant for the configured network; a teacher of
-  # another one is its family's usual.
-  options = {}
-  if name == config.model.name and config.model.shortcut:
-    options['shortcut'] = config.model.shortcut
-  if name == config.model.name and config.model.stem:
-    options['small_stem'] = config.model.stem == 'small'
-  if config.model.remat:
-    options['remat'] = True
-  return models.create(
-    name,
-    num_classes,
-    **options,
-    dtype=jnp.dtype(config.model.dtype),
-    axis_name=parallel.AXIS,
-  )
-
-
 def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
   train_rows, validation_rows, test_rows = choose_examples(config, dataset)
   # The other classes' examples stay where they are: rows keep their numbers.
@@ -137,10 +108,11 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
   dataset = dataclasses.replace(dataset, num_classes=classes)
   if dataset.train.is_streamed:
     dataset = with_crops(dataset, config.augment.least_area)
+  described = artefact.describe(config, plan, dataset, len(train_rows))
   teacher = None
   if imported is not None:
     imported_lib.check(imported, config, dataset, train_rows)
-    teacher = _teacher(imported, dataset, devices)
+    teacher = _teacher(imported, described, devices)
   flip_and_crop = augmentation(config, dataset)
   drawn = _drawn(config, dataset, train_rows)
   schedule = schedules.over_stages(
@@ -151,7 +123,7 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
     decay_factor=config.schedule.decay_factor,
   )
   networks = {
-    name: create_network(config, name, dataset, devices)
+    name: artefact.create_network(config, name, described, devices)
     for name in {stage.model: None for stage in plan}
   }
   if weights is not None:
@@ -176,6 +148,7 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
       drawn=drawn,
       fingerprint=dataset.train.fingerprint,
     ),
+    artefact=described,
     weights=weights,
     imported=imported,
     imported_teacher=teacher,
@@ -197,12 +170,12 @@ def _drawn(config, dataset, rows: np.ndarray) -> sampling.Drawn:
   return sampling.Drawn(config.seed, 0, rows, labels, config.batch_size)
 
 
-def _teacher(imported, dataset, devices) -> Teacher:
+def _teacher(imported, described, devices) -> Teacher:
   its, end = imported.config, imported.end
   source = targets.create(methods.create(its)[-1].source, its)
   return Teacher(
     number=methods.IMPORTED,
-    network=create_network(its, its.model.name, dataset, devices),
+    network=artefact.create_network(its, its.model.name, described, devices),
     variables=source.result(end.state.get('memory', {}), end.variables),
     checkpoint=imported.checkpoint,
     seed=its.seed,
@@ -216,43 +189,6 @@ def _fitting(weights, plan, network: Network) -> weights_lib.Weights:
   fresh = [s for s in plan if (s.model, s.start) == (network.name, 'fresh')]
   # Else a random restart would begin where the stage before began.
   return dataclasses.replace(weights, new_classifier=len(fresh) > 1)
-
-
-def create_network(
-  config: ConfigDict,
-  name: str,
-  dataset: data.Dataset,
-  devices: list[jax.Device],
-) -> Network:
-  """Returns a network of a run, for the data that it is trained on.
-
-  Args:
-    name: of the network: the configured one, or a teacher's.
-    dataset: with the number of classes in use.
-
-  Raises:
-    ConfigError: the name or an option is unknown, or the images too small.
-  """
-  ranks = isinstance(dataset.test, data.Retrieval)
-  # uint8 less a mean in bfloat16 would lose what it tells.
-  dtype = jnp.promote_types(config.model.dtype, jnp.float32)
-  network = Network(
-    name,
-    create_model(config, name, dataset.num_classes),
-    dataset.train.images.shape[1:],
-    dataset.num_classes,
-    augment.Normalise(dataset.mean, dataset.std, dtype),
-    RETRIEVAL if ranks else CLASSIFICATION,
-    devices,
-  )
-  # Before anything is trained: images that are too small, and more.
-  layers, share = network.like['params'], config.optimiser.backbone_share
-  if share != 1.0 and not layers.keys() & set(models.CLASSIFIERS):
-    raise ConfigError(
-      f'optimiser.backbone_share = {share}, but the last layer of {name} is '
-      f'none of {", ".join(models.CLASSIFIERS)}: all would have that share.'
-    )
-  return network
 
 
 def _bind(

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srdl_jax import build, command, data, imported, methods
+from srdl_jax import artefact, command, data, imported, methods
 from srdl_jax import config as config_lib
 from srdl_jax.data import sampling
 from srdl_jax.flops import forward_flops, multiply_adds, parameters, train_flops
@@ -238,7 +238,7 @@ def _planned(config):
   stages = methods.create(config)
   shape, examples = _shape(config)
   networks = {
-    stage.model: build.create_model(config, stage.model, shape.num_classes)
+    stage.model: artefact.create_model(config, stage.model, shape.num_classes)
     for stage in stages
   }
   return stages, networks, shape, examples

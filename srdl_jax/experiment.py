@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from srdl_jax import data, methods, parallel, train_state
 from srdl_jax import weights as weights_lib
+from srdl_jax.artefact import Artefact
 from srdl_jax.data import sampling
 from srdl_jax.errors import ConfigError
 from srdl_jax.imported import Imported
@@ -179,6 +180,7 @@ class Experiment:
     train_rows, validation_rows, test_rows: row numbers of their splits.
     labels: of the full training split, as they are trained on: with noise.
     stages: what the method does, one after another.
+    artefact: what the networks see and say.
     weights: that the configured network starts from, or None.
     imported: the finished run that teaches, or None.
     imported_teacher: its network, or None.
@@ -193,6 +195,7 @@ class Experiment:
   test_rows: np.ndarray
   labels: np.ndarray
   stages: tuple[BoundStage, ...]
+  artefact: Artefact
   weights: weights_lib.Weights | None
   imported: Imported | None
   imported_teacher: Teacher | None

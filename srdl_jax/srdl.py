@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from srdl_jax import result, stage, storage
+from srdl_jax import artefact, result, stage, storage
 from srdl_jax.build import build
 from srdl_jax.experiment import Experiment
 from srdl_jax.imported import name_network
@@ -22,10 +22,8 @@ from srdl_jax.runs.stop_request import StopRequest
 def run(
   config: ConfigDict, directory: str, stop: StopRequest
 ) -> dict[str, Any]:
-  """Trains what is left, in its own precision, unless `stop` ends it early.
-
-  Returns what result.json holds.
-  """
+  """Trains what is left, in its own precision, unless `stop` ends it early;
+  returns what result.json holds."""
   path = run_directory.resolve(directory)
   config = name_network(config)
   # Known before the data set is read, which may mean to fetch it.
@@ -39,6 +37,7 @@ def run(
         processes.tell(f'{path} is finished; its result:')
       else:
         processes.tell(experiment.introduction)
+        artefact.write(path, experiment.artefact)
         hold.finish(path, train(experiment, path, stop))
       return finished.load(path)
 

@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run has trained, opened again: its experiment, and its networks."""
+"""What a run has trained, opened again: with its data, or without."""
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 
-from srdl_jax import build
+from srdl_jax import artefact, build, methods, parallel, targets
+from srdl_jax import config as config_lib
+from srdl_jax.artefact import Artefact
 from srdl_jax.errors import CheckpointError, ConfigError, SrdlError, unknown
 from srdl_jax.experiment import BoundStage, Experiment
 from srdl_jax.network import Network
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import finished
-from srdl_jax.runs.checkpoint import Checkpoints
+from srdl_jax.runs.checkpoint import Checkpoints, Moment
+from srdl_jax.targets import Source
 
 
 def precision(
@@ -60,6 +64,94 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   return experiment
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainedStage:
+  """What it takes to read and use the network that a stage ends in.
+
+  Attributes:
+    number: from 1.
+    end_step: global step at which it ends.
+    config_digest, fingerprint: of the run and of its training split, which its
+      checkpoints must have.
+    source: of its soft targets, whose memory may hold its result.
+  """
+
+  number: int
+  network: Network
+  end_step: int
+  config_digest: str
+  fingerprint: str
+  source: Source
+
+  def result(self, moment: Moment) -> dict[str, Any]:
+    """Returns the variables of its network at one of its moments."""
+    memory = moment.state.get('memory', {})
+    return self.source.result(memory, moment.variables)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A run's networks without its data.
+
+  Attributes:
+    artefact: what they see and say.
+    batch_size: images that are predicted at once.
+  """
+
+  workdir: pathlib.Path
+  artefact: Artefact
+  stages: tuple[TrainedStage, ...]
+  batch_size: int
+
+
+def open_networks(
+  workdir: pathlib.Path, data_dir: str | None = None
+) -> Trained:
+  """Returns a run's networks, for which its data need not be there.
+
+  Args:
+    data_dir: see `open_run`; where a run of an earlier version has no
+      model.json, its data tell.
+
+  Raises:
+    CheckpointError: the record is of other data than the run's.
+    ConfigError: see `open_run`.
+  """
+  identity = run_directory.load_identity(workdir)
+  config, described = identity.config, artefact.read(workdir)
+  if described is None:
+    described = open_run(workdir, data_dir).artefact
+  if described.data['fingerprint'] != identity.fingerprint:
+    raise CheckpointError(
+      f'{workdir}/{artefact.FILE} is of another run than '
+      f'{run_directory.CONFIG} beside it: move it away.'
+    )
+  count = min(_devices(workdir), jax.device_count())
+  size = config.eval.batch_size
+  devices = parallel.choose_devices(count, config.batch_size)
+  plan, steps = methods.create(config), 0
+  networks = {
+    name: artefact.create_network(config, name, described, devices)
+    for name in {stage.model: None for stage in plan}
+  }
+  stages = []
+  for number, stage in enumerate(plan, start=1):
+    steps += stage.epochs * (
+      described.data['train_examples'] // config.batch_size
+    )
+    stages.append(
+      TrainedStage(
+        number,
+        networks[stage.model],
+        steps,
+        config_lib.digest(config),
+        identity.fingerprint,
+        targets.create(stage.source, config),
+      )
+    )
+  return Trained(workdir, described, tuple(stages), size)
+
+
 def _devices(workdir: pathlib.Path) -> int:
   """Returns how many devices a run used of this kind, to find its digits with:
   another number rounds otherwise; 0 if it isn't known."""
@@ -73,7 +165,7 @@ def _devices(workdir: pathlib.Path) -> int:
 def load_members(
   workdir: pathlib.Path,
   name: str,
-  experiment: Experiment,
+  experiment: Experiment | Trained,
 ) -> dict[int, Any]:
   """Loads the network(s) that a checkpoint name stands for.
 
@@ -103,7 +195,7 @@ def load_members(
 
 
 def load_one(
-  workdir: pathlib.Path, name: str, experiment: Experiment
+  workdir: pathlib.Path, name: str, experiment: Experiment | Trained
 ) -> tuple[Network, Any]:
   """Returns the network of one checkpoint, and its variables.
 
@@ -121,7 +213,7 @@ def load_one(
   return experiment.stages[number - 1].network, variables
 
 
-def _load(workdir, name: str, stage: BoundStage) -> Any:
+def _load(workdir, name: str, stage: BoundStage | TrainedStage) -> Any:
   directory = run_directory.checkpoints(workdir, stage.number)
   with Checkpoints(directory, read_only=True) as checkpoints:
     if name == 'best':
@@ -134,7 +226,10 @@ def _load(workdir, name: str, stage: BoundStage) -> Any:
         )
       moment = checkpoints.load(stage.end_step)
   # What taught it need not be there any more.
-  lineage = stage.lineage(None)
-  del lineage['teacher'], lineage['weights']
+  lineage = {
+    'run': stage.config_digest,
+    'data': stage.fingerprint,
+    'stage': stage.number,
+  }
   moment.record.refuse_foreign(moment.step, lineage)
   return stage.result(moment)

@@ -24,7 +24,7 @@ steps runs
 network
 weights retrieval flatness reproduce
 soft_targets report
-imported
+imported artefact
 experiment
 build knowledge
 trained
@@ -162,6 +162,7 @@ def test_config_dicts_stop_at_the_upper_rungs():
     'config',
     'command',
     'methods',
+    'artefact',
     'build',
     'cost',
     'experiment',
@@ -178,7 +179,7 @@ def test_the_flat_folder_is_a_table_of_contents():
   assert len(flat) <= 30
   told = set(re.findall(r'^  (\w\w+)  +\S', FILES[''].read_text(), re.M))
   beside = {'errors', 'command', 'result', 'trained', 'imported', 'cost'}
-  beside |= {'flops', 'rank', 'cpu'}
+  beside |= {'flops', 'rank', 'cpu', 'artefact'}
   packages = {name for name in PACKAGES if name and '.' not in name}
   assert told == {path.stem for path in flat} - beside - {'__init__'} | packages
 

@@ -171,6 +171,8 @@ class Dataset:
     name: a key of `DATASETS`.
     version: of the data, not of this program.
     mean, std: per channel, of training pixels scaled to [0, 1].
+    classes: their names, by label; none where they have no names.
+    words: what the names mean, where they are codes.
     test: of the same classes; or, where the classes are persons, of whom others
       are to be found again, a retrieval.
   """
@@ -182,6 +184,8 @@ class Dataset:
   std: tuple[float, ...]
   train: Split
   test: Split | Retrieval
+  classes: tuple[str, ...] = ()
+  words: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

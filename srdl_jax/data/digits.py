@@ -31,6 +31,7 @@ def load(_source: data.Location) -> data.Dataset:
     std=STD,
     train=_split('train', table[:NUM_TRAIN], 0),
     test=_split('test', table[NUM_TRAIN:], NUM_TRAIN),
+    classes=tuple('0123456789'),
   )
 
 

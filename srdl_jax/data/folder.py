@@ -72,6 +72,7 @@ def load(source: data.Location) -> data.Dataset:
     std=IMAGENET_STD,
     train=train,
     test=test,
+    classes=tuple(map(folder_files.printable, parts['train'])),
   )
 
 

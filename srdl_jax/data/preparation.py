@@ -92,6 +92,7 @@ class Archive(abc.ABC):
       std=self.std,
       train=train,
       test=test,
+      classes=tfds_reader.class_names(builder),
     )
 
   def prepare(self, source: data.Location) -> None:

@@ -164,6 +164,11 @@ def read_split(
   return data.Split(name, images, labels, identity)
 
 
+def class_names(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
+  """Returns the names of a data set's classes, by label."""
+  return tuple(builder.info.features['label'].names)
+
+
 def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
   """Raises a DataError where a label is not in 0 .. num_classes - 1."""
   if not 0 <= labels.min() <= labels.max() < num_classes:

@@ -84,6 +84,7 @@ def load(source: data.Location) -> data.Dataset:
     std=IMAGENET_STD,
     train=train,
     test=validation,
+    classes=tfds_reader.class_names(builder),
   )
 
 
