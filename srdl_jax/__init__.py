@@ -34,13 +34,15 @@ Packages:
   weights    tensors in and out by PyTorch's names
   retrieval  features rank a gallery: CMC and mAP
   flatness   the loss around networks
+  cost       what a run costs: multiply-adds, FLOPs, the paper's TrCost
   reproduce  the paper's rows, and sweeps over them
+  predict    what trained networks say of new images
   report     finished runs beside the paper's tables
 
-Beside them: errors, command (what all commands share), result (result.json),
-artefact (model.json: what networks see and say), imported (a finished run that
-teaches), trained (a run's networks, opened again), cost, flops, rank (metrics
-of given features), cpu (a process's use of it).
+Beside them: errors, command (what all commands share), api (from Python),
+result (result.json), artefact (model.json: what networks see and say), imported
+(a finished run that teaches), trained (a run's networks, opened again), rank
+(metrics of given features), cpu (a process's use of it).
 
 Letters in names such as `logits_BxK`, here and in every module:
 
@@ -53,3 +55,11 @@ Letters in names such as `logits_BxK`, here and in every module:
 """
 
 __version__ = '0.2.0'
+
+
+def __getattr__(name: str):
+  """Loads what Python's users begin with, once it is asked for: Grain's workers
+  and reports import the package, and want no jax."""
+  if name in ('Run', 'fit', 'load', 'train'):
+    return getattr(__import__('srdl_jax.api', fromlist=[name]), name)
+  raise AttributeError(f"module 'srdl_jax' has no attribute {name!r}")

@@ -126,6 +126,11 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
     name: artefact.create_network(config, name, described, devices)
     for name in {stage.model: None for stage in plan}
   }
+  if len(devices) > 1 and any(n.draws for n in networks.values()):
+    raise ConfigError(
+      f'{config.model.name} draws random numbers while it is trained, as '
+      'dropout does, which would be others on several devices: set devices = 1.'
+    )
   if weights is not None:
     weights = _fitting(weights, plan, networks[config.model.name])
   return Experiment(
@@ -261,6 +266,7 @@ def _train_chunk(
       augment=flip_and_crop,
       normalise=network.normalise,
       step=step,
+      draws=network.draws,
     ),
     network.devices,
   )

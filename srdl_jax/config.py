@@ -30,6 +30,15 @@ def defaults() -> ConfigDict:
   return config.lock()
 
 
+def changed(values: Mapping[str, Any]) -> ConfigDict:
+  """Returns the defaults with other values, by fields' names, dotted or nested.
+
+  Raises:
+    ConfigError: a field is unknown, or its value of another type.
+  """
+  return from_flat(flatten(defaults()) | dict(_walk(values, '')))
+
+
 def _settings_of(argument: str, value: str) -> dict[str, Any]:
   """Returns the fields that 'argument=value' of a configuration file sets."""
   if argument == 'teacher':

@@ -17,7 +17,6 @@ from flax.errors import InvalidRngError
 
 from srdl_jax import data, models, parallel
 from srdl_jax.augment import Normalise
-from srdl_jax.errors import ConfigError
 
 CLASSIFICATION = 'classification'
 RETRIEVAL = 'retrieval'
@@ -51,27 +50,32 @@ class Network:
     """Shapes and types of its parameters and statistics.
 
     Raises:
-      ConfigError: the images are too small, or it draws random numbers.
+      ConfigError: the images are too small.
     """
-    alone = self.model.clone(axis_name=None)
+    return jax.eval_shape(self._initialised, jax.random.key(0))
+
+  def _initialised(self, key: jax.Array) -> Any:
+    images = jnp.zeros((1, *self.image_shape))
+    return self.model.init(key, images, train=False)
+
+  @functools.cached_property
+  def draws(self) -> bool:
+    """Whether it draws random numbers while it is trained, as dropout does."""
+    # Ours draw nothing, and to trace a deep one twice takes seconds.
+    if type(self.model).__module__.startswith('srdl_jax.'):
+      return False
+    alone = models.on_one_device(self.model)
+    stats = [name for name in self.like if name != 'params']
     images = jnp.zeros((1, *self.image_shape))
 
-    def trained(key):
-      variables = self.model.init(key, images, train=False)
-      # Ours draw nothing, and to trace a deep one twice takes seconds.
-      if not type(alone).__module__.startswith('srdl_jax.'):
-        stats = [name for name in variables if name != 'params']
-        alone.apply(variables, images, train=True, mutable=stats)
-      return variables
+    def trained(variables):
+      return alone.apply(variables, images, train=True, mutable=stats)
 
     try:
-      return jax.eval_shape(trained, jax.random.key(0))
-    except InvalidRngError as error:
-      # Its draws would depend on how a batch is split over devices.
-      raise ConfigError(
-        f'{self.name} draws random numbers while it is trained, as dropout '
-        'does: take a network that does not.'
-      ) from error
+      jax.eval_shape(trained, self.like)
+    except InvalidRngError:
+      return True
+    return False
 
   def predict_step(self, variables: Any, images: jax.Array) -> jax.Array:
     """Returns logits [b, K] of uint8 images, in evaluation mode; on one device.

@@ -51,6 +51,7 @@ def train_step(
       batch['image'],
       train=True,
       mutable=['batch_stats'],
+      rngs=batch.get('rngs'),
     )
     said_BxK = jax.lax.stop_gradient(logits_BxK)
     loss, parts = loss_of(
@@ -110,6 +111,7 @@ def augmented_step(
   augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
   normalise: Callable[[jax.Array], jax.Array],
   step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+  draws: bool = False,
 ) -> tuple[TrainState, Metrics]:
   """Augments a batch of uint8 images, and steps.
 
@@ -120,7 +122,13 @@ def augmented_step(
     augment: (key, images, index) to images.
     normalise: uint8 images to what the model takes.
     step: `train_step`, its options bound.
+    draws: whether the network draws random numbers, as dropout does.
   """
   batch = gather(resident, examples)
   images = normalise(augment(key, batch['image'], batch['view']))
+  if draws:
+    # Whatever a module calls what it draws, it comes from 'params' then. Split,
+    # as the key that is folded alone is that of an image's augmentation.
+    _, own = jax.random.split(jax.random.fold_in(key, state.step))
+    batch['rngs'] = {'params': own}
   return step(state, {**batch, 'image': images})

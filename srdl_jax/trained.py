@@ -4,17 +4,21 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
-from srdl_jax import artefact, build, methods, parallel, targets
+from srdl_jax import artefact, build, data, methods, parallel, storage, targets
 from srdl_jax import config as config_lib
 from srdl_jax.artefact import Artefact
+from srdl_jax.data import images
+from srdl_jax.data.images import EncodedImages
 from srdl_jax.errors import CheckpointError, ConfigError, SrdlError, unknown
 from srdl_jax.experiment import BoundStage, Experiment
-from srdl_jax.network import Network
+from srdl_jax.network import Member, Network
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import finished
 from srdl_jax.runs.checkpoint import Checkpoints, Moment
@@ -27,6 +31,33 @@ def precision(
   """A context that JAX computes in as it did when these runs were trained."""
   dtypes = {run_directory.load_identity(w).config.model.dtype for w in workdirs}
   return jax.enable_x64('float64' in dtypes)
+
+
+_NAME = r'(final|best|ensemble|stage_\d+)'
+_NAMES = re.compile(f'{_NAME}(,{_NAME})*')
+
+
+def chosen(given: Iterable[str], checkpoint: str) -> dict[pathlib.Path, str]:
+  """Returns names of checkpoints by run: what DIR or DIR:stage_1 stand for.
+
+  Args:
+    checkpoint: of those that name none.
+
+  Raises:
+    ConfigError: a run is given twice, or none is.
+  """
+  names = {}
+  for one in given:
+    path, _, name = one.rpartition(':')
+    if not (path and _NAMES.fullmatch(name)):
+      path, name = one, checkpoint
+    workdir = storage.absolute(run_directory.resolve(path))
+    if workdir in names:
+      raise ConfigError(f'{path} is given twice: name its checkpoints at once.')
+    names[workdir] = name
+  if not names:
+    raise ConfigError('--workdir=DIR is missing.')
+  return names
 
 
 def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
@@ -102,6 +133,34 @@ class Trained:
   artefact: Artefact
   stages: tuple[TrainedStage, ...]
   batch_size: int
+
+  def members(
+    self, name: str, records: EncodedImages, labels: np.ndarray, **options: Any
+  ) -> list[Member]:
+    """Returns networks with new images as they see them.
+
+    Args:
+      name: see `load_members`.
+      records: the images, of any size.
+      labels: int [N].
+      **options: of `images.NewImages`.
+    """
+    new = images.NewImages(
+      records, self.artefact.image_shape, self.artefact.resize, **options
+    )
+    split = data.Split('new', new, labels, '')
+    found = load_members(self.workdir, name, self)
+    return self.with_examples(found, data.Subset(split, np.arange(len(labels))))
+
+  def with_examples(
+    self, variables: Mapping[int, Any], examples: data.Subset
+  ) -> list[Member]:
+    """Returns networks, of which the variables are given by their stages'
+    numbers, and the examples that they are evaluated on."""
+    return [
+      Member(self.stages[n - 1].network, its, examples, self.batch_size)
+      for n, its in variables.items()
+    ]
 
 
 def open_networks(

@@ -38,12 +38,14 @@ class Linear(nn.Module):
     return nn.Dense(self.num_classes, name=self.head)(x)
 
 
-def test_a_network_that_draws_while_it_is_trained_is_refused(monkeypatch):
+def test_a_network_that_draws_is_refused_on_several_devices(monkeypatch):
   monkeypatch.setitem(
     models.MODELS, 'dropping', functools.partial(Linear, dropped=0.5)
   )
+  fields = {'model.name': 'dropping'}
   with pytest.raises(ConfigError, match='dropping draws random numbers while'):
-    build.build(tiny.config(**{'model.name': 'dropping'}))
+    build.build(tiny.config(**fields, devices=2))
+  assert build.build(tiny.config(**fields, devices=1))
 
 
 def test_a_share_of_the_rate_needs_a_last_layer_that_is_known(monkeypatch):

@@ -16,7 +16,7 @@ import started
 import tensorflow_datasets as tfds
 import tiny
 
-from srdl_jax import build, cost, data, flops, methods, models, result
+from srdl_jax import build, cost, data, methods, models, result
 from srdl_jax import config as config_lib
 from srdl_jax.data.cifar import CIFAR10, CIFAR100
 from srdl_jax.errors import ConfigError
@@ -484,7 +484,7 @@ def test_the_side_of_streamed_images_is_counted():
       'epochs': 2,
     }
   )
-  forward = flops.multiply_adds(models.create('resnet50', 1000), (64, 64, 3))
+  forward = cost.multiply_adds(models.create('resnet50', 1000), (64, 64, 3))
   work = forward * 2 * 1_281_167 / 1e16
   assert cost.own_training_cost(config) == pytest.approx(work)
 
@@ -500,7 +500,7 @@ def test_smaller_upright_images_stay_upright():
       'epochs': 2,
     }
   )
-  forward = flops.multiply_adds(models.create('resnet50', 751), (64, 32, 3))
+  forward = cost.multiply_adds(models.create('resnet50', 751), (64, 32, 3))
   work = forward * 2 * 12_936 / 1e16
   assert cost.own_training_cost(config) == pytest.approx(work)
 

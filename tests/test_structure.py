@@ -18,7 +18,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
 LADDER = """
 errors fields
 cpu config storage metrics losses schedules augment targets
-command models methods flops
+command models methods
 data train_state parallel
 steps runs
 network
@@ -29,10 +29,13 @@ experiment
 build knowledge
 trained
 evaluate feed cost
+predict
 stage
 result
 srdl
-main rank weights.__main__ flatness.__main__ reproduce.__main__ report.__main__
+api
+main rank cost.__main__ predict.__main__ weights.__main__
+flatness.__main__ reproduce.__main__ report.__main__
 """
 RUNG = {u: n for n, line in enumerate(LADDER.split('\n')) for u in line.split()}
 # What else than errors, and themselves, they may know.
@@ -162,6 +165,7 @@ def test_config_dicts_stop_at_the_upper_rungs():
     'config',
     'command',
     'methods',
+    'api',
     'artefact',
     'build',
     'cost',
@@ -178,8 +182,8 @@ def test_the_flat_folder_is_a_table_of_contents():
   flat = [path for path in FILES.values() if path.parent == PACKAGE]
   assert len(flat) <= 30
   told = set(re.findall(r'^  (\w\w+)  +\S', FILES[''].read_text(), re.M))
-  beside = {'errors', 'command', 'result', 'trained', 'imported', 'cost'}
-  beside |= {'flops', 'rank', 'cpu', 'artefact'}
+  beside = {'errors', 'command', 'result', 'trained', 'imported'}
+  beside |= {'rank', 'cpu', 'artefact', 'api'}
   packages = {name for name in PACKAGES if name and '.' not in name}
   assert told == {path.stem for path in flat} - beside - {'__init__'} | packages
 

@@ -31,11 +31,16 @@ __all__ = [
   'Sightings',
   'Split',
   'Subset',
+  'arrays',
   'fingerprint',
+  'folder_files',
+  'images',
+  'labelled',
   'load',
   'pipeline',
   'sampling',
   'shape',
+  'tfds_reader',
 ]
 
 

@@ -170,6 +170,50 @@ class StreamedImages(DecodedImages):
 
 
 @dataclasses.dataclass(frozen=True)
+class NewImages(DecodedImages):
+  """Looks like an array of images of any size and kind, as a network sees them:
+  uint8 [N, H, W, C], C being 3, or 1 for grey ones.
+
+  Attributes:
+    image_shape: (H, W, C).
+    resize: see `StreamedImages`; 0 stretches them.
+    faults: where it is given, rows that can't be read, and why, are put here,
+      and black images stand for them.
+  """
+
+  image_shape: tuple[int, int, int]
+  resize: int
+  faults: dict[int, str] | None = None
+  _damaged = 'cannot read {name}: {reason}'
+
+  @property
+  def shape(self) -> tuple[int, int, int, int]:
+    return len(self.records), *self.image_shape
+
+  def _image(self, content: bytes) -> np.ndarray:
+    height, width, channels = self.image_shape
+    if self.resize:
+      pixels = decoding.evaluation_view(
+        content, resize=self.resize, size=height, orient=True
+      )
+    else:
+      image = decoding.decode(content, orient=True)
+      pixels = image.resize((width, height), Image.Resampling.BILINEAR)
+    if channels == 1:
+      pixels = Image.fromarray(np.asarray(pixels)).convert('L')
+    return np.asarray(pixels).reshape(self.image_shape)
+
+  def _decoded(self, row: int, decode: Callable[[bytes], Any]) -> Any:
+    try:
+      return super()._decoded(row, decode)
+    except DataError as error:
+      if self.faults is None:
+        raise
+      self.faults[row] = str(error)
+      return np.zeros(self.image_shape, np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
 class PersonImages(DecodedImages):
   """Looks like an array of images, uint8 [N, height, width, 3].
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of a model, or of several models' mean, over exactly N examples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -10,24 +10,24 @@ from srdl_jax.evaluate.ranking import Runs, extract_features, rank
 from srdl_jax.metrics import Classification, log_softmax
 from srdl_jax.network import Member
 
-__all__ = ['classify', 'evaluate', 'extract_features', 'rank']
+__all__ = [
+  'classify',
+  'evaluate',
+  'extract_features',
+  'mean_of',
+  'rank',
+  'said',
+]
 
 
-def classify(members: Sequence[Member]) -> dict[str, float | int]:
-  """Returns metrics of the mean prediction of some networks (Table 6).
-
-  Their probabilities at temperature 1 are averaged.
+def said(
+  members: Sequence[Member],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields rows [b] and log-probabilities [m, b, K] of some networks.
 
   Args:
     members: of the same examples and classes.
-
-  Returns:
-    See `metrics.Classification.result`; of several networks also
-    'disagreement', the share of examples on which not all predict the same
-    class.
   """
-  labels = members[0].examples.split.labels
-  sums, differing = Classification(), 0
   passes = [
     # Blocks of one size, whatever each run's own is.
     member.network.predict(
@@ -39,25 +39,58 @@ def classify(members: Sequence[Member]) -> dict[str, float | int]:
     for member in members
   ]
   for blocks in zip(*passes, strict=True):
-    rows = blocks[0][0]
-    log_probs = np.stack([log_softmax(logits) for _, logits in blocks])
-    mean = np.logaddexp.reduce(log_probs) - np.log(len(passes))
+    yield blocks[0][0], np.stack([log_softmax(logits) for _, logits in blocks])
+
+
+def mean_of(log_probs_MxBxK: np.ndarray) -> np.ndarray:
+  """Returns the logarithm of the mean of probabilities, [B, K] (Table 6)."""
+  return np.logaddexp.reduce(log_probs_MxBxK) - np.log(len(log_probs_MxBxK))
+
+
+def classify(
+  members: Sequence[Member],
+  each: Callable[[np.ndarray, np.ndarray], None] | None = None,
+) -> dict[str, float | int]:
+  """Returns metrics of the mean prediction of some networks (Table 6).
+
+  Their probabilities at temperature 1 are averaged.
+
+  Args:
+    members: of the same examples and classes.
+    each: is told the rows [b] and mean log-probabilities [b, K] of each block.
+
+  Returns:
+    See `metrics.Classification.result`; of several networks also
+    'disagreement', the share of examples on which not all predict the same
+    class.
+  """
+  labels = members[0].examples.split.labels
+  sums, differing = Classification(), 0
+  for rows, log_probs in said(members):
+    mean = mean_of(log_probs)
     sums.add(mean, labels[rows])
     top1 = log_probs.argmax(-1)
     differing += int((top1 != top1[0]).any(0).sum())
+    if each is not None:
+      each(rows, mean)
   result = sums.result()
-  if len(passes) > 1:
+  if len(members) > 1:
     result['disagreement'] = differing / result['examples']
   return result
 
 
-def evaluate(runs: Runs, split: str) -> dict[str, float | int]:
+def evaluate(
+  runs: Runs,
+  split: str,
+  each: Callable[[np.ndarray, np.ndarray], None] | None = None,
+) -> dict[str, float | int]:
   """Returns metrics of the mean prediction of networks of one or more runs.
 
   Args:
     runs: of each its experiment, and parameters and statistics by the number
       of the stage.
     split: 'test', 'validation' or 'train' (the rows that are trained on).
+    each: see `classify`; not of the test of a retrieval.
 
   Returns:
     See `measure.metrics` for the test of a retrieval, else `classify`.
@@ -81,5 +114,5 @@ def evaluate(runs: Runs, split: str) -> dict[str, float | int]:
         f'{first.description}; {other.description}.'
       )
   return classify(
-    [m for e, its in runs for m in e.members(its, e.examples(split))]
+    [m for e, its in runs for m in e.members(its, e.examples(split))], each
   )

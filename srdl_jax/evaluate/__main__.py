@@ -2,57 +2,123 @@
 """Evaluates checkpoints of runs: each alone, or several together.
 
     python -m srdl_jax.evaluate --workdir=DIR [--workdir=DIR ...] \
-        [--checkpoint=final|best|stage_1|ensemble|...,...] [--split=test]
+        [--checkpoint=final|best|stage_1|ensemble|...,...] [--split=test] \
+        [--data=FOLDER|tfds:NAME] [--details=DIR]
 
-prints one JSON object: accuracies as fractions, NLL and calibration error,
-each over the number of examples that stands beside them. Of several runs or
-checkpoints it is of the mean of their probabilities; DIR:stage_1 takes another
-checkpoint of that run.
+prints accuracies, NLL and calibration error over the images that are counted
+beside them: a table on a terminal, else, or with --json, one JSON object with
+fractions. Of several runs or checkpoints it is of the mean of their
+probabilities; DIR:stage_1 takes another checkpoint of that run.
+
+--data takes other images than the run's: a folder with one for each class, or a
+prepared data set, whose classes are found by their names. Then the run's own
+data need not be there. --details writes predictions, accuracies by class, the
+confusion matrix, the worst images and the calibration to a folder.
 
 Where the test ranks a gallery it prints CMC, mAP and how was ranked, for
 networks together by their features side by side; --montage draws some rankings.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from srdl_jax import command, cpu, evaluate, storage, trained
 from srdl_jax.config import FIELDS
+from srdl_jax.data import labelled
 from srdl_jax.errors import ConfigError
+from srdl_jax.evaluate.details import Details
 from srdl_jax.experiment import Experiment
+from srdl_jax.network import RETRIEVAL
 from srdl_jax.retrieval import measure
-from srdl_jax.runs import directory as run_directory
 
 _RETRIEVAL = ('normalise', 'mirror', 're_rank', 'pooling')
 SPLITS = ('test', 'validation', 'train')
-_NAME = r'(final|best|ensemble|stage_\d+)'
-_NAMES = re.compile(f'{_NAME}(,{_NAME})*')
+_TITLES = {
+  'accuracy': 'accuracy',
+  'top5_accuracy': 'top-5 accuracy',
+  'nll': 'negative log-likelihood',
+  'expected_calibration_error': 'calibration error',
+  'entropy': 'entropy of the predictions',
+  'disagreement': 'disagreement of the members',
+  'examples': 'images',
+}
+_NATS = ('nll', 'entropy')
 
 
-def _evaluate(runs, split: str, picture: str | None) -> dict[str, Any]:
+def _evaluate(runs, split: str) -> dict[str, Any]:
+  """Evaluates on the runs' own data."""
   args = flags.FLAGS
   changes = {n: args[n].value for n in _RETRIEVAL if args[n].value is not None}
-  if split != 'test' or not runs[0][0].is_retrieval:
-    if changes or picture:
+  experiment = runs[0][0]
+  if split != 'test' or not experiment.is_retrieval:
+    if changes or args.montage:
       raise ConfigError(
         f'--{", --".join(_RETRIEVAL)} and --montage are for tests that rank a '
         'gallery.'
       )
-    return evaluate.evaluate(runs, split)
-  target = picture and pathlib.Path(picture).expanduser()
+    with _details(
+      experiment.examples(split).split, experiment.artefact.titles
+    ) as each:
+      return evaluate.evaluate(runs, split, each)
+  if args.details:
+    raise ConfigError('--details is for tests that classify.')
+  target = args.montage and pathlib.Path(args.montage).expanduser()
   if target and not target.parent.is_dir():
-    raise ConfigError(f'--montage={picture}: there is no such directory.')
+    raise ConfigError(f'--montage={args.montage}: there is no such directory.')
   found = evaluate.extract_features(runs, changes)
   if target:
     measure.draw(found, target, args.queries)
   how = dataclasses.asdict(found.settings)
   return {**measure.metrics(found), 'ranking': how}
+
+
+@contextlib.contextmanager
+def _details(split, classes: Sequence[str]):
+  """Yields what is told of each block; writes --details at the end."""
+  if not flags.FLAGS.details:
+    yield None
+    return
+  folder = pathlib.Path(flags.FLAGS.details).expanduser()
+  if folder.exists() and not folder.is_dir():
+    raise ConfigError(f'--details={folder}: that is a file.')
+  details = Details(split, classes)
+  yield details.add
+  storage.say(f'{folder}: {", ".join(details.write(folder))}')
+
+
+def _elsewhere(names: Mapping[pathlib.Path, str]) -> dict[str, Any]:
+  """Evaluates on --data."""
+  args = flags.FLAGS
+  given = [n for n in (*_RETRIEVAL, 'montage') if args[n].value is not None]
+  if given or args['split'].present:
+    raise ConfigError(f'--data goes without --{(given or ["split"])[0]}.')
+  opened = [(trained.open_networks(w), name) for w, name in names.items()]
+  first = opened[0][0].artefact
+  for run, _ in opened:
+    if run.artefact.task == RETRIEVAL:
+      raise ConfigError(
+        f'{run.workdir} tells persons apart that other images do not show: '
+        '--data is for networks that classify.'
+      )
+    if run.artefact.classes != first.classes:
+      raise ConfigError(
+        f'{run.workdir} and {opened[0][0].workdir} know other classes.'
+      )
+  found = labelled.read(args.data, first.classes, args.data_dir or '')
+  members = [
+    member
+    for run, name in opened
+    for member in run.members(name, found.records, found.labels)
+  ]
+  with _details(members[0].examples.split, first.titles) as each:
+    return evaluate.classify(members, each)
 
 
 def _open(workdir: pathlib.Path, name: str) -> tuple[Experiment, dict]:
@@ -63,28 +129,38 @@ def _open(workdir: pathlib.Path, name: str) -> tuple[Experiment, dict]:
   return experiment, trained.load_members(workdir, name, experiment)
 
 
+def table(found: Mapping[str, Any]) -> str:
+  """Returns metrics as lines for a reader, shares in percent."""
+  lines = []
+  for name, value in found.items():
+    title = _TITLES.get(name, name.replace('_', ' '))
+    if isinstance(value, float):
+      text = f'{value:.4f} nats' if name in _NATS else f'{value:.2%}'
+    elif isinstance(value, int):
+      text = f'{value:,}'
+    else:
+      text = json.dumps(value)
+    lines.append(f'{title:<30}{text}')
+  return '\n'.join(lines)
+
+
 def main(argv: Sequence[str]) -> None:
   """Evaluates a run's checkpoints."""
   del argv
   args = flags.FLAGS
-  if not args.workdir:
-    raise ConfigError('--workdir=DIR is missing.')
   cpu.prepare()
-  names = {}
-  for given in args.workdir:
-    path, _, name = given.rpartition(':')
-    if not (path and _NAMES.fullmatch(name)):
-      path, name = given, args.checkpoint
-    workdir = storage.absolute(run_directory.resolve(path))
-    if workdir in names:
-      raise ConfigError(f'{path} is given twice: name its checkpoints at once.')
-    names[workdir] = name
+  names = trained.chosen(args.workdir, args.checkpoint)
   with trained.precision(names):
-    runs = [_open(*named) for named in names.items()]
-    result = _evaluate(runs, args.split, args.montage)
-  print(
-    json.dumps({'checkpoint': args.checkpoint, 'split': args.split, **result})
-  )
+    if args.data:
+      place = {'checkpoint': args.checkpoint, 'data': args.data}
+      result = _elsewhere(names)
+    else:
+      place = {'checkpoint': args.checkpoint, 'split': args.split}
+      result = _evaluate([_open(*one) for one in names.items()], args.split)
+  if args.json or not sys.stdout.isatty():
+    print(json.dumps({**place, **result}))
+  else:
+    print(table({**place, **result}))
 
 
 if __name__ == '__main__':
@@ -100,6 +176,15 @@ if __name__ == '__main__':
     None,
     'TFDS directory, or directory of images, if not the one that the run used.',
   )
+  flags.DEFINE_string(
+    'data',
+    None,
+    "Other images than the run's: a folder of classes, or tfds:NAME[/SPLIT].",
+  )
+  flags.DEFINE_string(
+    'details', None, 'Folder for tables and pictures by class and image.'
+  )
+  flags.DEFINE_boolean('json', False, 'Print JSON on a terminal, too.')
   for name in _RETRIEVAL[:-1]:
     flags.DEFINE_boolean(name, None, FIELDS[f'retrieval.{name}'].meaning)
   flags.DEFINE_enum(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks by name: one family in a file, each with its table MODELS."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
   'MODELS',
   'create',
   'features',
+  'on_one_device',
 ]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -67,5 +69,15 @@ def features(model: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
   # So a family needs nothing of its own for its features.
   with nn.intercept_methods(look):
     model.apply(variables, images, train=False)
-  (features_BxD,) = found
-  return features_BxD
+  if len(found) != 1:
+    raise ConfigError(
+      'The network has no features: no last layer of it is named '
+      f'{" or ".join(CLASSIFIERS)}.'
+    )
+  return found[0]
+
+
+def on_one_device(model: nn.Module) -> nn.Module:
+  """Returns a network whose batch norm averages over no other device."""
+  names = {field.name for field in dataclasses.fields(model)}
+  return model.clone(axis_name=None) if 'axis_name' in names else model

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from srdl_jax import command, cost, flatness, flops, models, storage
+from srdl_jax import command, cost, flatness, models, storage
 from srdl_jax.errors import (
   ConfigError,
   SrdlError,
@@ -309,7 +309,7 @@ def train_speed() -> float:
 
   # The first call compiles.
   seconds = timeit.timeit(step, setup=step, number=3) / 3
-  return flops.multiply_adds(model, (32, 32, 3)) * 64 / 1e16 / seconds
+  return cost.multiply_adds(model, (32, 32, 3)) * 64 / 1e16 / seconds
 
 
 if __name__ == '__main__':

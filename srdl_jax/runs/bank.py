@@ -102,15 +102,19 @@ def read_attributes(folder: storage.Path) -> dict[str, Any]:
   return json.loads(text)['attributes']
 
 
-def read_values(folder: storage.Path, shape: tuple[int, int]) -> np.ndarray:
-  """Reads an array of this shape, and verifies every bit; it is read-only.
+def read_values(
+  folder: storage.Path, shape: tuple[int, int] | None = None
+) -> np.ndarray:
+  """Reads an array, of this shape if one is given, and verifies every bit.
+
+  It is read-only.
 
   Raises:
     SoftTargetsError: the array is of another shape; Damaged if it is that.
   """
   with _failures(folder, 'read'):
     array = ts.open(_spec(folder / _ARRAY), open=True, read=True).result()
-    if array.shape != shape:
+    if shape is not None and array.shape != shape:
       raise error(folder, f'shape {array.shape}, where {shape} belongs')
     values_NxK = array.read().result()
   _, marker = _read_heads(folder)

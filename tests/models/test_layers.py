@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srdl_jax import flops, losses, models
+from srdl_jax import cost, losses, models
 from srdl_jax.models import cifar_resnet, densenet, layers, resnet, wide_resnet
 
 # Every kind of block, projections and transitions with strides among them.
@@ -220,12 +220,10 @@ def test_what_is_no_number_stays_none():
 
 
 def test_a_pointwise_convolution_is_counted_as_one():
-  """By `flops`, which counts matrix products, too."""
+  """By `cost.flops`, which counts matrix products, too."""
   model = models.create('resnet8', 10)
   projections = 16 * 16 * 16 * 32 + 8 * 8 * 32 * 64
   without = models.create('resnet8', 10, shortcut='identity')
   shape = (32, 32, 3)
-  found = flops.multiply_adds(model, shape) - flops.multiply_adds(
-    without, shape
-  )
+  found = cost.multiply_adds(model, shape) - cost.multiply_adds(without, shape)
   assert found == projections

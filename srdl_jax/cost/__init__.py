@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run costs: multiply-adds, the compiler's FLOPs, the paper's TrCost.
 
-    python -m srdl_jax.cost --config=configs/cifar100.py:method=srdl
-
-prints both counts stage by stage. It trains nothing, and the data set need not
-be there. What the numbers mean is in docs/cost.md.
+What the numbers mean is in docs/cost.md.
 """
 
 import dataclasses
@@ -16,13 +13,34 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srdl_jax import artefact, command, data, imported, methods
+from srdl_jax import artefact, data, imported, methods
 from srdl_jax import config as config_lib
+from srdl_jax.cost.flops import (
+  forward_flops,
+  multiply_adds,
+  parameters,
+  train_flops,
+)
 from srdl_jax.data import sampling
-from srdl_jax.flops import forward_flops, multiply_adds, parameters, train_flops
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import finished
 from srdl_jax.targets import SOURCES
+
+__all__ = [
+  'Work',
+  'describe',
+  'forward_flops',
+  'multiply_adds',
+  'own_training_cost',
+  'parameters',
+  'table',
+  'train_flops',
+  'training_cost',
+  'training_flops',
+  'units',
+  'with_imported',
+  'work',
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,17 +301,3 @@ def _shape(config) -> tuple[data.Shape, int]:
   )
   classes = config.data.classes or shape.num_classes
   return dataclasses.replace(shape, num_classes=classes), len(rows)
-
-
-def main(argv: Sequence[str]) -> None:
-  """Prints what the configuration of --config costs."""
-  del argv
-  config = command.given_config()
-  # Counting needs no accelerator, which may be busy.
-  jax.config.update('jax_platforms', 'cpu')
-  print(describe(config), end='')
-
-
-if __name__ == '__main__':
-  command.define_config()
-  command.run(main)

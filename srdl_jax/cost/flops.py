@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srdl_jax import losses
+from srdl_jax import losses, models
 
 
 def multiply_adds(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
@@ -103,17 +103,22 @@ def train_flops(
   class.
 
   Args:
-    model: a network with a field axis_name.
     image_shape: (H, W, C).
 
   Returns:
     See `forward_flops`.
   """
-  model = model.clone(axis_name=None)  # Nothing is mapped here.
+  model = models.on_one_device(model)  # Nothing is mapped here.
+  # Where it draws random numbers.
+  rngs = {'params': jax.random.key(0)}
 
   def loss(params, stats, images, labels):
     logits_BxK, updates = model.apply(
-      {'params': params, **stats}, images, train=True, mutable=list(stats)
+      {'params': params, **stats},
+      images,
+      train=True,
+      mutable=list(stats),
+      rngs=rngs,
     )
     return losses.cross_entropy(logits_BxK, labels), updates
 

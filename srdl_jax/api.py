@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Python's way in: train a configuration or a network of one's own, and use it.
+
+    import srdl_jax
+
+    run = srdl_jax.train({'data.name': 'digits', 'model.name': 'resnet8',
+                          'epochs': 20, 'augment.flip': False}, 'runs/digits')
+    probabilities = run.predict(images)  # uint8 [b, 8, 8, 1] to [b, 10]
+    again = srdl_jax.load('runs/digits')
+
+The same runs as the commands': a directory that one has begun the other goes on
+with. Known errors are those of `errors`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from srdl_jax import config as config_lib
+from srdl_jax import (
+  data,
+  evaluate,
+  models,
+  predict,
+  soft_targets,
+  srdl,
+  storage,
+  trained,
+)
+from srdl_jax.data import arrays, labelled
+from srdl_jax.errors import ConfigError, WorkdirError
+from srdl_jax.runs import bank as bank_files
+from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import finished, stop_request
+
+__all__ = ['Run', 'fit', 'load', 'train']
+
+# What a record says where the network or the arrays were given in Python.
+OWN_MODEL, OWN_DATA = 'own_module', 'own_arrays'
+
+
+class Run:
+  """What a run trained; made by `load`, `train` and `fit`.
+
+  Attributes:
+    workdir: its directory.
+    classes: names, by label.
+    config: its configuration.
+  """
+
+  def __init__(
+    self,
+    workdir: storage.Path,
+    checkpoint: str = 'final',
+    model: nn.Module | None = None,
+  ):
+    """Reads the networks; see `load`."""
+    self.workdir = workdir
+    self.config = run_directory.load_identity(workdir).config
+    self._own, self._checkpoint = model, checkpoint
+    if self.config.model.name == OWN_MODEL and model is None:
+      raise ConfigError(
+        f"{workdir} trained a module of one's own: give it, too, as in "
+        'load(workdir, model=MODULE).'
+      )
+    with self._here():
+      opened = trained.open_networks(workdir)
+      members = trained.load_members(workdir, checkpoint, opened)
+    self._opened, self._members = opened, members
+    self.classes = opened.artefact.titles
+
+  def __repr__(self) -> str:
+    name, method = self.config.model.name, self.config.method
+    return f'<Run {name}, {method}: {self._checkpoint} of {self.workdir}>'
+
+  @contextlib.contextmanager
+  def _here(self) -> Iterator[None]:
+    """In the run's own precision; its own module known by its name."""
+    wide = self.config.model.dtype == 'float64'
+    with jax.enable_x64(wide), _known(models.MODELS, OWN_MODEL, self._own):
+      yield
+
+  def _one(self) -> tuple[trained.TrainedStage, Any]:
+    if len(self._members) > 1:
+      raise ConfigError(
+        f'{self._checkpoint!r} is several networks: load one, such as stage_1.'
+      )
+    ((number, variables),) = self._members.items()
+    return self._opened.stages[number - 1], variables
+
+  @property
+  def model(self) -> nn.Module:
+    """The Linen module of its network."""
+    return self._one()[0].network.model
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """Its parameters and batch-norm statistics: `model.apply` takes them with
+    images that are normalised, see `normalise`."""
+    return self._one()[1]
+
+  def normalise(self, images: Any) -> jax.Array:
+    """Returns what the module takes of uint8 images [..., H, W, C]."""
+    return self._opened.stages[-1].network.normalise(jnp.asarray(images))
+
+  def _checked(self, images: Any) -> np.ndarray:
+    images = np.asarray(images)
+    shape = tuple(self._opened.artefact.image_shape)
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
+      raise ConfigError(
+        f'images are {images.dtype} {list(images.shape)}, where uint8 '
+        f'{["b", *shape]} belongs; files of any size can be given by name.'
+      )
+    return images
+
+  def predict(self, images: Any) -> np.ndarray:
+    """Returns probabilities, float64 [b, K]; a mean where the checkpoint is an
+    ensemble.
+
+    Args:
+      images: uint8 [b, H, W, C] of the network's size; or a list of files,
+        folders or patterns, of images of any size.
+
+    Raises:
+      ConfigError: they are of another kind or shape.
+      DataError: a file isn't there or can't be read.
+    """
+    if isinstance(images, str) or not hasattr(images, 'shape'):
+      return self._predict_files(
+        [images] if isinstance(images, str) else images
+      )
+    images = self._checked(images)
+    if not len(images):
+      return np.zeros((0, len(self.classes)))
+    split = data.Split('new', images, np.zeros(len(images), np.int32), '')
+    subset = data.Subset(split, np.arange(len(images)))
+    with self._here():
+      members = self._opened.with_examples(self._members, subset)
+      said = [evaluate.mean_of(each) for _, each in evaluate.said(members)]
+    return np.exp(np.concatenate(said))
+
+  def _predict_files(self, files: Sequence[str]) -> np.ndarray:
+    found = predict.find([str(file) for file in files])
+    with self._here():
+      said = predict.of_files({self.workdir: self._checkpoint}, found)
+    said.refuse_faults()
+    return said.probabilities
+
+  def features(self, images: Any) -> np.ndarray:
+    """Returns what the last layer is given, [b, D], of uint8 images."""
+    images, (stage, variables) = self._checked(images), self._one()
+    rows = np.arange(len(images))
+    with self._here():
+      blocks = stage.network.features(
+        variables, images, rows, self._opened.batch_size
+      )
+      return np.concatenate([block for _, block in blocks])
+
+  def evaluate(
+    self,
+    data: str | tuple[Any, Any] | None = None,
+    *,
+    split: str = 'test',
+    data_dir: str | None = None,
+  ) -> dict[str, Any]:
+    """Returns metrics, as the command evaluate prints them.
+
+    Args:
+      data: the run's own unless it is given: a folder or tfds:NAME, see
+        `labelled.read`, or images and labels, uint8 [N, H, W, C] and int [N].
+      split: of the run's own data.
+      data_dir: TFDS directory.
+    """
+    with self._here():
+      if data is None:
+        experiment = trained.open_run(self.workdir, data_dir)
+        return evaluate.evaluate([(experiment, self._members)], split)
+      return evaluate.classify(self._examined(data, data_dir))
+
+  def _examined(self, given: Any, data_dir: str | None) -> list[Any]:
+    if isinstance(given, str):
+      names = self._opened.artefact.classes
+      found = labelled.read(given, names, data_dir or '')
+      return self._opened.members(self._checkpoint, found.records, found.labels)
+    images, labels = given
+    arrays.check_labels(labels, len(images), len(self.classes))
+    split = data.Split('new', self._checked(images), np.asarray(labels), '')
+    subset = data.Subset(split, np.arange(len(labels)))
+    return self._opened.with_examples(self._members, subset)
+
+  def soft_targets(self, stage: int | None = None) -> soft_targets.Bank:
+    """Returns what a stage taught: log-probabilities [N, K] by the training
+    split's rows, NaN for those that don't train, and their provenance.
+
+    Args:
+      stage: that taught, from 1; the last one that did, unless it is given.
+
+    Raises:
+      WorkdirError: none did, or what it said is damaged.
+    """
+    views = self.config.distillation.views
+    numbers = [stage] if stage else range(len(self._opened.stages), 0, -1)
+    for number in numbers:
+      folder = run_directory.soft_targets(self.workdir, number, views)
+      if soft_targets.is_complete(folder):
+        made = bank_files.read_attributes(folder)
+        values = bank_files.read_values(folder)
+        return soft_targets.Bank(
+          values, made['temperature'], made['provenance']
+        )
+    raise WorkdirError(f'{self.workdir}: no stage has stored soft targets.')
+
+  def history(self) -> list[dict[str, Any]]:
+    """Returns the lines of metrics.jsonl, in their order."""
+    path = self.workdir / 'metrics.jsonl'
+    with storage.failures(path, 'read'):
+      lines = path.read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+  @property
+  def result(self) -> dict[str, Any]:
+    """What result.json holds.
+
+    Raises:
+      WorkdirError: the run isn't finished.
+    """
+    return finished.load(self.workdir)
+
+
+def load(
+  workdir: str, checkpoint: str = 'final', *, model: nn.Module | None = None
+) -> Run:
+  """Opens a run; its training data need not be there.
+
+  Args:
+    checkpoint: 'final', 'best', 'stage_N', 'ensemble', or several, with commas.
+    model: the module that `fit` was given.
+
+  Raises:
+    WorkdirError: there is no run, or the checkpoint isn't there or damaged.
+    ConfigError: the checkpoint's name is unknown, or the run is of a module of
+      one's own, and `model` isn't given.
+  """
+  return Run(
+    storage.absolute(run_directory.resolve(workdir)), checkpoint, model
+  )
+
+
+def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
+  """Trains a configuration, or goes on where it was interrupted.
+
+  In Python's main thread Ctrl-C ends it at the next checkpoint, saved, by
+  `errors.Interrupted`; elsewhere no signal is listened to.
+
+  Args:
+    config: as `config.defaults` returns it, changed; or values by names of
+      fields, such as {'epochs': 40, 'srdl.split': (1, 2)} or nested, the others
+      at their defaults.
+    workdir: taken by the run that it began with alone.
+
+  Raises:
+    SrdlError: as the command would end.
+  """
+  if not isinstance(config, ConfigDict):
+    config = config_lib.changed(config)
+  _train(config, workdir)
+  return load(workdir)
+
+
+def _train(config: ConfigDict, workdir: str) -> None:
+  main = threading.current_thread() is threading.main_thread()
+  hearing = stop_request.listen() if main else _deaf()
+  with hearing as stop:
+    srdl.run(config, workdir, stop)
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[stop_request.StopRequest]:
+  yield stop_request.StopRequest()
+
+
+def fit(
+  model: nn.Module,
+  images: Any,
+  labels: Any,
+  *,
+  method: str = 'srdl',
+  epochs: int = 40,
+  test: tuple[Any, Any] | None = None,
+  classes: Sequence[str] | None = None,
+  workdir: str | None = None,
+  **settings: Any,
+) -> Run:
+  """Trains a module of one's own on arrays in memory, by any method.
+
+  Args:
+    model: called with (images [b, H, W, C], train=bool), returns logits [b, K].
+      With a field `axis_name`, over which its batch norm averages, it is
+      trained on several devices where they are; else, or where it draws random
+      numbers, on one. Its last layer is named fc or classifier where
+      `Run.features` is wanted.
+    images: uint8 [N, H, W, C].
+    labels: integers [N], from 0 to K - 1.
+    test: images and labels to test on; without them every fifth of each class's
+      images is held out for it.
+    classes: names, by label.
+    workdir: as of `train`; without one it is gone with the Run.
+    **settings: fields, such as batch_size=64; those of a group as a dict, such
+      as augment={'flip': False}.
+
+  Raises:
+    ConfigError: what is given doesn't fit together.
+    SrdlError: see `train`.
+  """
+  dataset = arrays.dataset(OWN_DATA, images, labels, test, classes)
+  given = {'method': method, 'epochs': epochs, **settings}
+  config = config_lib.changed(given)
+  config.model.name, config.data.name = OWN_MODEL, OWN_DATA
+  if not _asks_for_axis(model):
+    # Its batch norm would silently be another one on several devices.
+    if config.devices > 1:
+      raise ConfigError(
+        f'devices = {config.devices}, but {type(model).__name__} has no field '
+        'axis_name, over which batch norm would average.'
+      )
+    config.devices = 1
+  place = None
+  if workdir is None:
+    place = tempfile.TemporaryDirectory(prefix='srdl_jax_')
+    workdir = place.name
+  entry = data.Entry(lambda location: dataset)
+  with (
+    _known(models.MODELS, OWN_MODEL, model),
+    _known(data.DATASETS, OWN_DATA, entry),
+  ):
+    _train(config, workdir)
+  run = load(workdir, model=model)
+  # It goes with the run.
+  run._place = place
+  return run
+
+
+@contextlib.contextmanager
+def _known(table: dict[str, Any], name: str, its: Any) -> Iterator[None]:
+  """Puts something under a name for a while; a module as its constructor."""
+  if its is None:
+    yield
+    return
+  before = table.get(name)
+  table[name] = functools.partial(_clone, its) if _is_module(its) else its
+  try:
+    yield
+  finally:
+    if before is None:
+      del table[name]
+    else:
+      table[name] = before
+
+
+def _is_module(its: Any) -> bool:
+  return isinstance(its, nn.Module)
+
+
+def _clone(model: nn.Module, *, num_classes, dtype, axis_name=None):
+  """Returns the module with the axis of the devices, if it asks for one."""
+  del num_classes, dtype
+  if _asks_for_axis(model):
+    return model.clone(axis_name=axis_name)
+  return model
+
+
+def _asks_for_axis(model: nn.Module) -> bool:
+  return any(f.name == 'axis_name' for f in dataclasses.fields(model))

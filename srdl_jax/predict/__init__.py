@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What trained networks say of new images."""
+
+import dataclasses
+import glob
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from srdl_jax import evaluate, trained
+from srdl_jax.data import folder_files
+from srdl_jax.errors import ConfigError, DataError
+from srdl_jax.network import RETRIEVAL
+
+__all__ = ['Said', 'find', 'of_files']
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+  """Predictions.
+
+  Attributes:
+    files: of the images that could be read, [n].
+    probabilities: mean over the networks, float64 [n, K].
+    classes: their names, by label.
+    faults: why the other files can't be read; each names its own.
+  """
+
+  files: tuple[str, ...]
+  probabilities: np.ndarray
+  classes: tuple[str, ...]
+  faults: tuple[str, ...]
+
+  def refuse_faults(self) -> None:
+    """Raises a DataError if there are any."""
+    if self.faults:
+      raise DataError(
+        f'{len(self.faults)} of {len(self.files) + len(self.faults)} file(s): '
+        f'{"; ".join(self.faults)}.'
+      )
+
+  def best(self, row: int, count: int) -> list[tuple[str, float]]:
+    """Returns a file's most probable classes, with their probabilities."""
+    shares = self.probabilities[row]
+    order = np.argsort(-shares, kind='stable')[:count]
+    return [(self.classes[n], float(shares[n])) for n in order]
+
+
+def find(given: Sequence[str]) -> list[str]:
+  """Returns the files that names stand for, each once, in their order.
+
+  Args:
+    given: files; folders, for all the images below them; or patterns with * or
+      **.
+
+  Raises:
+    DataError: one stands for no file.
+  """
+  found: dict[str, None] = {}
+  for one in given:
+    path = pathlib.Path(one).expanduser()
+    files = [str(path)] if path.is_file() else []
+    if path.is_dir():
+      files = _below(path)
+    elif not files:
+      matches = sorted(glob.glob(str(path), recursive=True))
+      files = [name for name in matches if os.path.isfile(name)]
+    if not files:
+      raise DataError(f'{one}: there is no such image, nor one below it.')
+    found |= dict.fromkeys(files)
+  return list(found)
+
+
+def _below(folder: pathlib.Path) -> list[str]:
+  return sorted(
+    os.path.join(place, name)
+    for place, _, names in os.walk(folder)
+    for name in names
+    if name.lower().endswith(folder_files.SUFFIXES)
+  )
+
+
+def of_files(names: Mapping[pathlib.Path, str], files: Sequence[str]) -> Said:
+  """Returns what networks of runs say of image files, together.
+
+  Args:
+    names: of checkpoints, by run: see `trained.chosen`.
+    files: paths of images of any size and kind; see `images.NewImages`.
+
+  Raises:
+    ConfigError: the networks know other classes, or tell persons apart.
+  """
+  # Paths may lie anywhere: an absolute one stands whatever folder it is below.
+  records = folder_files.Files('', tuple(map(os.path.abspath, files)))
+  labels, faults = np.zeros(len(files), np.int32), {}
+  runs = [(trained.open_networks(w), name) for w, name in names.items()]
+  classes = runs[0][0].artefact.classes
+  members = []
+  for run, name in runs:
+    if run.artefact.task == RETRIEVAL:
+      raise ConfigError(
+        f'{run.workdir} ranks images of persons; it names none.'
+      )
+    if run.artefact.classes != classes:
+      raise ConfigError(
+        f'{run.workdir} and {runs[0][0].workdir} know other classes.'
+      )
+    members += run.members(name, records, labels, faults=faults)
+  blocks = [evaluate.mean_of(said) for _, said in evaluate.said(members)]
+  shares = np.exp(np.concatenate(blocks))
+  read = [n for n in range(len(files)) if n not in faults]
+  return Said(
+    files=tuple(files[n] for n in read),
+    probabilities=shares[read],
+    classes=runs[0][0].artefact.titles,
+    faults=tuple(faults[n] for n in sorted(faults)),
+  )
