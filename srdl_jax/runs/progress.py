@@ -5,13 +5,12 @@ import contextlib
 import math
 import os
 import time
-from typing import TextIO
-
-import tqdm
+from typing import TYPE_CHECKING, TextIO
 
 from srdl_jax import storage
 
-_BAR = '{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs{postfix}'
+if TYPE_CHECKING:
+  from srdl_jax.runs.bar import Bar
 
 
 class Progress:
@@ -19,18 +18,21 @@ class Progress:
 
   def __init__(self, stream: TextIO | None, total_epochs: int):
     """Shows nothing yet; will draw a bar if the stream is a terminal."""
-    self._stream = stream and storage.Unfailing(stream)
+    if stream is not None and not isinstance(stream, storage.Unfailing):
+      stream = storage.Unfailing(stream)
+    self._stream = stream
     self._total = total_epochs
-    self._draws = _can_draw(stream)
-    self._bar: _Bar | None = None
+    self._draws = can_draw(stream)
+    self._bar: Bar | None = None
     self._told: tuple[int, int] | None = None
 
   def event(self, text: str) -> None:
-    """Says one line, above the bar where there is one."""
-    if self._bar is None:
-      storage.say(text, self._stream)
-    else:
-      self._bar.write(text, file=self._stream)
+    """Says one line: above the bar of a terminal, elsewhere with the time."""
+    if not self._draws:
+      text = f'{time.strftime("%H:%M:%S")} {text}'
+    storage.say(text, self._stream)
+    if self._bar is not None:
+      self._bar.draw()
 
   def show(
     self,
@@ -49,17 +51,26 @@ class Progress:
       stage: from 1.
       epoch: epochs done of all stages together, a fraction within one.
       epochs: of all stages together.
-      seconds_left: of the whole run.
+      images_per_second: NaN if that isn't known.
+      seconds_left: of the whole run; NaN if that isn't known.
       **shown: more to show, such as loss=0.53.
     """
-    notes = [f'{images_per_second:,.0f} images/s', _left(seconds_left)]
-    notes += [f'{name} {_short(value)}' for name, value in shown.items()]
+    # The last to be left out on a narrow terminal is the time, the first speed.
+    notes = [
+      (rank, _told(name, value))
+      for rank, (name, value) in enumerate(shown.items(), 1)
+    ]
+    if math.isfinite(images_per_second):
+      notes.append((0, f'{_rounded(images_per_second)} images/s'))
+    if math.isfinite(seconds_left) or not self._draws:
+      notes.append((len(notes) + 1, _left(seconds_left)))
     if self._draws:
-      self._move(f'stage {stage}/{stages}', epoch, ', '.join(notes))
+      where = f'stage {stage}/{stages}  epoch {epoch:.1f}/{epochs}'
+      self._move(where, epoch, notes)
     elif epoch == int(epoch) and self._told != (stage, epoch):
       self._told = (stage, epoch)
       where = f'stage {stage}/{stages}, epoch {epoch:g}/{epochs}'
-      self.event(', '.join([where, *notes]))
+      self.event(', '.join([where, *(note for _, note in notes)]))
 
   def close(self) -> None:
     """Leaves the bar where it is; may be called twice."""
@@ -67,34 +78,25 @@ class Progress:
       self._bar.close()
       self._bar = None
 
-  def _move(self, stage: str, done: float, notes: str) -> None:
+  def _move(
+    self, where: str, done: float, notes: list[tuple[int, str]]
+  ) -> None:
     if self._bar is None:
-      self._bar = _Bar(
-        desc=stage,
-        total=self._total,
-        initial=done,
-        postfix=notes,
-        file=self._stream,
-        bar_format=_BAR,
-        dynamic_ncols=True,
-        # By itself tqdm leaves out updates that are smaller than most.
-        miniters=0,
-      )
-    self._bar.set_description_str(stage, refresh=False)
-    self._bar.set_postfix_str(notes, refresh=False)
-    self._bar.update(done - self._bar.n)
+      # Who reads a file, or a report, doesn't wait for rich.
+      from srdl_jax.runs.bar import Bar
+
+      self._bar = Bar(self._stream, self._total)
+    self._bar.move(where, done, notes)
 
 
-class _Bar(tqdm.tqdm):
-  # The caller moves the bar often enough without a thread that watches it.
-  monitor_interval = 0
-
-
-def _can_draw(stream: TextIO | None) -> bool:
-  """Whether it is a terminal with a size; without one no bar is visible."""
+def can_draw(stream: TextIO | None) -> bool:
+  """Whether it is a terminal on which what is written can be taken back."""
+  if os.environ.get('TERM', '').lower() in ('', 'dumb', 'unknown'):
+    return False
   with contextlib.suppress(OSError, ValueError):
     if stream is not None and stream.isatty():
-      return os.get_terminal_size(stream.fileno()).lines > 1
+      # Without a size no bar is visible.
+      return min(os.get_terminal_size(stream.fileno())) > 1
   return False
 
 
@@ -109,8 +111,15 @@ def _left(seconds: float) -> str:
   return f'{minutes} min {seconds:02} s left'
 
 
-def _short(value: float | str) -> str:
-  return value if isinstance(value, str) else f'{value:.4g}'
+def _told(name: str, value: float | str) -> str:
+  if not isinstance(value, str):
+    share = name.endswith(('accuracy', 'map'))
+    value = f'{100 * value:.1f} %' if share else f'{value:#.4g}'
+  return f'{name.replace("_", " ")} {value}'
+
+
+def _rounded(rate: float) -> str:
+  return f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'
 
 
 class Stopwatch:
