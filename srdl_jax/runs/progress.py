@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a run is and how fast: timed, and shown to a human."""
 
+import collections
 import contextlib
 import math
 import os
@@ -11,6 +12,9 @@ from srdl_jax import storage
 
 if TYPE_CHECKING:
   from srdl_jax.runs.bar import Bar
+
+# Of the intervals that speed is told from.
+_RECENT = 1000
 
 
 class Progress:
@@ -123,20 +127,23 @@ def _rounded(rate: float) -> str:
 
 
 class Stopwatch:
-  """Times the training steps of one process, pauses left out.
+  """Times the training steps of one process, pauses and compilation left out.
 
   Attributes:
-    seconds, steps: of training in the epoch so far. They may be given, to go
-      on with an epoch that another process began.
+    seconds, steps: of training in the epoch so far, with compilation. They may
+      be given, to go on with an epoch that another process began.
   """
 
   def __init__(self, seconds: float = 0.0, steps: int = 0) -> None:
     self.seconds = seconds
     self.steps = steps
-    self._created = time.monotonic()
-    self._all_steps = 0
-    self._since: float | None = None
-    self._shown = self._created
+    self._since = self._counted = self._shown = time.monotonic()
+    # Seconds and steps of the last chunks, and numbers of steps seen.
+    self._timed = collections.deque(maxlen=_RECENT)
+    self._sizes: set[int] = set()
+    self._all_steps = self._steps_to_pause = 0
+    self._stopped: float | None = None
+    self._pauses: list[float] = []
 
   def new_epoch(self) -> None:
     """Forgets the epoch so far."""
@@ -144,29 +151,59 @@ class Stopwatch:
 
   def start(self) -> None:
     """Training begins, or goes on after a pause."""
-    self._since = time.monotonic()
+    self._since = self._counted = time.monotonic()
+    if self._stopped is not None:
+      self._pauses.append(self._since - self._stopped)
+      self._steps_to_pause = self._all_steps
 
   def count(self, steps: int) -> None:
-    """Training has done so many more steps."""
+    """Training has done so many more steps, a chunk."""
+    now = time.monotonic()
+    if steps in self._sizes:
+      self._timed.append((now - self._counted, steps))
+    else:
+      # It was compiled while the chunk before it was waited for.
+      self._sizes.add(steps)
+      with contextlib.suppress(IndexError):
+        self._timed.pop()
+    self._counted = now
     self.steps += steps
     self._all_steps += steps
 
   def stop(self) -> float:
     """Training pauses; returns the seconds since `start`."""
-    seconds = time.monotonic() - self._since
-    self.seconds += seconds
-    self._since = None
-    return seconds
+    self._stopped = time.monotonic()
+    self.seconds += self._stopped - self._since
+    return self._stopped - self._since
 
   def steps_per_second(self) -> float:
-    """Returns the speed in this epoch."""
-    running = 0.0 if self._since is None else time.monotonic() - self._since
-    return self.steps / max(self.seconds + running, 1e-9)
+    """Returns the speed of late, NaN if it isn't known yet."""
+    return 1 / max(self._pace(), 1e-9)
 
   def seconds_left(self, steps: int) -> float:
-    """Returns how long so many steps will take, pauses included."""
-    elapsed = time.monotonic() - self._created
-    return elapsed / max(self._all_steps, 1) * steps
+    """Returns how long so many steps will take, pauses included.
+
+    NaN if it isn't known yet, which is until steps were timed.
+    """
+    if not steps or not self._timed:
+      return math.nan if steps else 0.0
+    return steps * (self._pace() + self._pause())
+
+  def _pace(self) -> float:
+    """Seconds a step."""
+    if not self._timed:
+      return math.nan
+    seconds, steps = map(sum, zip(*self._timed, strict=True))
+    return seconds / steps
+
+  def _pause(self) -> float:
+    """Seconds of pauses a step."""
+    count = len(self._pauses)
+    if count < 2:
+      return 0.0
+    # In one of them evaluation was compiled.
+    seconds = (sum(self._pauses) - max(self._pauses)) * count / (count - 1)
+    return seconds / self._steps_to_pause
 
   def due(self, seconds: float) -> bool:
     """Whether nothing has been due for so many seconds."""

@@ -13,11 +13,13 @@ import sys
 import termios
 import threading
 
+import clock
 import numpy as np
 import pytest
 import started
 
 from srdl_jax import storage
+from srdl_jax.runs import progress
 from srdl_jax.runs.progress import Progress
 
 _TIME = r'(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d '
@@ -413,3 +415,71 @@ print('rich' in sys.modules)
     [sys.executable, '-c', program], check=True, cwd=started.ROOT
   )
   assert ended.stdout == 'False\n'
+
+
+# Time left.
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+  """The time that the module sees."""
+  time = clock.Clock()
+  monkeypatch.setattr(progress, 'time', time)
+  return time
+
+
+def _chunks(watch, ticking, *chunks):
+  for seconds, steps in chunks:
+    ticking.sleep(seconds)
+    watch.count(steps)
+
+
+def test_nothing_is_estimated_before_steps_were_timed(ticking):
+  watch = progress.Stopwatch()
+  ticking.sleep(5)
+  watch.start()
+  assert math.isnan(watch.seconds_left(100))
+  assert math.isnan(watch.steps_per_second())
+  _chunks(watch, ticking, (600, 10))
+  assert math.isnan(watch.seconds_left(100))
+  assert math.isnan(watch.steps_per_second())
+  # Of nothing, the end is known.
+  assert watch.seconds_left(0) == 0
+  _chunks(watch, ticking, (2, 10))
+  assert watch.seconds_left(100) == pytest.approx(20)
+  assert watch.steps_per_second() == pytest.approx(5)
+  # What the epoch's record says is all that it took.
+  assert watch.stop() == watch.seconds == pytest.approx(602)
+
+
+def test_another_size_of_chunk_is_compiled_and_not_timed(ticking):
+  watch = progress.Stopwatch()
+  for _ in range(2):
+    watch.start()
+    # The last one is compiled before the metrics of the one before it are read.
+    first, last = (100, 60) if _ == 0 else (2, 2)
+    _chunks(watch, ticking, (first, 10), (2, 10), (last, 10), (1, 5))
+    watch.stop()
+    assert watch.seconds_left(10) == pytest.approx(2)
+
+
+def test_pauses_count_but_for_the_one_that_compiled(ticking):
+  watch = progress.Stopwatch()
+  left = []
+  for pause in (90, 4, 4, 4):
+    watch.start()
+    _chunks(watch, ticking, (1, 10), (1, 10))
+    watch.stop()
+    ticking.sleep(pause)
+    left.append(watch.seconds_left(200))
+  watch.start()
+  left.append(watch.seconds_left(200))
+  # Ten times twenty steps, in two seconds each and a pause.
+  assert left == pytest.approx([20, 20, 60, 60, 60])
+
+
+def test_time_left_follows_the_speed_of_late(ticking):
+  watch = progress.Stopwatch()
+  watch.start()
+  _chunks(watch, ticking, *[(1, 1)] * 2000, *[(3, 1)] * 1000)
+  assert watch.seconds_left(10) == pytest.approx(30)
