@@ -44,6 +44,8 @@ setup(
     'optax>=0.2.5',
     'orbax-checkpoint>=0.12',
     'pillow>=10.0',
+    # The bar on a terminal; Flax asks for as much.
+    'rich>=11.1',
     # The embedded data set.
     'scikit-learn>=1.5',
     'safetensors>=0.5',
@@ -52,7 +54,6 @@ setup(
     'tensorboardX>=2.6.2',
     'tensorflow-datasets>=4.9.9',
     'tensorstore>=0.1.76',
-    'tqdm>=4.66',
   ],
   extras_require={
     'cuda': ['jax[cuda12]>=0.10,!=0.10.2'],

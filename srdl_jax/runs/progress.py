@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a run is and how fast: timed, and shown to a human."""
 
+import collections
 import contextlib
 import math
 import os
 import time
-from typing import TextIO
-
-import tqdm
+from typing import TYPE_CHECKING, TextIO
 
 from srdl_jax import storage
 
-_BAR = '{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs{postfix}'
+if TYPE_CHECKING:
+  from srdl_jax.runs.bar import Bar
+
+# Of the intervals that speed is told from.
+_RECENT = 1000
 
 
 class Progress:
@@ -19,18 +22,21 @@ class Progress:
 
   def __init__(self, stream: TextIO | None, total_epochs: int):
     """Shows nothing yet; will draw a bar if the stream is a terminal."""
-    self._stream = stream and storage.Unfailing(stream)
+    if stream is not None and not isinstance(stream, storage.Unfailing):
+      stream = storage.Unfailing(stream)
+    self._stream = stream
     self._total = total_epochs
-    self._draws = _can_draw(stream)
-    self._bar: _Bar | None = None
+    self._draws = can_draw(stream)
+    self._bar: Bar | None = None
     self._told: tuple[int, int] | None = None
 
   def event(self, text: str) -> None:
-    """Says one line, above the bar where there is one."""
-    if self._bar is None:
-      storage.say(text, self._stream)
-    else:
-      self._bar.write(text, file=self._stream)
+    """Says one line: above the bar of a terminal, elsewhere with the time."""
+    if not self._draws:
+      text = f'{time.strftime("%H:%M:%S")} {text}'
+    storage.say(text, self._stream)
+    if self._bar is not None:
+      self._bar.draw()
 
   def show(
     self,
@@ -49,17 +55,26 @@ class Progress:
       stage: from 1.
       epoch: epochs done of all stages together, a fraction within one.
       epochs: of all stages together.
-      seconds_left: of the whole run.
+      images_per_second: NaN if that isn't known.
+      seconds_left: of the whole run; NaN if that isn't known.
       **shown: more to show, such as loss=0.53.
     """
-    notes = [f'{images_per_second:,.0f} images/s', _left(seconds_left)]
-    notes += [f'{name} {_short(value)}' for name, value in shown.items()]
+    # The last to be left out on a narrow terminal is the time, the first speed.
+    notes = [
+      (rank, _told(name, value))
+      for rank, (name, value) in enumerate(shown.items(), 1)
+    ]
+    if math.isfinite(images_per_second):
+      notes.append((0, f'{_rounded(images_per_second)} images/s'))
+    if math.isfinite(seconds_left) or not self._draws:
+      notes.append((len(notes) + 1, _left(seconds_left)))
     if self._draws:
-      self._move(f'stage {stage}/{stages}', epoch, ', '.join(notes))
+      where = f'stage {stage}/{stages}  epoch {epoch:.1f}/{epochs}'
+      self._move(where, epoch, notes)
     elif epoch == int(epoch) and self._told != (stage, epoch):
       self._told = (stage, epoch)
       where = f'stage {stage}/{stages}, epoch {epoch:g}/{epochs}'
-      self.event(', '.join([where, *notes]))
+      self.event(', '.join([where, *(note for _, note in notes)]))
 
   def close(self) -> None:
     """Leaves the bar where it is; may be called twice."""
@@ -67,34 +82,25 @@ class Progress:
       self._bar.close()
       self._bar = None
 
-  def _move(self, stage: str, done: float, notes: str) -> None:
+  def _move(
+    self, where: str, done: float, notes: list[tuple[int, str]]
+  ) -> None:
     if self._bar is None:
-      self._bar = _Bar(
-        desc=stage,
-        total=self._total,
-        initial=done,
-        postfix=notes,
-        file=self._stream,
-        bar_format=_BAR,
-        dynamic_ncols=True,
-        # By itself tqdm leaves out updates that are smaller than most.
-        miniters=0,
-      )
-    self._bar.set_description_str(stage, refresh=False)
-    self._bar.set_postfix_str(notes, refresh=False)
-    self._bar.update(done - self._bar.n)
+      # Who reads a file, or a report, doesn't wait for rich.
+      from srdl_jax.runs.bar import Bar
+
+      self._bar = Bar(self._stream, self._total)
+    self._bar.move(where, done, notes)
 
 
-class _Bar(tqdm.tqdm):
-  # The caller moves the bar often enough without a thread that watches it.
-  monitor_interval = 0
-
-
-def _can_draw(stream: TextIO | None) -> bool:
-  """Whether it is a terminal with a size; without one no bar is visible."""
+def can_draw(stream: TextIO | None) -> bool:
+  """Whether it is a terminal on which what is written can be taken back."""
+  if os.environ.get('TERM', '').lower() in ('', 'dumb', 'unknown'):
+    return False
   with contextlib.suppress(OSError, ValueError):
     if stream is not None and stream.isatty():
-      return os.get_terminal_size(stream.fileno()).lines > 1
+      # Without a size no bar is visible.
+      return min(os.get_terminal_size(stream.fileno())) > 1
   return False
 
 
@@ -109,25 +115,35 @@ def _left(seconds: float) -> str:
   return f'{minutes} min {seconds:02} s left'
 
 
-def _short(value: float | str) -> str:
-  return value if isinstance(value, str) else f'{value:.4g}'
+def _told(name: str, value: float | str) -> str:
+  if not isinstance(value, str):
+    share = name.endswith(('accuracy', 'map'))
+    value = f'{100 * value:.1f} %' if share else f'{value:#.4g}'
+  return f'{name.replace("_", " ")} {value}'
+
+
+def _rounded(rate: float) -> str:
+  return f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'
 
 
 class Stopwatch:
-  """Times the training steps of one process, pauses left out.
+  """Times the training steps of one process, pauses and compilation left out.
 
   Attributes:
-    seconds, steps: of training in the epoch so far. They may be given, to go
-      on with an epoch that another process began.
+    seconds, steps: of training in the epoch so far, with compilation. They may
+      be given, to go on with an epoch that another process began.
   """
 
   def __init__(self, seconds: float = 0.0, steps: int = 0) -> None:
     self.seconds = seconds
     self.steps = steps
-    self._created = time.monotonic()
-    self._all_steps = 0
-    self._since: float | None = None
-    self._shown = self._created
+    self._since = self._counted = self._shown = time.monotonic()
+    # Seconds and steps of the last chunks, and numbers of steps seen.
+    self._timed = collections.deque(maxlen=_RECENT)
+    self._sizes: set[int] = set()
+    self._all_steps = self._steps_to_pause = 0
+    self._stopped: float | None = None
+    self._pauses: list[float] = []
 
   def new_epoch(self) -> None:
     """Forgets the epoch so far."""
@@ -135,29 +151,59 @@ class Stopwatch:
 
   def start(self) -> None:
     """Training begins, or goes on after a pause."""
-    self._since = time.monotonic()
+    self._since = self._counted = time.monotonic()
+    if self._stopped is not None:
+      self._pauses.append(self._since - self._stopped)
+      self._steps_to_pause = self._all_steps
 
   def count(self, steps: int) -> None:
-    """Training has done so many more steps."""
+    """Training has done so many more steps, a chunk."""
+    now = time.monotonic()
+    if steps in self._sizes:
+      self._timed.append((now - self._counted, steps))
+    else:
+      # It was compiled while the chunk before it was waited for.
+      self._sizes.add(steps)
+      with contextlib.suppress(IndexError):
+        self._timed.pop()
+    self._counted = now
     self.steps += steps
     self._all_steps += steps
 
   def stop(self) -> float:
     """Training pauses; returns the seconds since `start`."""
-    seconds = time.monotonic() - self._since
-    self.seconds += seconds
-    self._since = None
-    return seconds
+    self._stopped = time.monotonic()
+    self.seconds += self._stopped - self._since
+    return self._stopped - self._since
 
   def steps_per_second(self) -> float:
-    """Returns the speed in this epoch."""
-    running = 0.0 if self._since is None else time.monotonic() - self._since
-    return self.steps / max(self.seconds + running, 1e-9)
+    """Returns the speed of late, NaN if it isn't known yet."""
+    return 1 / max(self._pace(), 1e-9)
 
   def seconds_left(self, steps: int) -> float:
-    """Returns how long so many steps will take, pauses included."""
-    elapsed = time.monotonic() - self._created
-    return elapsed / max(self._all_steps, 1) * steps
+    """Returns how long so many steps will take, pauses included.
+
+    NaN if it isn't known yet, which is until steps were timed.
+    """
+    if not steps or not self._timed:
+      return math.nan if steps else 0.0
+    return steps * (self._pace() + self._pause())
+
+  def _pace(self) -> float:
+    """Seconds a step."""
+    if not self._timed:
+      return math.nan
+    seconds, steps = map(sum, zip(*self._timed, strict=True))
+    return seconds / steps
+
+  def _pause(self) -> float:
+    """Seconds of pauses a step."""
+    count = len(self._pauses)
+    if count < 2:
+      return 0.0
+    # In one of them evaluation was compiled.
+    seconds = (sum(self._pauses) - max(self._pauses)) * count / (count - 1)
+    return seconds / self._steps_to_pause
 
   def due(self, seconds: float) -> bool:
     """Whether nothing has been due for so many seconds."""

@@ -4,9 +4,12 @@
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 
+from srdl_jax import storage
 from srdl_jax.errors import Interrupted
+from srdl_jax.runs import progress
 
 # Of these a second one ends the process at once.
 _INSIST = (signal.SIGINT, signal.SIGTERM)
@@ -67,13 +70,17 @@ def listen() -> Iterator[StopRequest]:
     if number in _INSIST or signal.getsignal(number) != signal.SIG_IGN
   }
 
+  # What has a bar on it is cleared, else the bar would mix with the line.
+  begin = f'\r{storage.ERASE}' if progress.can_draw(sys.stderr) else '\n'
+  line = f'{begin}Ending at the next checkpoint; Ctrl-C to end now.\n'.encode()
+
   def note(number, _frame):
     if not request.heard:
       request.signal_name = signal.Signals(number).name
       # The terminal may be what has gone.
       with contextlib.suppress(OSError):
         # Written at once: print is not safe within a handler.
-        os.write(2, b'\nEnding at the next checkpoint; Ctrl-C to end now.\n')
+        os.write(2, line)
     if number in _INSIST:
       restore(_INSIST)
 

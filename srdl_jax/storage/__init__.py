@@ -16,9 +16,10 @@ from srdl_jax.storage.files import (
   write_json,
 )
 from srdl_jax.storage.locks import is_held, lock
-from srdl_jax.storage.telling import Told, Unfailing, say
+from srdl_jax.storage.telling import ERASE, Told, Unfailing, say
 
 __all__ = [
+  'ERASE',
   'Path',
   'Told',
   'Unfailing',

@@ -10,18 +10,29 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 SECONDS_BETWEEN_LINES = 5.0
+# What a terminal shows from the cursor on.
+ERASE = '\x1b[J'
 
 
 class Unfailing:
-  """A text stream that swallows what can't be written, also when it ends."""
+  """A text stream that swallows what can't be written, also when it ends.
+
+  Attributes:
+    before_next: is called once, before the next text is written: whoever has
+      drawn something at the end of a terminal takes it away.
+  """
 
   def __init__(self, stream: TextIO):
     self._stream = stream
+    self.before_next: Callable[[], object] | None = None
 
   def __getattr__(self, name: str) -> Any:
     return getattr(self._stream, name)
 
   def write(self, text: str) -> int:
+    if text and self.before_next is not None:
+      before, self.before_next = self.before_next, None
+      before()
     with contextlib.suppress(OSError, ValueError):
       self._stream.write(text)
     return len(text)
