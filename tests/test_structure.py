@@ -29,7 +29,7 @@ experiment
 build knowledge
 trained
 evaluate feed cost
-predict
+predict weights.folder
 stage
 result
 srdl

@@ -127,7 +127,7 @@ class FinishedRun:
     schedule: [(epoch, rate)], from which epoch of the run on the learning rate
       has which value.
     jax: its version, '' where it isn't known.
-    commit: of the program, None where it isn't known.
+    version, commit: of the program; '' and None where they aren't known.
   """
 
   workdir: str
@@ -147,6 +147,7 @@ class FinishedRun:
   device_kind: str
   device_count: int
   jax: str
+  version: str
   commit: str | None
 
   @property
@@ -318,6 +319,7 @@ def _run(found: Mapping[str, Any], workdir: str) -> FinishedRun:
     device_kind=str(found['device']['kind']),
     device_count=int(found['device']['count']),
     jax=str((found.get('versions') or {}).get('jax') or ''),
+    version=str(found.get('version') or ''),
     commit=found.get('commit'),
   )
 

@@ -2,14 +2,16 @@
 """Weights in from PyTorch's files, and out as files that need no srdl_jax.
 
     python -m srdl_jax.weights import --from=FILE --model=resnet50 --out=DIR
-    python -m srdl_jax.weights export --workdir=DIR --out=FILE \
-        [--format=safetensors|stablehlo] [--checkpoint=final]
+    python -m srdl_jax.weights export --workdir=DIR --out=FOLDER|FILE \
+        [--format=folder|safetensors|stablehlo] [--checkpoint=final]
 
 `import` reads a state dict (.safetensors; .pth where PyTorch is installed) into
 a directory that any config starts from: --config.init.from_path=DIR. `export`
-writes a trained network as a state dict with PyTorch's names, or as a program:
-uint8 images [b, H, W, C] to probabilities [b, K], normalisation inside, for any
-batch size.
+writes a trained network, for which the run's data need not be there: a state
+dict with PyTorch's names; or a program, uint8 images [b, H, W, C] to
+probabilities [b, K], normalisation inside, for any batch size; or a folder with
+both, classes, a model card and a script that predicts without this package. The
+suffix of --out says which, unless --format does: none is a folder.
 """
 
 import functools
@@ -24,12 +26,18 @@ import safetensors.numpy
 from absl import flags
 
 from srdl_jax import command, models, storage, trained
+from srdl_jax import config as config_lib
 from srdl_jax import weights as weights_lib
 from srdl_jax.errors import CheckpointError, ConfigError
 from srdl_jax.experiment import Experiment
 from srdl_jax.runs import directory as run_directory
+from srdl_jax.runs import finished
+from srdl_jax.trained import Trained
+from srdl_jax.weights import folder
 from srdl_jax.weights import torch as torch_layout
 
+# What is written, by the suffix of its name; of others a state dict.
+_FORMS = {'': 'folder', '.stablehlo': 'stablehlo'}
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 # What changes a family's tensors, beside its name.
 VARIANTS: tuple[dict[str, Any], ...] = (
@@ -132,7 +140,10 @@ def to_stablehlo(predict: Callable[[Any], Any], shape: Sequence[int]) -> bytes:
 
 
 def export(
-  experiment: Experiment, directory: pathlib.Path, name: str, form: str
+  experiment: Experiment | Trained,
+  directory: pathlib.Path,
+  name: str,
+  form: str,
 ) -> bytes:
   """Returns the file of a run's checkpoint.
 
@@ -152,6 +163,29 @@ def export(
     return jax.nn.softmax(network.predict_step(variables, images))
 
   return to_stablehlo(predict, network.image_shape)
+
+
+def _folder(opened: Trained, name: str, out: pathlib.Path) -> list[str]:
+  """Writes a folder of a checkpoint; returns the names of its files."""
+  weights, program = (
+    export(opened, opened.workdir, name, form)
+    for form in ('safetensors', 'stablehlo')
+  )
+  (number,) = trained.load_members(opened.workdir, name, opened)
+  identity = run_directory.load_identity(opened.workdir)
+  run = None
+  if storage.exists(opened.workdir / run_directory.RESULT):
+    run = finished.read(opened.workdir)
+  return folder.write(
+    out,
+    weights=weights,
+    program=program,
+    described=opened.artefact,
+    number=number,
+    fields=config_lib.flatten(identity.config),
+    run=run,
+    checkpoint=name,
+  )
 
 
 def _required(name: str) -> str:
@@ -175,9 +209,13 @@ def main(argv: Sequence[str]) -> None:
     directory = run_directory.resolve(_required('workdir'))
     out = _path('out')
     args = flags.FLAGS
+    form = args.format or _FORMS.get(out.suffix, 'safetensors')
     with trained.precision([directory]):
-      experiment = trained.open_run(directory, args.data_dir)
-      content = export(experiment, directory, args.checkpoint, args.format)
+      opened = trained.open_networks(directory, args.data_dir)
+      if form == 'folder':
+        print(f'{out}: {", ".join(_folder(opened, args.checkpoint, out))}')
+        return
+      content = export(opened, directory, args.checkpoint, form)
     storage.replace(out, content)
     print(f'{out}: {len(content):,} bytes')
   else:
@@ -187,14 +225,16 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == '__main__':
   flags.DEFINE_string('from', None, 'import: file to read.')
   flags.DEFINE_string('model', None, 'import: a key of models.MODELS.')
-  flags.DEFINE_string('out', None, 'Directory (import) or file (export).')
+  flags.DEFINE_string(
+    'out', None, 'Directory (import); folder or file (export).'
+  )
   flags.DEFINE_string('workdir', None, 'export: run directory.')
   flags.DEFINE_string('checkpoint', 'final', 'export: final, best or stage_N.')
   flags.DEFINE_enum(
     'format',
-    'safetensors',
-    ['safetensors', 'stablehlo'],
-    'export: of the file.',
+    None,
+    ['folder', 'safetensors', 'stablehlo'],
+    'export: what is written, if not what the suffix of --out says.',
   )
   flags.DEFINE_string(
     'data_dir', None, 'export: TFDS directory, if not the one of the run.'
