@@ -70,15 +70,11 @@ class Details:
       'confusion.csv': self._confusion(counts),
     }
     confidence = np.exp(log_probs.max(-1))
-    worst = log_probs[np.arange(len(rows)), labels].argsort(kind='stable')
-    worst = worst[:_WORST]
     with matplotlib.rc_context(_STYLE):
       pictures = {
         'confusion.png': draw_confusion(counts, self._classes),
         'reliability.png': draw_reliability(confidence, said == labels),
-        'worst.png': self._draw_worst(
-          rows[worst], labels[worst], said[worst], confidence[worst]
-        ),
+        'worst.png': self._draw_worst(*self.worst(_WORST)),
       }
       files |= {name: _png(figure) for name, figure in pictures.items()}
     with storage.failures(directory):
@@ -86,6 +82,17 @@ class Details:
     for name, content in files.items():
       storage.replace(directory / name, content)
     return list(files)
+
+  def worst(self, count: int) -> tuple[np.ndarray, ...]:
+    """Returns rows, labels, predictions and their probabilities, each [count],
+    of the images whose label has the least probability, that one first."""
+    rows = np.concatenate(self._rows)
+    log_probs = np.concatenate(self._log_probs)
+    labels = self._split.labels[rows]
+    own = log_probs[np.arange(len(rows)), labels]
+    worst = own.argsort(kind='stable')[:count]
+    said, best = log_probs.argmax(-1), np.exp(log_probs.max(-1))
+    return rows[worst], labels[worst], said[worst], best[worst]
 
   def _name(self, row: int) -> str:
     """What a user finds the row's image by; its number at least."""

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation on other images than a run's, and what is behind its metrics."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import photos
+import pytest
+import started
+from PIL import Image
+
+from srdl_jax import data, evaluate, srdl, trained
+from srdl_jax.data import labelled
+from srdl_jax.errors import DataError
+from srdl_jax.evaluate import details
+from srdl_jax.runs import stop_request
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """new/<class>/<n>.png, and a run whose images are gone."""
+  place = tmp_path_factory.mktemp('elsewhere')
+  photos.write(place / 'images')
+  photos.write(place / 'new', count=4, seed=1)
+  config = photos.config(place / 'images')
+  srdl.run(config, str(place / 'run'), stop_request.StopRequest())
+  shutil.rmtree(place / 'images')
+  return place
+
+
+def _metrics(place, folder):
+  opened = trained.open_networks(place / 'run')
+  found = labelled.read(str(folder), opened.artefact.classes)
+  members = opened.members('final', found.records, found.labels)
+  return evaluate.classify(members)
+
+
+def test_labels_are_found_by_the_names_of_classes(place, tmp_path):
+  """Not by the order of the folders that happen to be there."""
+  alone = tmp_path / 'alone'
+  shutil.copytree(place / 'new' / 'sky', alone / 'sky')
+  found = labelled.read(str(alone), photos.CLASSES)
+  assert set(found.labels) == {2} and len(found.records) == 4
+  shares = [
+    _metrics(place, _only(place, tmp_path / name, name))['accuracy']
+    for name in photos.CLASSES
+  ]
+  whole = _metrics(place, place / 'new')
+  assert whole['examples'] == 12
+  np.testing.assert_allclose(whole['accuracy'], np.mean(shares))
+  assert whole['accuracy'] > 0.6
+
+
+def _only(place, folder, name):
+  shutil.copytree(place / 'new' / name, folder / name)
+  return folder
+
+
+@pytest.mark.parametrize('name', ['test', 'val'])
+def test_a_folder_of_splits_is_tested_on_its_test(place, tmp_path, name):
+  shutil.copytree(place / 'new', tmp_path / name)
+  (tmp_path / 'train' / 'sky').mkdir(parents=True)
+  assert _metrics(place, tmp_path) == _metrics(place, place / 'new')
+
+
+def test_what_is_wrong_with_a_folder_is_told(place, tmp_path):
+  with pytest.raises(DataError, match='there is no such folder'):
+    labelled.read(str(tmp_path / 'none'), photos.CLASSES)
+  with pytest.raises(DataError, match='there are no images'):
+    labelled.read(str(tmp_path), photos.CLASSES)
+  _only(place, tmp_path / 'a', 'sky')
+  (tmp_path / 'a' / 'sky').rename(tmp_path / 'a' / 'Sky')
+  with pytest.raises(DataError, match='no class Sky; it knows brick, grass'):
+    labelled.read(str(tmp_path / 'a'), photos.CLASSES)
+  _only(place, tmp_path / 'b', 'sky')
+  (tmp_path / 'b' / 'sky' / 'bad.png').write_bytes(b'')
+  with pytest.raises(DataError, match='sky/bad.png'):
+    labelled.read(str(tmp_path / 'b'), photos.CLASSES)
+
+
+def test_details_agree_with_the_metrics(place, tmp_path):
+  call = ['-m', 'srdl_jax.evaluate', f'--workdir={place / "run"}']
+  call += [f'--data={place / "new"}', f'--details={tmp_path / "details"}']
+  told = started.python(*call, check=True)
+  found = json.loads(told.stdout)
+  assert found['data'] == str(place / 'new') and found['examples'] == 12
+
+  def lines(name):
+    text = (tmp_path / 'details' / name).read_text()
+    return list(csv.DictReader(text.splitlines()))
+
+  predictions = lines('predictions.csv')
+  right = [line['label'] == line['predicted'] for line in predictions]
+  assert np.mean(right) == pytest.approx(found['accuracy'])
+  own = [float(line['of_label']) for line in predictions]
+  assert -np.mean(np.log(own)) == pytest.approx(found['nll'], rel=1e-4)
+  # An image's name leads to its label.
+  assert all(p['image'].split('/')[-2] == p['label'] for p in predictions)
+  confusion = lines('confusion.csv')
+  diagonal = sum(int(line[line['label']]) for line in confusion)
+  assert diagonal == sum(right)
+  for line in lines('per_class.csv'):
+    named = [p for p in predictions if p['label'] == line['class']]
+    assert int(line['images']) == len(named)
+    share = np.mean([p['predicted'] == p['label'] for p in named])
+    assert float(line['accuracy']) == pytest.approx(share)
+  for name in ('confusion', 'reliability', 'worst'):
+    with Image.open(tmp_path / 'details' / f'{name}.png') as picture:
+      assert min(picture.size) > 300
+
+
+def test_the_worst_images_are_those_of_least_probability():
+  pixels = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
+  split = data.Split('test', pixels, np.array([0, 1, 0, 1]), '')
+  found = details.Details(split, ['a', 'b'])
+  shares = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
+  found.add(np.arange(4), np.log(shares))
+  rows, labels, said, confidence = found.worst(2)
+  assert rows.tolist() == [2, 1] and labels.tolist() == [0, 1]
+  assert said.tolist() == [1, 0]
+  np.testing.assert_allclose(confidence, [0.8, 0.6], rtol=1e-6)
+
+
+def test_a_table_is_for_terminals(place):
+  from srdl_jax.evaluate import __main__ as command
+
+  text = command.table({'accuracy': 0.5, 'nll': 1.25, 'examples': 1200})
+  assert text.split('\n') == [
+    'accuracy                      50.00%',
+    'negative log-likelihood       1.2500 nats',
+    'images                        1,200',
+  ]
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--data=none'], 'there is no such folder'),
+    (['--data=x', '--split=train'], '--data goes without --split'),
+    (['--data=x', '--re_rank'], '--data goes without --re_rank'),
+    (['--data=tfds:nothing', '--data_dir=none'], 'nothing is not in none'),
+  ],
+)
+def test_bad_command_lines_are_one_line(place, arguments, message):
+  call = ['-m', 'srdl_jax.evaluate', f'--workdir={place / "run"}']
+  told = started.python(*call, *arguments)
+  assert told.returncode in (2, 3) and message in told.stderr
+  assert len(told.stderr.splitlines()) == 1

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New images, by the networks of runs."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import photos
+import pytest
+import started
+from PIL import Image
+
+from srdl_jax import data, predict, srdl, trained
+from srdl_jax.errors import ConfigError, DataError
+from srdl_jax.runs import stop_request
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """new/<class>/<n>.png, and a run whose images are gone."""
+  place = tmp_path_factory.mktemp('predict')
+  photos.write(place / 'images')
+  photos.write(place / 'new', count=3, seed=1)
+  config = photos.config(place / 'images')
+  srdl.run(config, str(place / 'run'), stop_request.StopRequest())
+  shutil.rmtree(place / 'images')
+  return place
+
+
+def said_of(place, files, name='final'):
+  return predict.of_files({place / 'run': name}, [str(file) for file in files])
+
+
+def test_photos_get_the_names_of_their_classes(place):
+  files = predict.find([str(place / 'new')])
+  said = said_of(place, files)
+  assert said.files == tuple(files) and len(files) == 9
+  np.testing.assert_allclose(said.probabilities.sum(-1), np.ones(9), rtol=1e-6)
+  best = [said.best(row, 1)[0][0] for row in range(9)]
+  right = [name == file.split('/')[-2] for name, file in zip(best, files)]
+  # Colours are learnt in eight epochs.
+  assert sum(right) >= 7
+
+
+def test_an_ensemble_is_the_mean_of_probabilities(place):
+  files = predict.find([str(place / 'new')])
+  one, two, both = (
+    said_of(place, files, name).probabilities
+    for name in ('stage_1', 'stage_2', 'ensemble')
+  )
+  assert np.abs(one - two).max() > 1e-3
+  np.testing.assert_allclose(both, (one + two) / 2, rtol=1e-6)
+
+
+def test_images_are_cut_as_those_that_were_tested(place, tmp_path):
+  """The same pixels through a data set and through a file of its size."""
+  opened = trained.open_networks(place / 'run')
+  rng = np.random.default_rng(0)
+  image = photos.draw(rng, 1, size=(40, 30))
+  image.save(tmp_path / 'a.png')
+  (member,) = opened.members(
+    'final',
+    data.folder_files.Files(str(tmp_path), ('a.png',)),
+    np.zeros(1, int),
+  )
+  view = data.images.StreamedImages(
+    data.folder_files.Files(str(tmp_path), ('a.png',)),
+    size=opened.artefact.image_shape[0],
+    resize=opened.artefact.resize,
+  )
+  seen = member.examples.split.images
+  np.testing.assert_array_equal(seen[np.arange(1)], view[np.arange(1)])
+
+
+def test_grey_images_of_the_size_are_seen_as_they_are(tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+  Image.fromarray(pixels).save(tmp_path / 'a.png')
+  files = data.folder_files.Files(str(tmp_path), ('a.png',))
+  seen = data.images.NewImages(files, (8, 8, 1), 8)
+  np.testing.assert_array_equal(seen[0], pixels[..., None])
+
+
+def test_images_are_stretched_where_nothing_is_cut(tmp_path):
+  Image.new('RGB', (10, 40), (1, 2, 3)).save(tmp_path / 'a.png')
+  files = data.folder_files.Files(str(tmp_path), ('a.png',))
+  seen = data.images.NewImages(files, (6, 4, 3), 0)
+  assert seen.shape == (1, 6, 4, 3)
+  np.testing.assert_array_equal(seen[0], np.full((6, 4, 3), (1, 2, 3)))
+
+
+def test_files_that_cannot_be_read_are_named_and_others_predicted(place):
+  good = str(place / 'new' / 'sky' / '0.png')
+  bad = place / 'bad.png'
+  bad.write_bytes(b'no image')
+  said = said_of(place, [bad, good])
+  assert said.files == (good,) and len(said.probabilities) == 1
+  alone = said_of(place, [good]).probabilities
+  np.testing.assert_array_equal(said.probabilities, alone)
+  (fault,) = said.faults
+  assert str(bad) in fault
+  with pytest.raises(DataError, match=r'1 of 2 file\(s\): .*bad.png'):
+    said.refuse_faults()
+
+
+def test_names_stand_for_files(tmp_path):
+  for name in ('b/2.JPG', 'b/1.png', 'b/c/3.webp', 'b/notes.txt', 'a.png'):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+  def found(*names):
+    names = predict.find([str(tmp_path / name) for name in names])
+    return [os.path.relpath(name, tmp_path) for name in names]
+
+  assert found('b') == ['b/1.png', 'b/2.JPG', 'b/c/3.webp']
+  assert found('*.png') == ['a.png'] and found('**/*.png')[-1] == 'b/1.png'
+  # A file that is named is taken, whatever its name; each once.
+  assert found('b/notes.txt', 'b/1.png', 'b')[:2] == ['b/notes.txt', 'b/1.png']
+  assert len(found('b/1.png', 'b')) == 3
+  for nothing in ('none.png', '*.gif'):
+    with pytest.raises(DataError, match='there is no such image'):
+      found(nothing)
+
+
+def test_networks_of_other_classes_are_not_asked_together(place, tmp_path):
+  photos.write(tmp_path / 'images')
+  (tmp_path / 'images' / 'sky').rename(tmp_path / 'images' / 'wood')
+  config = photos.config(tmp_path / 'images', method='vanilla', epochs=1)
+  srdl.run(config, str(tmp_path / 'run'), stop_request.StopRequest())
+  names = {place / 'run': 'final', tmp_path / 'run': 'final'}
+  with pytest.raises(ConfigError, match='know other classes'):
+    predict.of_files(names, predict.find([str(place / 'new')]))
+
+
+def test_command_line(place):
+  file = place / 'new' / 'grass' / '0.png'
+  call = ['-m', 'srdl_jax.predict', f'--workdir={place / "run"}']
+  expected = said_of(place, [file]).best(0, 2)
+  name, share = expected[0]
+  table = started.python(*call, '--top=2', file, check=True)
+  assert table.stdout.startswith(
+    f'…{str(file)[-47:]}   {name} {100 * share:.1f} %'
+  )
+  told = started.python(*call, '--top=2', '--format=json', file, check=True)
+  assert json.loads(told.stdout) == {
+    'file': str(file),
+    'predictions': [{'class': n, 'probability': p} for n, p in expected],
+  }
+  told = started.python(*call, '--top=2', '--format=csv', file, check=True)
+  header, line = told.stdout.splitlines()
+  assert header == 'file,class_1,probability_1,class_2,probability_2'
+  assert line.split(',')[1] == name
+  (place / 'bad.png').write_bytes(b'')
+  told = started.python(*call, place / 'bad.png', file)
+  assert told.returncode == 3 and 'bad.png' in told.stderr
+  assert name in told.stdout
+  told = started.python(*call)
+  assert told.returncode == 2 and 'Name images' in told.stderr
