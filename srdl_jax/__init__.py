@@ -26,6 +26,7 @@ To be read in this order:
 
 Packages:
 
+  command    what all commands share: names, flags, help, errors, ends
   data       data sets in an order that never changes, in memory or streamed
   models     networks by name, one family a file
   targets    where the soft targets of a step come from, one method a file
@@ -37,7 +38,7 @@ Packages:
   reproduce  the paper's rows, and sweeps over them
   report     finished runs beside the paper's tables
 
-Beside them: errors, command (what all commands share), result (result.json),
+Beside them: errors, __main__ (every command by its name), result (result.json),
 imported (a finished run that teaches), trained (a run's networks, opened
 again), cost, flops, rank (metrics of given features), cpu (a process's use of
 it).

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run costs: multiply-adds, the compiler's FLOPs, the paper's TrCost.
 
-    python -m srdl_jax.cost --config=configs/cifar100.py:method=srdl
+    python -m srdl_jax.cost --config=FILE[:ARGUMENTS]
 
 prints both counts stage by stage. It trains nothing, and the data set need not
 be there. What the numbers mean is in docs/cost.md.
