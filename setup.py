@@ -41,8 +41,11 @@ def commit() -> str:
 
 def write_commit(folder: str) -> None:
   """Writes the commit, if it is known, below a folder that is built."""
+  path = pathlib.Path(folder) / COMMIT
   if found := commit():
-    (pathlib.Path(folder) / COMMIT).write_text(f'{found}\n')
+    path.write_text(f'{found}\n')
+  else:  # Of an earlier build.
+    path.unlink(missing_ok=True)
 
 
 class BuildPy(build_py):

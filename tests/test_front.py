@@ -232,8 +232,12 @@ def test_a_fields_line_has_default_meaning_and_range(monkeypatch):
     next(line for line in lines if line.startswith('optimiser.learn')),
   )
   text = ' '.join(' '.join(lines).split())
+  assert 'cifar100 one of the data sets above.' in text
+  assert 'network, one of the models above.' in text
   for field in FIELDS.values():
-    for told in (field.meaning, usage.shown(field.default), field.range[1:]):
+    # Tables of names stand above.
+    meaning = field.meaning.partition('a key of')[0]
+    for told in (meaning, usage.shown(field.default), field.range[1:]):
       assert ' '.join(told.split()) in text, told
 
 

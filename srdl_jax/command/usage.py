@@ -165,7 +165,13 @@ def shown(value: object) -> str:
 def _meaning(field: Field) -> str:
   values = 'True or False' if isinstance(field.default, bool) else field.range
   ended = f'{values[:1].upper()}{values[1:]}.' if values else ''
-  return f'{field.meaning}. {ended}'
+  meaning = re.sub(r'a key of \w+\.(\w+)', _above, field.meaning)
+  return f'{meaning}. {ended}'
+
+
+def _above(table_of: re.Match) -> str:
+  names = {'DATASETS': 'data sets'}.get(table_of[1], table_of[1].lower())
+  return f'one of the {names} above'
 
 
 def fields() -> str:
