@@ -38,6 +38,11 @@ COMMANDS: dict[str, Command] = {
       '--workdir=runs/a --workdir=runs/b:stage_1 --split=train',
     ),
   ),
+  'predict': Command(
+    'srdl_jax.predict',
+    'name what images of your own show',
+    ('--workdir=runs/mine photo.jpg',),
+  ),
   'report': Command(
     'srdl_jax.report',
     "show runs beside the paper's tables",
