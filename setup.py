@@ -3,8 +3,11 @@
 
 import pathlib
 import re
+import subprocess
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
@@ -12,6 +15,55 @@ VERSION = re.search(
   (HERE / 'srdl_jax' / '__init__.py').read_text(),
   re.MULTILINE,
 )[1]
+# Written into what is built, never into the sources: git tells the commit of a
+# checkout. runs/environment.py reads it.
+COMMIT = 'srdl_jax/_commit'
+
+
+def commit() -> str:
+  """Returns the commit of these sources, '' where nobody knows it."""
+  if (HERE / COMMIT).is_file():  # An unpacked sdist.
+    return (HERE / COMMIT).read_text().strip()
+  git = ['git', '-C', str(HERE)]
+  try:
+    # Within someone else's repository this file isn't tracked.
+    for ask in (
+      ['ls-files', '--error-unmatch', 'setup.py'],
+      ['describe', '--always', '--dirty', '--abbrev=12'],
+    ):
+      told = subprocess.run(
+        [*git, *ask], capture_output=True, check=True, text=True
+      ).stdout
+  except (OSError, subprocess.CalledProcessError):
+    return ''
+  return told.strip()
+
+
+def write_commit(folder: str) -> None:
+  """Writes the commit, if it is known, below a folder that is built."""
+  path = pathlib.Path(folder) / COMMIT
+  if found := commit():
+    path.write_text(f'{found}\n')
+  else:  # Of an earlier build.
+    path.unlink(missing_ok=True)
+
+
+class BuildPy(build_py):
+  """Records the commit in a wheel, but not in an editable install."""
+
+  def run(self):
+    super().run()
+    if not getattr(self, 'editable_mode', False):
+      write_commit(self.build_lib)
+
+
+class Sdist(sdist):
+  """Records the commit for wheels that are built of an sdist."""
+
+  def make_release_tree(self, base_dir, files):
+    super().make_release_tree(base_dir, files)
+    write_commit(base_dir)
+
 
 setup(
   name='srdl_jax',
@@ -20,7 +72,14 @@ setup(
   long_description=(HERE / 'README.md').read_text(),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
-  packages=find_packages(include=['srdl_jax', 'srdl_jax.*']),
+  packages=[
+    *find_packages(include=['srdl_jax', 'srdl_jax.*']),
+    # --config=NAME in any directory: command/bundled.py looks for them.
+    'srdl_jax.configs',
+  ],
+  package_dir={'srdl_jax.configs': 'configs'},
+  cmdclass={'build_py': BuildPy, 'sdist': Sdist},
+  entry_points={'console_scripts': ['srdl = srdl_jax.__main__:main']},
   python_requires='>=3.11',
   install_requires=[
     'absl-py>=2.1',
@@ -64,6 +123,9 @@ setup(
       'pytest>=8.0',
       'pytest-xdist>=3.5',
       'ruff>=0.9',
+      # A wheel is built, and used, without the network.
+      'setuptools>=68',
+      'wheel>=0.42',
       # Buckets, served by a program of the tests.
       'etils[epath-gcs]>=1.9.1',
       # What launches a run is checked, too.

@@ -7,6 +7,8 @@
 DIR holds train/<class>/ and val/<class>/ (or test/<class>/) with the images;
 or <class>/ alone, of which a fifth is then held out for testing.
 
+A step takes 256 images: of few, set --config.batch_size=32 or the like.
+
 Arguments: path=DIR, without a comma in it; size=224, the side in pixels that
 the network gets; model=resnet50, method=srdl|vanilla|..., recipe=paper|strong.
 """

@@ -26,6 +26,7 @@ To be read in this order:
 
 Packages:
 
+  command    what all commands share: names, flags, help, errors, ends
   data       data sets in an order that never changes, in memory or streamed
   models     networks by name, one family a file
   targets    where the soft targets of a step come from, one method a file
@@ -39,7 +40,7 @@ Packages:
   predict    what trained networks say of new images
   report     finished runs beside the paper's tables
 
-Beside them: errors, command (what all commands share), api (from Python),
+Beside them: errors, __main__ (every command by its name), api (from Python),
 result (result.json), artefact (model.json: what networks see and say), imported
 (a finished run that teaches), trained (a run's networks, opened again), rank
 (metrics of given features), cpu (a process's use of it).

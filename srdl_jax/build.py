@@ -288,9 +288,11 @@ def choose_examples(
     dataset.train.labels, **config_lib.subset(config)
   )
   if len(train_rows) < config.batch_size:
+    # A power of two, which devices and pairs share; some steps an epoch.
+    fits = 1 << max(len(train_rows) // 4, 1).bit_length() - 1
     raise ConfigError(
       f'batch_size = {config.batch_size} is larger than the '
-      f'{len(train_rows)} training examples.'
+      f'{len(train_rows)} training examples; --config.batch_size={fits} fits.'
     )
   if isinstance(dataset.test, data.Retrieval):
     measure.refuse_impossible(dataset.test)

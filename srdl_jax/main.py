@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a configuration, or goes on where it was interrupted.
 
-python -m srdl_jax.main --config=configs/digits.py --workdir=runs/digits
+python -m srdl_jax.main --config=FILE[:ARGUMENTS] --workdir=DIR
 """
 
 import sys

@@ -4,6 +4,7 @@
 import functools
 import json
 import pathlib
+import re
 import runpy
 
 import flax.linen as nn
@@ -132,3 +133,16 @@ def test_densenets_have_the_papers_epochs(name):
   get_config = runpy.run_path(str(CONFIGS / f'{name}.py'))['get_config']
   assert get_config('model=densenet_bc_190_40').epochs == 300
   assert get_config('model=resnet32').epochs == get_config().epochs == 200
+
+
+@pytest.mark.parametrize('method', ['vanilla', 'cs_kd'])
+@pytest.mark.parametrize('each', [1, 2, 20])
+def test_a_batch_larger_than_the_data_is_told_one_that_fits(method, each):
+  fields = {'method': method, 'data.examples_per_class': each}
+  with pytest.raises(ConfigError) as caught:
+    build.build(tiny.config(**fields, batch_size=4096))
+  fits = int(
+    re.search(r'; --config.batch_size=(\d+) fits', str(caught.value))[1]
+  )
+  if (method, each) != ('cs_kd', 1):  # A pair is of one class.
+    build.build(tiny.config(**fields, batch_size=fits))

@@ -387,7 +387,7 @@ def test_evaluation_of_a_checkpoint_that_is_not_there(
     (
       ['main', '--config=configs/digits.py', '--config.sed=3'],
       2,
-      "'sed' Did you mean .seed",
+      "'sed'; did you mean --config.seed",
     ),
     (
       ['main', '--config=configs/digits.py', '--config.epochs=many'],

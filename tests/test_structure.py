@@ -18,9 +18,9 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
 LADDER = """
 errors fields
 cpu config storage metrics losses schedules augment targets
-command models methods
+models methods
 data train_state parallel
-steps runs
+steps runs command
 network
 weights retrieval flatness reproduce
 soft_targets report
@@ -36,6 +36,7 @@ srdl
 api
 main rank cost.__main__ predict.__main__ weights.__main__
 flatness.__main__ reproduce.__main__ report.__main__
+data.prepare command.config __main__
 """
 RUNG = {u: n for n, line in enumerate(LADDER.split('\n')) for u in line.split()}
 # What else than errors, and themselves, they may know.
@@ -163,7 +164,7 @@ def test_config_dicts_stop_at_the_upper_rungs():
   }
   assert users <= {
     'config',
-    'command',
+    'command.given',
     'methods',
     'api',
     'artefact',
@@ -182,7 +183,7 @@ def test_the_flat_folder_is_a_table_of_contents():
   flat = [path for path in FILES.values() if path.parent == PACKAGE]
   assert len(flat) <= 30
   told = set(re.findall(r'^  (\w\w+)  +\S', FILES[''].read_text(), re.M))
-  beside = {'errors', 'command', 'result', 'trained', 'imported'}
+  beside = {'errors', '__main__', 'result', 'trained', 'imported'}
   beside |= {'rank', 'cpu', 'artefact', 'api'}
   packages = {name for name in PACKAGES if name and '.' not in name}
   assert told == {path.stem for path in flat} - beside - {'__init__'} | packages

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Says what a run costs, before it is trained.
 
-    python -m srdl_jax.cost --config=configs/cifar100.py:method=srdl
+    python -m srdl_jax.cost --config=FILE[:ARGUMENTS]
 
 prints multiply-adds, the compiler's FLOPs and the paper's TrCost, stage by
 stage. It trains nothing, and the data set need not be there. What the numbers

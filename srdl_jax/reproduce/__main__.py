@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the rows of the paper's tables and figures, and reports them.
 
-    python -m srdl_jax.reproduce table1 --workdir=runs/paper
-    python -m srdl_jax.reproduce all --scale=smoke --workdir=runs/smoke
+    python -m srdl_jax.reproduce TABLE... --workdir=DIR [--scale=full|...]
+    python -m srdl_jax.reproduce TABLE... --dry-run [--workdir=DIR]
 
-What is finished isn't trained again: the same command goes on after any kill.
+TABLE is all, table1 to table6, imagenet, fig3, fig4 or budget; or, which all
+leaves out, controls, arena or noise. What is finished isn't trained again: the
+same command goes on after any kill.
 """
 
 import fnmatch
@@ -167,7 +169,8 @@ def refuse_damaged(jobs: Sequence[sweep.Job]) -> None:
 def main(argv: Sequence[str]) -> None:
   """Runs the tables that the command line names."""
   args = flags.FLAGS
-  if not args.workdir or not argv[1:]:
+  dry = args['dry-run'].value
+  if not (args.workdir or dry) or not argv[1:]:
     raise ConfigError(
       'Name tables and a directory: python -m srdl_jax.reproduce table1 '
       f'--workdir=DIR. Tables: {", ".join(TABLES)}, or all (but '
@@ -179,7 +182,7 @@ def main(argv: Sequence[str]) -> None:
   shard = _shard(args.shard)
   rows = choose(argv[1:], scale, args.rows)
   rows, reason = scales.possible(rows, args.weights)
-  root = run_directory.local(args.workdir).absolute()
+  root = run_directory.local(args.workdir or '.').absolute()
 
   def seeds(row: Row) -> int:
     return args.seeds or min(scales.SCALES[scale].seeds, row.seeds)
@@ -198,7 +201,7 @@ def main(argv: Sequence[str]) -> None:
     raise ConfigError(f'Nothing to do: {why}.')
   refuse_damaged(jobs)
   failed, unreported = {}, ''
-  if args['dry-run'].value:
+  if dry:
     print(table_of(root, rows, seeds, extra))
     print(_estimate(jobs, args.jobs))
   else:
@@ -208,7 +211,7 @@ def main(argv: Sequence[str]) -> None:
       unreported = _report(root)
   if reason:
     print(f'Left out: {reason}.')
-  if not (failed or unreported or args['dry-run'].value):
+  if not (failed or unreported or dry):
     print(f'All {len(jobs)} jobs are done.')
   if failed or unreported:
     listed = ''.join(f'\n  {name}: {why}' for name, why in failed.items())

@@ -11,12 +11,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from srdl_jax import config as config_lib
+from srdl_jax.command import bundled
 from srdl_jax.errors import ConfigError, unknown
 from srdl_jax.reproduce import arena, paper
 from srdl_jax.reproduce.paper import NAMES, Fields, Row, Setting
 
 TABLES = paper.TABLES | arena.TABLES
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,13 +215,8 @@ def config(setting: Setting) -> ConfigDict:
 
 @functools.cache
 def _file(name: str) -> Any:
-  path = CONFIGS / f'{name}.py'
-  if not path.exists():
-    raise ConfigError(
-      f'{path} is missing: install the project from its checkout (pip install '
-      '-e .).'
-    )
-  # configs/ can be imported from the repository's root alone.
+  # Not imported by name: in a checkout they lie outside of the package.
+  path = bundled.path(name)
   spec = importlib.util.spec_from_file_location(f'srdl_jax_config_{name}', path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

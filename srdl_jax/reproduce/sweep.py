@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from srdl_jax import cpu, storage
+from srdl_jax.command import bundled
 from srdl_jax.errors import EXIT_CODES
 from srdl_jax.reproduce import scales, worker
 from srdl_jax.reproduce.paper import Row, Setting
@@ -87,7 +88,7 @@ def run_jobs(
     command = (
       '-m',
       'srdl_jax.main',
-      f'--config={scales.CONFIGS.parent / setting.config}',
+      f'--config={bundled.path(setting.file)}:{setting.arguments}',
       *(f'--config.{name}={value}' for name, value in fields),
       f'--workdir={place}',
     )

@@ -119,7 +119,9 @@ def _commit() -> str | None:
       text=True,
     ).stdout.strip()
   except (OSError, subprocess.CalledProcessError):
-    return None
+    # setup.py recorded it in what it built.
+    recorded = pathlib.Path(__file__).parents[1] / '_commit'
+    return recorded.read_text().strip() if recorded.is_file() else None
 
 
 @contextlib.contextmanager

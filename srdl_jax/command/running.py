@@ -4,21 +4,28 @@
 import functools
 import logging
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
 
 from srdl_jax import storage
+from srdl_jax.command import given, usage
 from srdl_jax.errors import ConfigError, SrdlError
 
 
 def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
   # A wrong config field, type or file fails here, before main.
+  if usage.is_asked(arguments[1:]):
+    # Its reader may have seen enough.
+    sys.stdout = storage.Unfailing(sys.stdout)
+    print(usage.text(), end='')
+    sys.exit(0)
+  known = 'config' in flags.FLAGS
   try:
+    if known:
+      arguments = given.resolved(arguments)
     rest = flags.FLAGS(list(arguments))
     if len(rest) > 1 and not positional:
       raise ConfigError(f'Unexpected argument {rest[1]!r}.')
@@ -38,8 +45,7 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
     # A file that cannot be read says all in the last.
     first = '' if lines[-1].strip().startswith('[Errno') else lines[0].strip()
     text = ' '.join(filter(None, dict.fromkeys((first, lines[-1].strip()))))
-    known = 'config' in flags.FLAGS
-    fields = ', and srdl_jax/fields.py for the fields' if known else ''
+    fields = ', which lists the fields' if known else ''
     raise ConfigError(f'Command line: {text} (See --help{fields}.)') from error
 
 
@@ -69,27 +75,6 @@ def _prepare_streams() -> None:
   absl_logging.get_absl_handler().python_handler.setStream(sys.stderr)
 
 
-def define_config() -> None:
-  """Defines the flag --config=FILE:ARGUMENTS and those of its fields."""
-  config_flags.DEFINE_config_file(
-    'config', None, 'Configuration file, and its arguments behind a colon.'
-  )
-
-
-def given_config() -> ConfigDict:
-  """Returns what --config says.
-
-  Raises:
-    ConfigError: it is missing, or its file is.
-  """
-  if flags.FLAGS.config is None:
-    raise ConfigError('--config=FILE is missing, such as configs/digits.py.')
-  path = config_flags.get_config_filename(flags.FLAGS['config']).split(':')[0]
-  if not pathlib.Path(path).is_file():
-    raise ConfigError(f'--config={path}: there is no such file.')
-  return flags.FLAGS.config
-
-
 def run(
   main: Callable[[Sequence[str]], None], *, positional: bool = False
 ) -> None:
@@ -115,7 +100,7 @@ def run(
     storage.say('error: interrupted; what was saved is intact.')
     sys.exit(130)
   except SystemExit as ended:
-    # absl ends --help with 1.
-    if {'--help', '--helpfull', '-h'} & set(sys.argv[1:]):
+    # absl ends it with 1.
+    if '--helpfull' in sys.argv[1:]:
       sys.exit(0)
     raise ended

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration files that come along, from any directory."""
+
+import ast
+import pathlib
+
+from srdl_jax.errors import ConfigError, unknown
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+
+
+def folder() -> pathlib.Path:
+  """Returns where they are: in the package, or beside it in a checkout."""
+  installed = _PACKAGE / 'configs'
+  return installed if installed.is_dir() else _PACKAGE.parent / 'configs'
+
+
+def names() -> list[str]:
+  """Returns what --config calls them."""
+  return sorted(path.stem for path in folder().glob('*.py'))
+
+
+def about(name: str) -> str:
+  """Returns the first line of a file's docstring."""
+  text = path(name).read_text()
+  return (ast.get_docstring(ast.parse(text)) or '').partition('\n')[0]
+
+
+def path(name: str) -> pathlib.Path:
+  """Returns one of these files.
+
+  Raises:
+    ConfigError: there is none of this name; the names are listed.
+  """
+  if name not in names():
+    raise ConfigError(unknown('configuration', name, names()))
+  return folder() / f'{name}.py'
+
+
+def find(given: str) -> pathlib.Path:
+  """Returns the file that --config=given means.
+
+  Args:
+    given: a path, which wins where there is such a file; or the name of one of
+      these, also as NAME.py and configs/NAME.py.
+
+  Raises:
+    ConfigError: it is neither; the names are listed.
+  """
+  there = pathlib.Path(given)
+  if there.is_file():
+    return there
+  name = given.removeprefix('configs/').removesuffix('.py')
+  if name in names():
+    return path(name)
+  raise ConfigError(
+    f'--config={given}: there is no such file, and none of this name comes '
+    f'along; known: {", ".join(names())}.'
+  )
