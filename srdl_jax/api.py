@@ -16,8 +16,10 @@ import contextlib
 import dataclasses
 import functools
 import json
+import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -335,19 +337,16 @@ def fit(
         'axis_name, over which batch norm would average.'
       )
     config.devices = 1
-  place = None
-  if workdir is None:
-    place = tempfile.TemporaryDirectory(prefix='srdl_jax_')
-    workdir = place.name
+  place = workdir or tempfile.mkdtemp(prefix='srdl_jax_')
   entry = data.Entry(lambda location: dataset)
   with (
     _known(models.MODELS, OWN_MODEL, model),
     _known(data.DATASETS, OWN_DATA, entry),
   ):
-    _train(config, workdir)
-  run = load(workdir, model=model)
-  # It goes with the run.
-  run._place = place
+    _train(config, place)
+  run = load(place, model=model)
+  if workdir is None:
+    weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)
   return run
 
 

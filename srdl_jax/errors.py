@@ -67,12 +67,16 @@ class Interrupted(SrdlError):
   exit_code = 75
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+def unknown(
+  kind: str, name: object, known: Iterable[str], *, own: bool = False
+) -> str:
   """Returns the text for a name that isn't one of those known.
 
   Args:
     kind: what is named, such as 'data set'.
     name: what was given.
     known: the names there are, in the order in which they are told.
+    own: whether a user's module may add others.
   """
-  return f'Unknown {kind} {name!r}; known: {", ".join(known)}.'
+  text = f'Unknown {kind} {name!r}; known: {", ".join(known)}.'
+  return f'{text} Those of your own come by --import=MODULE.' if own else text

@@ -252,7 +252,7 @@ def create(config: ConfigDict) -> tuple[Stage, ...]:
       field is set that the method has no use for.
   """
   if config.method not in METHODS:
-    raise ConfigError(unknown('method', config.method, METHODS))
+    raise ConfigError(unknown('method', config.method, METHODS, own=True))
   source = 'online' if config.distillation.online else 'bank'
   stages = tuple(
     dataclasses.replace(

@@ -39,6 +39,8 @@ def config(folder: pathlib.Path, **fields):
       'augment.padding': 0,
       'batch_size': 8,
       'epochs': 8,
+      # Else a network of these few pixels diverges.
+      'optimiser.learning_rate': 0.01,
       **fields,
     }
   )

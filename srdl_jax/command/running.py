@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a command's main(): known errors become one line and an exit code."""
 
+import argparse
 import functools
+import importlib
 import logging
 import os
 import sys
@@ -15,6 +17,32 @@ from srdl_jax.command import given, usage
 from srdl_jax.errors import ConfigError, SrdlError
 
 
+def _import(arguments: Sequence[str]) -> None:
+  """Imports what --import names: before the other flags are understood, as it
+  may add fields to them.
+
+  Raises:
+    ConfigError: there is no such module.
+  """
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  parser.add_argument('--import', '-import', dest='names', action='append')
+  end = arguments.index('--') if '--' in arguments else len(arguments)
+  given, _ = parser.parse_known_args(arguments[1:end])
+  # As `python -m` has it; a console script has its own folder.
+  if given.names and os.getcwd() not in sys.path:
+    sys.path.insert(0, os.getcwd())
+  for name in given.names or ():
+    try:
+      importlib.import_module(name)
+    except ModuleNotFoundError as error:
+      # What it wants itself, and isn't there, keeps its traceback.
+      if error.name != name:
+        raise
+      raise ConfigError(
+        f'--import={name}: there is no such module, here or installed.'
+      ) from error
+
+
 def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
   # A wrong config field, type or file fails here, before main.
   if usage.is_asked(arguments[1:]):
@@ -22,6 +50,7 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
     sys.stdout = storage.Unfailing(sys.stdout)
     print(usage.text(), end='')
     sys.exit(0)
+  _import(arguments)
   known = 'config' in flags.FLAGS
   try:
     if known:
@@ -88,6 +117,10 @@ def run(
     positional: whether it takes arguments that are no flags.
   """
   _prepare_streams()
+  if 'import' not in flags.FLAGS:
+    flags.DEFINE_multi_string(
+      'import', [], 'Module of your own networks, data sets or methods.'
+    )
   try:
     app.run(
       main,

@@ -36,6 +36,7 @@ def text() -> str:
   takes_config = 'config' in flags.FLAGS
   if takes_config:
     own = [flags.FLAGS['config'], *own]
+  own = [*own, *([flags.FLAGS['import']] if 'import' in flags.FLAGS else [])]
   if own:
     parts.append('flags:\n' + _columns(map(_flag, own)))
   if takes_config:

@@ -289,5 +289,6 @@ def load(name: str, **source: str | int) -> Dataset:
     DataError: the data is missing, damaged or in a form that can't be read.
   """
   if name not in DATASETS:
-    raise ConfigError(unknown('data set', name, sorted(DATASETS)))
+    known = sorted(DATASETS)
+    raise ConfigError(unknown('data set', name, known, own=True))
   return DATASETS[name].load(Location(**source))

@@ -45,7 +45,7 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
     ConfigError: the name or an option's value is unknown.
   """
   if name not in MODELS:
-    raise ConfigError(unknown('model', name, MODELS))
+    raise ConfigError(unknown('model', name, MODELS, own=True))
   try:
     return MODELS[name](num_classes=num_classes, **options)
   except TypeError as error:

@@ -82,8 +82,9 @@ def test_what_is_wrong_with_a_folder_is_told(place, tmp_path):
 
 def test_details_agree_with_the_metrics(place, tmp_path):
   call = ['-m', 'srdl_jax.evaluate', f'--workdir={place / "run"}']
+  call.append('--import=tiny')
   call += [f'--data={place / "new"}', f'--details={tmp_path / "details"}']
-  told = started.python(*call, check=True)
+  told = started.python(*call, check=True, cwd=started.ROOT / 'tests')
   found = json.loads(told.stdout)
   assert found['data'] == str(place / 'new') and found['examples'] == 12
 
@@ -145,6 +146,7 @@ def test_a_table_is_for_terminals(place):
 )
 def test_bad_command_lines_are_one_line(place, arguments, message):
   call = ['-m', 'srdl_jax.evaluate', f'--workdir={place / "run"}']
-  told = started.python(*call, *arguments)
+  call.append('--import=tiny')
+  told = started.python(*call, *arguments, cwd=started.ROOT / 'tests')
   assert told.returncode in (2, 3) and message in told.stderr
   assert len(told.stderr.splitlines()) == 1

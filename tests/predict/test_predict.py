@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """New images, by the networks of runs."""
 
+import functools
 import json
 import os
 import shutil
@@ -38,7 +39,8 @@ def test_photos_get_the_names_of_their_classes(place):
   assert said.files == tuple(files) and len(files) == 9
   np.testing.assert_allclose(said.probabilities.sum(-1), np.ones(9), rtol=1e-6)
   best = [said.best(row, 1)[0][0] for row in range(9)]
-  right = [name == file.split('/')[-2] for name, file in zip(best, files)]
+  labels = [file.split('/')[-2] for file in files]
+  right = [one == two for one, two in zip(best, labels, strict=True)]
   # Colours are learnt in eight epochs.
   assert sum(right) >= 7
 
@@ -136,24 +138,29 @@ def test_networks_of_other_classes_are_not_asked_together(place, tmp_path):
 def test_command_line(place):
   file = place / 'new' / 'grass' / '0.png'
   call = ['-m', 'srdl_jax.predict', f'--workdir={place / "run"}']
+  python = functools.partial(started.python, cwd=started.ROOT / 'tests')
+  told = python(*call, file)
+  assert told.returncode == 2 and "Unknown model 'tiny'" in told.stderr
+  assert told.stderr.endswith('come by --import=MODULE.\n')
+  call.append('--import=tiny')
   expected = said_of(place, [file]).best(0, 2)
   name, share = expected[0]
-  table = started.python(*call, '--top=2', file, check=True)
+  table = python(*call, '--top=2', file, check=True)
   assert table.stdout.startswith(
     f'…{str(file)[-47:]}   {name} {100 * share:.1f} %'
   )
-  told = started.python(*call, '--top=2', '--format=json', file, check=True)
+  told = python(*call, '--top=2', '--format=json', file, check=True)
   assert json.loads(told.stdout) == {
     'file': str(file),
     'predictions': [{'class': n, 'probability': p} for n, p in expected],
   }
-  told = started.python(*call, '--top=2', '--format=csv', file, check=True)
+  told = python(*call, '--top=2', '--format=csv', file, check=True)
   header, line = told.stdout.splitlines()
   assert header == 'file,class_1,probability_1,class_2,probability_2'
   assert line.split(',')[1] == name
   (place / 'bad.png').write_bytes(b'')
-  told = started.python(*call, place / 'bad.png', file)
+  told = python(*call, place / 'bad.png', file)
   assert told.returncode == 3 and 'bad.png' in told.stderr
   assert name in told.stdout
-  told = started.python(*call)
+  told = python(*call)
   assert told.returncode == 2 and 'Name images' in told.stderr
