@@ -76,7 +76,7 @@ def test_every_module_that_is_a_command_has_a_name():
 
 
 def test_an_unknown_command_is_one_line():
-  refused(srdl('trian'), "Unknown command 'trian'; known: train, evaluate, ")
+  refused(srdl('trian'), "Unknown command 'trian'; known: demo, train, ")
 
 
 def test_a_command_gets_its_arguments_and_ends_with_its_code(tmp_path):

@@ -35,7 +35,7 @@ result
 srdl
 api
 main rank cost.__main__ predict.__main__ weights.__main__
-flatness.__main__ reproduce.__main__ report.__main__
+flatness.__main__ reproduce.__main__ reproduce.demo report.__main__
 data.prepare command.config __main__
 """
 RUNG = {u: n for n, line in enumerate(LADDER.split('\n')) for u in line.split()}

@@ -20,6 +20,11 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
+  'demo': Command(
+    'srdl_jax.reproduce.demo',
+    'does it help? A minute on images that come with the installation',
+    ('--workdir=runs/demo', '--jobs=1'),
+  ),
   'train': Command(
     'srdl_jax.main',
     'train a configuration, or go on where it was interrupted',

@@ -21,7 +21,7 @@ from srdl_jax.report.paper_tables import Placed
 from srdl_jax.report.rows import Found, ReportRow, read
 from srdl_jax.runs import directory as run_directory
 
-__all__ = ['read', 'text', 'write']
+__all__ = ['read', 'seeds', 'text', 'write']
 
 TITLE = 'Self-Referenced Deep Learning: results'
 _READING = (

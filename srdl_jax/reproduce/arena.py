@@ -69,6 +69,7 @@ class Ground:
     budgets: each M.
     noise: shares of wrong labels, of table `noise`.
     fields: of all runs.
+    entrants: names of those that take part; all, if none is given.
   """
 
   name: str
@@ -77,6 +78,7 @@ class Ground:
   budgets: tuple[int, ...]
   noise: tuple[float, ...]
   fields: Fields = ()
+  entrants: tuple[str, ...] = ()
 
 
 GROUNDS: dict[str, Ground] = {
@@ -94,6 +96,21 @@ GROUNDS: dict[str, Ground] = {
       ('checkpoint.every_epochs', 60),
       ('log.every_steps', 12),
     ),
+  ),
+  'demo': Ground(
+    'digits, 40 a class',
+    'digits',
+    'resnet8',
+    (36,),
+    (0.0, 0.3),
+    (
+      ('data.examples_per_class', 40),
+      ('batch_size', 50),
+      ('eval.every_epochs', 36),
+      ('checkpoint.every_epochs', 36),
+      ('log.every_steps', 8),
+    ),
+    entrants=(VANILLA, HALF, 'label smoothing', 'SRDL'),
   ),
   'smoke': Ground(
     'digits, 8 a class',
@@ -132,6 +149,8 @@ def _rows(
         wrong = f'{100 * share:g} % of labels wrong, '
       group = f'{ground.name}, {wrong}M = {budget}'
       for entrant in ENTRANTS:
+        if ground.entrants and entrant.name not in ground.entrants:
+          continue
         epochs = round(budget * entrant.share)
         setting = Setting(
           ground.file,

@@ -74,6 +74,12 @@ SCALES: dict[str, Scale] = {
     ),
     flatness=(('points', 6), ('examples', 400)),
   ),
+  'demo': Scale(
+    'Short runs: ResNet-8 on some of the digits of scikit-learn, 8 x 8 pixels, '
+    'with weight decay 5e-4.',
+    seeds=3,
+    files={},
+  ),
   'smoke': Scale(
     'Runs of seconds on 8 x 8 pixels, which only show that every row runs: '
     'ResNet-8 for ResNet-32 and ResNet-50, ResNet-20 for ResNet-110, WRN-10-2 '

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -290,7 +291,8 @@ def compiled_in(folder: str) -> dict[str, Any]:
 
 
 def last_line(path: pathlib.Path) -> str:
-  """Returns the last line of a log that says something."""
+  """Returns the last line of a log that says something, without its time."""
   # Lines of progress overwrite each other.
   lines = path.read_text(errors='replace').replace('\r', '\n').splitlines()
-  return next((line for line in reversed(lines) if line.strip()), '')
+  line = next((line for line in reversed(lines) if line.strip()), '')
+  return re.sub(r'^\d\d:\d\d:\d\d ', '', line)
