@@ -72,6 +72,19 @@ setup(
   long_description=(HERE / 'README.md').read_text(),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
+  project_urls={'Paper': 'https://arxiv.org/abs/1811.07598'},
+  classifiers=[
+    'Development Status :: 4 - Beta',
+    'Intended Audience :: Science/Research',
+    'Operating System :: POSIX :: Linux',
+    'Programming Language :: Python :: 3',
+    'Programming Language :: Python :: 3.11',
+    'Programming Language :: Python :: 3.12',
+    'Programming Language :: Python :: 3.13',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    'Typing :: Typed',
+  ],
+  package_data={'srdl_jax': ['py.typed']},
   packages=[
     *find_packages(include=['srdl_jax', 'srdl_jax.*']),
     # --config=NAME in any directory: command/bundled.py looks for them.

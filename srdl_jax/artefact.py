@@ -53,7 +53,9 @@ class Artefact:
     if not self.words:
       return self.classes
     pairs = zip(self.classes, self.words, strict=True)
-    return tuple(f'{name} ({words})' for name, words in pairs)
+    return tuple(
+      f'{name} ({words})' if words else name for name, words in pairs
+    )
 
 
 def describe(

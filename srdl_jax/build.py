@@ -32,7 +32,6 @@ from srdl_jax.errors import ConfigError, unknown
 from srdl_jax.experiment import BoundStage, Experiment, Teacher
 from srdl_jax.network import Network
 from srdl_jax.retrieval import measure
-from srdl_jax.runs import environment
 from srdl_jax.targets import SOURCES, Clock, Source
 
 
@@ -57,7 +56,6 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
       'model.dtype = float64 needs JAX in double precision: use '
       '`with jax.enable_x64():` around build and what it returns.'
     )
-  environment.use_compilation_cache()
   for stage in plan:
     if stage.source not in SOURCES:
       raise ConfigError(unknown('source', stage.source, filter(None, SOURCES)))

@@ -11,7 +11,7 @@ from absl import flags
 
 from srdl_jax import command, cpu, srdl, storage
 from srdl_jax.errors import ConfigError
-from srdl_jax.runs import finished, processes, stop_request
+from srdl_jax.runs import environment, finished, processes, stop_request
 
 
 def main(argv: Sequence[str]) -> None:
@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> None:
     index=args.process_index,
     heartbeat_seconds=args.heartbeat_seconds,
   )
+  environment.use_compilation_cache()
   with stop_request.listen() as stop, processes.failing_at_once():
     found = srdl.run(config, args.workdir, stop)
   if processes.is_first():

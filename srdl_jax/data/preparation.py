@@ -68,6 +68,11 @@ class Archive(abc.ABC):
   def examples(self, path: pathlib.Path) -> dict[str, KeyedExamples]:
     """Returns the examples of each split: keys, and features by name."""
 
+  def words(self, path: pathlib.Path) -> dict[str, str]:
+    """Returns what classes' names mean, where they are codes."""
+    del path
+    return {}
+
   def load(self, source: data.Location) -> data.Dataset:
     """Loads the data set into memory, after preparing it where it is missing.
 
@@ -92,7 +97,8 @@ class Archive(abc.ABC):
       std=self.std,
       train=train,
       test=test,
-      classes=tfds_reader.class_names(builder),
+      classes=(names := tfds_reader.class_names(builder)),
+      words=tfds_reader.class_words(place, names),
     )
 
   def prepare(self, source: data.Location) -> None:
@@ -281,3 +287,4 @@ def _run(archive: Archive, path: pathlib.Path, folder: pathlib.Path) -> None:
   for file in list(builder.data_path.iterdir()):
     file.rename(folder / file.name)
   shutil.rmtree(folder / 'tfds')
+  tfds_reader.write_words(folder, archive.words(path))

@@ -4,7 +4,7 @@
 import io
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,6 +17,8 @@ from srdl_jax import data, storage
 from srdl_jax.data import fetching
 from srdl_jax.errors import DataError
 
+# Beside the files of a prepared data set whose classes' names are codes.
+WORDS = 'words.txt'
 _CHUNK = 1024
 # What array_record, the parsers and the image decoder raise when the bytes are
 # not what they should be.
@@ -167,6 +169,41 @@ def read_split(
 def class_names(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
   """Returns the names of a data set's classes, by label."""
   return tuple(builder.info.features['label'].names)
+
+
+def class_words(
+  directory: pathlib.Path, classes: Sequence[str]
+) -> tuple[str, ...]:
+  """Returns what classes' names mean, by WORDS in a prepared directory.
+
+  It has a line `name<TAB>meaning` for each; there is nothing without the file,
+  and '' for a name that isn't in it.
+
+  Raises:
+    DataError: it can't be read.
+  """
+  path = directory / WORDS
+  if not path.is_file():
+    return ()
+  try:
+    lines = path.read_text(encoding='utf-8').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise DataError(
+      f'cannot read {path}: {error}; mend or remove it'
+    ) from error
+  meaning = dict(line.partition('\t')[::2] for line in lines)
+  return tuple(meaning.get(name, '').strip() for name in classes)
+
+
+def write_words(directory: pathlib.Path, meaning: Mapping[str, str]) -> None:
+  """Writes WORDS, if anything is known.
+
+  Raises:
+    OSError: nothing can be written there.
+  """
+  if meaning:
+    lines = (f'{name}\t{words}\n' for name, words in meaning.items())
+    (directory / WORDS).write_text(''.join(lines), encoding='utf-8')
 
 
 def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:

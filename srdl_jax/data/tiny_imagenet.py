@@ -24,6 +24,7 @@ from srdl_jax.errors import DataError
 _SHAPE = (64, 64, 3)
 _FOLDER = 'tiny-imagenet-200'
 _CLASSES = f'{_FOLDER}/wnids.txt'
+_WORDS = f'{_FOLDER}/words.txt'
 _ANNOTATIONS = f'{_FOLDER}/val/val_annotations.txt'
 
 
@@ -62,6 +63,13 @@ class TinyImageNet(preparation.Archive):
       split: self._examples_of(path, split, found)
       for split, found in zip(self.splits, labels, strict=True)
     }
+
+  def words(self, path: pathlib.Path) -> dict[str, str]:
+    with _opened(path) as archive:
+      # Of all of WordNet.
+      lines = (line.partition('\t') for line in _lines(archive, _WORDS))
+      meaning = {name: words for name, _, words in lines}
+      return {n: meaning.get(n, '') for n in _classes(archive, self)}
 
   def _examples_of(
     self, path: pathlib.Path, split: str, labels: Mapping[str, str]

@@ -37,6 +37,7 @@ from srdl_jax.evaluate.details import Details
 from srdl_jax.experiment import Experiment
 from srdl_jax.network import RETRIEVAL
 from srdl_jax.retrieval import measure
+from srdl_jax.runs import environment
 
 _RETRIEVAL = ('normalise', 'mirror', 're_rank', 'pooling')
 SPLITS = ('test', 'validation', 'train')
@@ -149,6 +150,7 @@ def main(argv: Sequence[str]) -> None:
   del argv
   args = flags.FLAGS
   cpu.prepare()
+  environment.use_compilation_cache()
   names = trained.chosen(args.workdir, args.checkpoint)
   with trained.precision(names):
     if args.data:

@@ -20,6 +20,7 @@ from absl import flags
 
 from srdl_jax import command, cpu, predict, trained
 from srdl_jax.errors import ConfigError
+from srdl_jax.runs import environment
 
 # Of a table's first column; longer names are cut at their beginning.
 _WIDTH = 48
@@ -58,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) < 2:
     raise ConfigError('Name images, folders of them, or patterns.')
   cpu.prepare()
+  environment.use_compilation_cache()
   names = trained.chosen(args.workdir, args.checkpoint)
   files = predict.find(argv[1:])
   with trained.precision(names):

@@ -25,7 +25,7 @@ import tensorflow_datasets as tfds
 from sklearn import datasets as sklearn_datasets
 
 from srdl_jax import data
-from srdl_jax.data import cifar, preparation, tfds_reader
+from srdl_jax.data import cifar, images, labelled, preparation, tfds_reader
 from srdl_jax.errors import ConfigError, DataError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -386,6 +386,28 @@ def served(tiny100):
   server.shutdown()
   server.server_close()
   thread.join()
+
+
+def test_a_prepared_set_is_labelled_by_names_of_classes(prepared):
+  builder = tfds_reader.open_builder(prepared / 'cifar100' / '3.0.2')
+  names = tfds_reader.class_names(builder)
+  loaded = cifar.CIFAR100.load(data.Location(str(prepared)))
+  assert loaded.classes == names
+  # Another network's order of the same classes.
+  other = names[::-1]
+  found = labelled.read('tfds:cifar100', other, str(prepared))
+  told = [other[label] for label in found.labels]
+  assert told == [names[label] for label in loaded.test.labels]
+  seen = images.NewImages(found.records, (32, 32, 3), 32)
+  np.testing.assert_array_equal(seen[:], loaded.test.images)
+  assert found.records.name(3) == 'cifar100/3.0.2, test, row 3'
+  train = labelled.read('tfds:cifar100/train', names, str(prepared))
+  np.testing.assert_array_equal(train.labels, loaded.train.labels)
+  few = [name for name in names if name != names[loaded.test.labels[0]]]
+  with pytest.raises(DataError, match='the network has no class'):
+    labelled.read('tfds:cifar100', few, str(prepared))
+  with pytest.raises(DataError, match="no split 'val'"):
+    labelled.read('tfds:cifar100/val', names, str(prepared))
 
 
 def test_the_archive_is_downloaded_where_it_is_missing(served, tmp_path):

@@ -151,6 +151,16 @@ def test_examples_are_in_the_order_of_their_names(made, prepared, split):
   check(made, split, examples(prepared, split))
 
 
+def test_classes_have_names_and_words(copied_tfds, prepared):
+  loaded = load(prepared)
+  assert loaded.words == tuple(f'words of {n}' for n in loaded.classes)
+  (copied_tfds / 'imagenet2012' / '5.1.0' / 'words.txt').unlink()
+  assert load(copied_tfds).words == ()
+  (copied_tfds / 'imagenet2012' / '5.1.0' / 'words.txt').write_bytes(b'\xff')
+  with pytest.raises(DataError, match='words.txt'):
+    load(copied_tfds)
+
+
 def test_class_numbers_are_those_of_tfds(prepared):
   folder = pathlib.Path(tfds.core.tfds_path('datasets/imagenet2012'))
   names = (folder / 'labels.txt').read_text().split()
@@ -188,6 +198,7 @@ def test_shards_hold_as_many_images_as_asked_for(prepared):
     'imagenet2012-validation.array_record-00000',
     'label.labels.txt',
     'srdl_index.npz',
+    'words.txt',
   ]
   splits = imagenet.open_builder(prepared / FOLDER).info.splits
   assert splits['train'].shard_lengths == [50, 50, 50, 50, 40]

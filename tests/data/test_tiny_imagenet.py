@@ -275,6 +275,14 @@ def test_classes_are_numbered_by_name_and_rows_by_hash(loaded, tmp_path):
   assert info.features['label'].names == SORTED
 
 
+def test_classes_have_names_and_words(loaded):
+  assert loaded.classes == tuple(sorted(CLASSES))
+  assert loaded.words == tuple(
+    'Egyptian cat' if name == 'n02124075' else '' for name in loaded.classes
+  )
+  assert 'Egyptian cat' in loaded.words
+
+
 def test_preparing_twice_changes_nothing(made, prepared):
   directory = prepared / 'tiny_imagenet' / '1.0.0'
   before = {p: p.stat().st_mtime_ns for p in directory.iterdir()}

@@ -84,7 +84,8 @@ def load(source: data.Location) -> data.Dataset:
     std=IMAGENET_STD,
     train=train,
     test=validation,
-    classes=tfds_reader.class_names(builder),
+    classes=(names := tfds_reader.class_names(builder)),
+    words=tfds_reader.class_words(directory, names),
   )
 
 

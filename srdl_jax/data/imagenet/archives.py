@@ -257,7 +257,7 @@ def read_labels(
   """
   path = folder / DEVKIT
   there = path.is_file()
-  known, truth = _read_devkit(path) if there else _read_tfds()
+  known, truth = _read_devkit(path)[:2] if there else _read_tfds()
   if len(truth) == count:
     return known, truth
   if there:
@@ -282,8 +282,21 @@ def _read_tfds() -> tuple[list[str], list[str]]:
   return known, truth
 
 
-def _read_devkit(path: pathlib.Path) -> tuple[list[str], list[str]]:
-  """Returns the leaves' WordNet ids, and those of the validation images."""
+def words(folder: pathlib.Path) -> dict[str, str]:
+  """Returns what WordNet ids mean; nothing without a development kit.
+
+  Raises:
+    DataError: it is damaged.
+  """
+  path = folder / DEVKIT
+  return _read_devkit(path)[2] if path.is_file() else {}
+
+
+def _read_devkit(
+  path: pathlib.Path,
+) -> tuple[list[str], list[str], dict[str, str]]:
+  """Returns the leaves' WordNet ids, those of the validation images, and what
+  ids mean."""
   try:
     with tarfile.open(path) as tar:
       files = {
@@ -296,10 +309,11 @@ def _read_devkit(path: pathlib.Path) -> tuple[list[str], list[str]]:
     # Inner nodes of the tree are listed too, but have no images.
     leaves = [node for node in meta['synsets'] if not node['num_children']]
     ids = {int(n['ILSVRC2012_ID']): str(n['WNID']) for n in leaves}
+    meaning = {str(n['WNID']): str(n['words']) for n in leaves}
     truth = [ids[int(line)] for line in files[_GROUND_TRUTH].split()]
   except _DAMAGE as error:
     raise DataError(
       f'{path} is damaged or another file ({type(error).__name__}: '
       f'{" ".join(str(error).split())}); fetch it again'
     ) from error
-  return list(ids.values()), truth
+  return list(ids.values()), truth, meaning

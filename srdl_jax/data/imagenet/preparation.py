@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import tensorflow_datasets as tfds
 
 from srdl_jax import data
-from srdl_jax.data import imagenet, preparation
+from srdl_jax.data import imagenet, preparation, tfds_reader
 from srdl_jax.data.imagenet import archives as imagenet_archives
 from srdl_jax.data.imagenet import index as imagenet_index
 from srdl_jax.data.imagenet.archives import Archives, Counts
@@ -100,6 +100,8 @@ def _write(
   for draft in folder.glob('.*'):
     draft.unlink()
   _write_metadata(folder, archives.classes, shards)
+  meaning = imagenet_archives.words(archives.folder)
+  tfds_reader.write_words(folder, meaning)
 
 
 def _check_plan(
