@@ -55,12 +55,17 @@ Letters in names such as `logits_BxK`, here and in every module:
   S  optimiser steps in a chunk
 """
 
+TYPE_CHECKING = False  # What typing.TYPE_CHECKING is, without an import.
+if TYPE_CHECKING:
+  from srdl_jax.api import Run, fit, load, train
+
+__all__ = ['Run', '__version__', 'fit', 'load', 'train']
 __version__ = '0.2.0'
 
 
 def __getattr__(name: str):
   """Loads what Python's users begin with, once it is asked for: Grain's workers
   and reports import the package, and want no jax."""
-  if name in ('Run', 'fit', 'load', 'train'):
+  if name in __all__:
     return getattr(__import__('srdl_jax.api', fromlist=[name]), name)
   raise AttributeError(f"module 'srdl_jax' has no attribute {name!r}")

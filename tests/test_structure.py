@@ -101,7 +101,8 @@ def test_every_unit_has_a_rung():
 def test_imports_go_up_the_ladder():
   wrong = [
     f'{module} imports {there}'
-    for module in FILES
+    # The package itself imports for type checkers alone.
+    for module in set(FILES) - {''}
     for there in {target(*one) for one in imports(module)} - {''}
     if unit_of(there) != unit_of(module)
     and RUNG[unit_of(there)] >= RUNG[unit_of(module)]
