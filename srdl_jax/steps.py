@@ -45,6 +45,8 @@ def train_step(
   if source.partial:
     loss_of = functools.partial(losses.partly_taught, axis_name=axis_name)
 
+  memory = source.look(state.memory, batch)
+
   def loss_fn(params):
     logits_BxK, updates = state.apply_fn(
       {'params': params, 'batch_stats': state.batch_stats},
@@ -57,7 +59,7 @@ def train_step(
     loss, parts = loss_of(
       logits_BxK,
       batch['label'],
-      source.targets(state.memory, batch, said_BxK),
+      source.targets(memory, batch, said_BxK),
       temperature=source.temperature,
       label_weight=label_weight,
       imitation_weight=imitation_weight,
@@ -80,7 +82,7 @@ def train_step(
   state = state.apply_gradients(
     grads=grads, learning_rate=rate, batch_stats=batch_stats
   )
-  memory = source.end(state.memory, batch, said_BxK, state.variables, before)
+  memory = source.end(memory, batch, said_BxK, state.variables, before)
   return state.replace(memory=memory), {**metrics, 'learning_rate': rate}
 
 

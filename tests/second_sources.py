@@ -208,13 +208,24 @@ class Ema(Labels):
 
   name = 'ema'
 
+  def taught(self, step, numbers, images, said):
+    params, running = self.mean
+    # By the batch's own statistics, which move its running ones.
+    self.says, running = second_writing.forward(
+      params, running, images, train=True
+    )
+    self.mean = params, running
+    return ALONE
+
   def end(self, step, numbers, said, variables):
     move = max(1 / (step + 2), 1 - self.f[f'{self.name}.decay'])
-    self.mean = jax.tree.map(
+    params, running = self.mean
+    params = jax.tree.map(
       lambda m, x: (1 - move) * np.array(m) + move * np.array(x),
-      self.mean,
-      variables,
+      params,
+      variables[0],
     )
+    self.mean = params, running
 
   def result(self, variables):
     return self.mean
@@ -230,7 +241,8 @@ class MeanTeacher(Ema):
     length = self.f['mean_teacher.rise'] * self.epochs * self.drawn.steps
     rest = 1 - min(step / length, 1)
     weight = self.f['mean_teacher.imitation_weight'] * np.exp(-5 * rest**2)
-    mean_says = second_writing.predict(self.mean, images)
+    super().taught(step, numbers, images, said)
+    mean_says = np.array(self.says, np.float64)
     return Taught(log_softmax(mean_says / t), t, 1.0, weight)
 
   def result(self, variables):

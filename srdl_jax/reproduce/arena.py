@@ -53,7 +53,7 @@ ENTRANTS = (
   Entrant('DLB', 'dlb'),
   Entrant('DDGSD', 'ddgsd'),
   Entrant('mean teacher', 'mean_teacher', share=0.75),
-  Entrant('mean of the parameters', 'ema'),
+  Entrant('mean of the parameters', 'ema', share=0.75),
   Entrant('two vanilla networks', 'vanilla_ensemble', metric='ensemble'),
 )
 VANILLA, HALF = ENTRANTS[0].name, ENTRANTS[1].name

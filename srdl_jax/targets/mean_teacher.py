@@ -19,17 +19,15 @@ class MeanTeacher(Mean):
   github.com/CuriousAI/mean-teacher. Within the first share of the stage w is
   its weight times exp(-5 (1 - progress)^2).
 
-  The decay is as released; T, w and its rise are this project's choice.
+  The decay is as released, and so is a mean that predicts in training mode, by
+  the batch's own statistics; T, w and its rise are this project's choice.
   Deviations: all images have labels; a divergence at T, where the released code
   has the mean squared difference of probabilities or a divergence at 1; the
-  mean predicts the student's own view, in evaluation mode with exponential
-  means of batch norm's statistics, where that code's teacher sees another view
-  in training mode. The result is the student; the mean is tested beside it, as
-  `mean`.
+  mean predicts the student's own view, where that code's teacher sees another.
+  The result is the student; the mean is tested beside it, as `mean`.
   """
 
   rise: float
-  forwards: ClassVar[int] = 1
   section: ClassVar[str] = 'mean_teacher'
 
   def weights(self, step: jax.Array) -> tuple[float, jax.Array | float]:
@@ -45,9 +43,8 @@ class MeanTeacher(Mean):
     self, memory: Tree, batch: dict[str, Any], said_BxK: jax.Array
   ) -> jax.Array:
     """Returns what the mean says, over T: see `Source.targets`."""
-    del said_BxK
-    logits_BxK = self.apply(memory, batch['image'], train=False)
-    return logits_BxK / self.temperature
+    del batch, said_BxK
+    return memory['said'] / self.temperature
 
   def result(self, memory: Tree, variables: Tree) -> Tree:
     """Returns the student."""

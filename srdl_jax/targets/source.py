@@ -85,13 +85,24 @@ class Source:
     del variables, examples, classes, batch_size
     return {}
 
+  def look(self, memory: Tree, batch: dict[str, Any]) -> Tree:
+    """Returns what it remembers of a step until its end: where a network of its
+    own looks at the batch, what that says.
+
+    Args:
+      memory: what it remembers before the step.
+      batch: see `targets`.
+    """
+    del batch
+    return memory
+
   def targets(
     self, memory: Tree, batch: dict[str, Any], said_BxK: jax.Array
   ) -> jax.Array | None:
     """Returns the soft targets of a device's part of a batch.
 
     Args:
-      memory: what it remembers before the step.
+      memory: what it remembers, see `look`.
       batch: image [b, H, W, C], augmented and normalised, label [b], index
         [b], soft_logits, the bank's rows [b, K] or None, and teacher, the
         variables of a network that predicts or None.
