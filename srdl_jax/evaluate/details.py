@@ -110,8 +110,8 @@ class Details:
           self._name(row),
           names[label],
           names[guess],
-          f'{np.exp(line[guess]):.6f}',
-          f'{np.exp(line[label]):.6f}',
+          f'{np.exp(line[guess]):.6g}',
+          f'{np.exp(line[label]):.6g}',
         )
         for row, label, guess, line in zip(
           rows.tolist(), labels, said, log_probs, strict=True
