@@ -38,8 +38,8 @@ OWN_IMAGES = {
   'srdl train --config=folder:path=DIR,model=resnet18 '
   '--config.batch_size=32 --workdir=runs/mine': (
     '--config.epochs=2',
+    '--config.model.name=resnet8',
     '--config.data.image_size=32',
-    '--config.log.tensorboard=False',
   ),
   'srdl predict --workdir=runs/mine photo.jpg': (),
   'srdl evaluate --workdir=runs/mine --data=FOLDER --details=details': (),
@@ -218,11 +218,12 @@ def test_python_of_the_readme(tmp_path):
   }.items():
     assert program.count(long) == 1
     program = program.replace(long, short)
-  program += '\nprint(both, own.evaluate())\n'
+  program += '\nprint(both, own.predict(images[:3]).shape)\n'
   env = {**os.environ, 'PYTHONPATH': str(started.ROOT)}
   done = started.run(
     [sys.executable, '-c', program], cwd=tmp_path, env=env, check=True
   )
   assert (tmp_path / 'runs/python/result.json').exists()
   assert "{'accuracy': 0." in done.stdout
-  assert '<Run resnet8, srdl: ensemble of ' in done.stdout
+  *_, last = done.stdout.splitlines()
+  assert re.fullmatch(r'<Run resnet8, srdl: ensemble of .*> \(3, 10\)', last)
