@@ -5,7 +5,8 @@
         --workdir=runs/cifar10_srdl
 
 Arguments: model=resnet32, method=srdl|vanilla|..., recipe=paper|strong.
-Paper, ResNet-32, mean of 5 runs: vanilla 92.53, SRDL 93.12. Ours: README.md.
+Paper, ResNet-32, mean of 5 runs: vanilla 92.53, SRDL 93.12.
+Ours: docs/results.md.
 """
 
 from srdl_jax import config as config_lib

@@ -5,7 +5,8 @@
         --workdir=runs/tiny_imagenet_srdl
 
 Arguments: model=resnet32, method=srdl|vanilla|..., recipe=paper|strong.
-Paper, ResNet-32, mean of 5 runs: vanilla 53.33, SRDL 55.53. Ours: README.md.
+Paper, ResNet-32, mean of 5 runs: vanilla 53.33, SRDL 55.53.
+Ours: docs/results.md.
 """
 
 from srdl_jax import config as config_lib

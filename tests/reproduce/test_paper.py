@@ -189,8 +189,8 @@ def test_a_missing_file_is_named():
     scales.config(reproduce.Setting('none', 'resnet8', 'srdl'))
 
 
-def test_the_readme_has_the_papers_numbers():
-  text = (ROOT / 'README.md').read_text()
+def test_the_documentation_has_the_papers_numbers():
+  text = (ROOT / 'docs' / 'paper.md').read_text()
   rows = re.findall(
     r'^\| `method=(\w+)`(, ensemble)?.*?\| (\d+\.\d+) \|', text, re.M
   )
