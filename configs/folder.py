@@ -7,7 +7,8 @@
 DIR holds train/<class>/ and val/<class>/ (or test/<class>/) with the images;
 or <class>/ alone, of which a fifth is then held out for testing.
 
-A step takes 256 images: of few, set --config.batch_size=32 or the like.
+A step takes 32 images: a folder may be small. Larger batches are faster, and
+want a rate that is larger in proportion.
 
 Arguments: path=DIR, without a comma in it; size=224, the side in pixels that
 the network gets; model=resnet50, method=srdl|vanilla|..., recipe=paper|strong.
@@ -22,7 +23,9 @@ def get_config(arguments=None):
   config.data.name = 'folder'
   config.model.name = 'resnet50'
   config.epochs = 90
-  config.batch_size = 256
+  # 0.1 for 256, in proportion.
+  config.batch_size = 32
+  config.optimiser.learning_rate = 0.0125
   config.optimiser.weight_decay = 1e-4
   config.augment.padding = 0  # Random parts of the images take its place.
   config.eval.batch_size = 256

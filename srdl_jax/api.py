@@ -184,6 +184,10 @@ class Run:
       split: of the run's own data.
       data_dir: TFDS directory.
     """
+    if data is None and self.config.data.name == OWN_DATA:
+      raise ConfigError(
+        'The arrays are not kept: give images and labels, or read `result`.'
+      )
     with self._here():
       if data is None:
         experiment = trained.open_run(self.workdir, data_dir)

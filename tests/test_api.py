@@ -187,6 +187,8 @@ def test_a_module_of_ones_own_is_trained_on_arrays(digits, tmp_path):
   )
   assert runs[0].evaluate(test) == runs[0].result['final']['test']
   assert runs[0].config.devices == 1
+  with pytest.raises(ConfigError, match='arrays are not kept'):
+    runs[0].evaluate()
   with pytest.raises(ConfigError, match="module of one's own: give it"):
     srdl_jax.load(str(tmp_path / 'a'))
   again = srdl_jax.load(str(tmp_path / 'a'), model=Own())

@@ -14,8 +14,9 @@ import pytest
 import started
 import tiny
 
-from srdl_jax import build, models, srdl
+from srdl_jax import build, feed, models, parallel, srdl
 from srdl_jax.errors import ConfigError
+from srdl_jax.experiment import Purpose
 from srdl_jax.runs.stop_request import StopRequest
 from srdl_jax.trained import open_run
 
@@ -47,6 +48,30 @@ def test_a_network_that_draws_is_refused_on_several_devices(monkeypatch):
   with pytest.raises(ConfigError, match='dropping draws random numbers while'):
     build.build(tiny.config(**fields, devices=2))
   assert build.build(tiny.config(**fields, devices=1))
+
+
+@pytest.mark.parametrize('dropped', [0.0, 0.5])
+def test_a_network_draws_anew_in_each_step(monkeypatch, dropped):
+  made = functools.partial(Linear, dropped=dropped)
+  monkeypatch.setitem(models.MODELS, 'dropping', made)
+  fields = {
+    'model.name': 'dropping',
+    'augment.padding': 0,
+    'augment.flip': False,
+    'optimiser.learning_rate': 1e-12,
+  }
+  built = build.build(tiny.config(**fields, devices=1))
+  stage = built.stages[0]
+  state, key = stage.initial_state(None), stage.key(Purpose.AUGMENT, 0)
+  with feed.open_feed(built, stage, None, 0) as given:
+    rows = given.examples(0, 0, 1)
+    # One batch, three times.
+    _, metrics = stage.train_chunk(
+      *parallel.replicate((state, given.resident), built.devices),
+      np.repeat(rows, 3, 0),
+      parallel.replicate(key, built.devices),
+    )
+  assert len(set(np.asarray(metrics['loss']).tolist())) == (3 if dropped else 1)
 
 
 def test_a_share_of_the_rate_needs_a_last_layer_that_is_known(monkeypatch):

@@ -35,8 +35,7 @@ SRDL = [sys.executable, '-m', 'srdl_jax']
 
 # Commands that are run as they stand, with flags that make them short.
 OWN_IMAGES = {
-  'srdl train --config=folder:path=DIR,model=resnet18 '
-  '--config.batch_size=32 --workdir=runs/mine': (
+  'srdl train --config=folder:path=DIR,model=resnet18 --workdir=runs/mine': (
     '--config.epochs=2',
     '--config.model.name=resnet8',
     '--config.data.image_size=32',

@@ -31,8 +31,7 @@ COMMANDS: dict[str, Command] = {
     (
       '--config=digits --workdir=runs/digits',
       '--config=cifar100:model=resnet32,method=srdl --workdir=runs/c100',
-      '--config=folder:path=DIR,model=resnet18 --config.batch_size=32 '
-      '--workdir=runs/mine',
+      '--config=folder:path=DIR,model=resnet18 --workdir=runs/mine',
     ),
   ),
   'evaluate': Command(

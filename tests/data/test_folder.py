@@ -554,8 +554,10 @@ def test_the_configuration_takes_a_path_and_a_size():
   assert (config.method, config.epochs, config.batch_size) == (
     'vanilla',
     90,
-    256,
+    32,
   )
+  # In proportion: 0.1 for 256.
+  assert config.optimiser.learning_rate == 0.1 * 32 / 256
   assert config.augment.padding == 0
   assert config.optimiser.weight_decay == 1e-4
 
