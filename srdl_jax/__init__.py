@@ -38,12 +38,13 @@ Packages:
   cost       what a run costs: multiply-adds, FLOPs, the paper's TrCost
   reproduce  the paper's rows, and sweeps over them
   predict    what trained networks say of new images
+  api        Python's way in: train, load, fit
   report     finished runs beside the paper's tables
 
-Beside them: errors, __main__ (every command by its name), api (from Python),
-result (result.json), artefact (model.json: what networks see and say), imported
-(a finished run that teaches), trained (a run's networks, opened again), rank
-(metrics of given features), cpu (a process's use of it).
+Beside them: errors, __main__ (every command by its name), result (result.json),
+artefact (model.json: what networks see and say), imported (a finished run that
+teaches), trained (a run's networks, opened again), rank (metrics of given
+features), cpu (a process's use of it).
 
 Letters in names such as `logits_BxK`, here and in every module:
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from srdl_jax import augment, data, models, parallel, storage
-from srdl_jax.errors import ConfigError, WorkdirError
+from srdl_jax.errors import ConfigError, DataError, WorkdirError
 from srdl_jax.methods import Stage
 from srdl_jax.network import CLASSIFICATION, RETRIEVAL, Network
 from srdl_jax.runs import formats, processes
@@ -69,19 +69,27 @@ def describe(
   Args:
     dataset: with the number of classes in use.
     train_examples: how many train.
+
+  Raises:
+    DataError: not every class has a name, though some have.
   """
   images, count = dataset.train.images, dataset.num_classes
   height, width, channels = images.shape[1:]
   square = height if height == width else 0
   names = dataset.classes or tuple(str(n) for n in range(count))
+  if len(names) < count or len(dataset.words) not in (0, len(names)):
+    raise DataError(
+      f'{dataset.name} has {count} classes, but {len(names)} names of them, '
+      f'and {len(dataset.words)} meanings.'
+    )
   return Artefact(
     task=RETRIEVAL
     if isinstance(dataset.test, data.Retrieval)
     else CLASSIFICATION,
     image_shape=(height, width, channels),
     resize=images.resize if dataset.train.is_streamed else square,
-    mean=tuple(dataset.mean),
-    std=tuple(dataset.std),
+    mean=tuple(map(float, dataset.mean)),
+    std=tuple(map(float, dataset.std)),
     classes=names[:count],
     words=dataset.words[:count],
     networks=tuple(

@@ -86,7 +86,14 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
     skip_unreadable=config.data.skip_unreadable,
     allow_differences=config.data.allow_differences,
   )
-  return _assemble(config, plan, devices, dataset, weights, imported)
+  experiment = _assemble(config, plan, devices, dataset, weights, imported)
+  drawing = (s.network.name for s in experiment.stages if s.network.draws)
+  if to_train and len(devices) > 1 and (name := next(drawing, None)):
+    raise ConfigError(
+      f'{name} draws random numbers while it is trained, as dropout does, '
+      'which would be others on several devices: set devices = 1.'
+    )
+  return experiment
 
 
 def _weights(config) -> weights_lib.Weights:
@@ -124,11 +131,6 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
     name: artefact.create_network(config, name, described, devices)
     for name in {stage.model: None for stage in plan}
   }
-  if len(devices) > 1 and any(n.draws for n in networks.values()):
-    raise ConfigError(
-      f'{config.model.name} draws random numbers while it is trained, as '
-      'dropout does, which would be others on several devices: set devices = 1.'
-    )
   if weights is not None:
     weights = _fitting(weights, plan, networks[config.model.name])
   return Experiment(

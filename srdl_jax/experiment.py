@@ -245,8 +245,12 @@ class Experiment:
     """Returns the examples of 'train', 'validation' or 'test'.
 
     Raises:
-      ConfigError: the test ranks a gallery.
+      ConfigError: there are none of that name, or the test ranks a gallery.
     """
+    if split not in ('train', 'validation', 'test'):
+      raise ConfigError(f'split {split!r}: give train, validation or test.')
+    if split == 'validation' and not len(self.validation_rows):
+      raise ConfigError('The run kept no validation set (data.holdout = 0).')
     if split == 'test' and self.is_retrieval:
       raise ConfigError(
         f'The test identities of {self.dataset.name} are new: they can be '

@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import InvalidRngError
 
 from srdl_jax import data, models, parallel
 from srdl_jax.augment import Normalise
@@ -60,22 +59,8 @@ class Network:
 
   @functools.cached_property
   def draws(self) -> bool:
-    """Whether it draws random numbers while it is trained, as dropout does."""
-    # Ours draw nothing, and to trace a deep one twice takes seconds.
-    if type(self.model).__module__.startswith('srdl_jax.'):
-      return False
-    alone = models.on_one_device(self.model)
-    stats = [name for name in self.like if name != 'params']
-    images = jnp.zeros((1, *self.image_shape))
-
-    def trained(variables):
-      return alone.apply(variables, images, train=True, mutable=stats)
-
-    try:
-      jax.eval_shape(trained, self.like)
-    except InvalidRngError:
-      return True
-    return False
+    """See `models.draws`."""
+    return models.draws(self.model, self.image_shape)
 
   def predict_step(self, variables: Any, images: jax.Array) -> jax.Array:
     """Returns logits [b, K] of uint8 images, in evaluation mode; on one device.

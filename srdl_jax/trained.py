@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from srdl_jax.data import images
 from srdl_jax.data.images import EncodedImages
 from srdl_jax.errors import CheckpointError, ConfigError, SrdlError, unknown
 from srdl_jax.experiment import BoundStage, Experiment
-from srdl_jax.network import Member, Network
+from srdl_jax.network import RETRIEVAL, Member, Network
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import finished
 from srdl_jax.runs.checkpoint import Checkpoints, Moment
@@ -134,13 +134,25 @@ class Trained:
   stages: tuple[TrainedStage, ...]
   batch_size: int
 
+  def refuse_retrieval(self) -> None:
+    """Raises a ConfigError where the networks tell persons apart."""
+    if self.artefact.task == RETRIEVAL:
+      raise ConfigError(
+        f'{self.workdir} ranks images of persons, whom it has never seen: it '
+        'names no class of other images.'
+      )
+
   def members(
-    self, name: str, records: EncodedImages, labels: np.ndarray, **options: Any
+    self,
+    variables: Mapping[int, Any],
+    records: EncodedImages,
+    labels: np.ndarray,
+    **options: Any,
   ) -> list[Member]:
     """Returns networks with new images as they see them.
 
     Args:
-      name: see `load_members`.
+      variables: see `load_members`.
       records: the images, of any size.
       labels: int [N].
       **options: of `images.NewImages`.
@@ -149,16 +161,18 @@ class Trained:
       records, self.artefact.image_shape, self.artefact.resize, **options
     )
     split = data.Split('new', new, labels, '')
-    found = load_members(self.workdir, name, self)
-    return self.with_examples(found, data.Subset(split, np.arange(len(labels))))
+    rows = np.arange(len(labels))
+    return self.with_examples(variables, data.Subset(split, rows))
 
   def with_examples(
     self, variables: Mapping[int, Any], examples: data.Subset
   ) -> list[Member]:
     """Returns networks, of which the variables are given by their stages'
     numbers, and the examples that they are evaluated on."""
+    # A batch is filled up: of one image 500 would be decoded and predicted.
+    size = max(1, min(self.batch_size, len(examples.rows)))
     return [
-      Member(self.stages[n - 1].network, its, examples, self.batch_size)
+      Member(self.stages[n - 1].network, its, examples, size)
       for n, its in variables.items()
     ]
 
@@ -209,6 +223,34 @@ def open_networks(
       )
     )
   return Trained(workdir, described, tuple(stages), size)
+
+
+Opened = Sequence[tuple[Trained, Mapping[int, Any]]]
+
+
+def open_classifiers(
+  names: Mapping[pathlib.Path, str], data_dir: str | None = None
+) -> Opened:
+  """Returns networks that name classes, and their variables, of some runs.
+
+  Args:
+    names: of checkpoints, by run: see `chosen`.
+    data_dir: see `open_networks`.
+
+  Raises:
+    ConfigError: they know other classes, or tell persons apart.
+  """
+  opened = []
+  for workdir, name in names.items():
+    run = open_networks(workdir, data_dir)
+    run.refuse_retrieval()
+    if opened and run.artefact.classes != opened[0][0].artefact.classes:
+      raise ConfigError(
+        f'{workdir} and {opened[0][0].workdir} know other classes: name runs '
+        'of the same ones.'
+      )
+    opened.append((run, load_members(workdir, name, run)))
+  return opened
 
 
 def _devices(workdir: pathlib.Path) -> int:

@@ -2,6 +2,7 @@
 """Python's way in."""
 
 import sys
+import tempfile
 import threading
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ import started
 import tiny
 
 import srdl_jax
-from srdl_jax import data
+from srdl_jax import data, models
 from srdl_jax.errors import ConfigError, DataError, WorkdirError
 
 FIELDS = {
@@ -191,13 +192,20 @@ def test_a_module_of_ones_own_is_trained_on_arrays(digits, tmp_path):
     runs[0].evaluate()
   with pytest.raises(ConfigError, match="module of one's own: give it"):
     srdl_jax.load(str(tmp_path / 'a'))
+  # Another module neither takes its place nor goes on with it.
+  for other in (Own(dropped=0.5), tiny.Tiny(10)):
+    with pytest.raises(ConfigError, match='own, not this one: give it'):
+      srdl_jax.load(str(tmp_path / 'a'), model=other)
+    with pytest.raises(WorkdirError, match='model.name'):
+      srdl_jax.fit(
+        other, *given, test=test, workdir=str(tmp_path / 'a'), **SETTINGS
+      )
   again = srdl_jax.load(str(tmp_path / 'a'), model=Own())
   np.testing.assert_array_equal(
     again.predict(test[0]), runs[0].predict(test[0])
   )
   # Nothing is left behind.
-  assert not {'own_module'} & set(srdl_jax.api.models.MODELS)
-  assert not {'own_arrays'} & set(data.DATASETS)
+  assert not [n for n in (*models.MODELS, *data.DATASETS) if 'own_' in n]
 
 
 def test_dropout_has_an_effect_and_goes_on_where_it_was(digits, tmp_path):
@@ -219,7 +227,7 @@ def test_a_module_with_the_axis_may_use_several_devices(digits):
     **SETTINGS,
   )
   assert run.result['device']['count'] == 2
-  with pytest.raises(ConfigError, match='Own has no field axis_name'):
+  with pytest.raises(ConfigError, match='Own draws random numbers, or has no'):
     srdl_jax.fit(Own(), *few(digits.train), devices=2, **SETTINGS)
 
 
@@ -249,8 +257,11 @@ def test_without_a_test_a_fifth_of_each_class_is_held_out(digits):
     (
       np.zeros((4, 8, 8, 1), np.uint8),
       [0, 1, 2, 1],
-      {'classes': ['a', 'b']},
-      '2 names of 3 classes',
+      {
+        'classes': ['a', 'b'],
+        'test': (np.zeros((2, 8, 8, 1), np.uint8), [0, 1]),
+      },
+      '2 different names of 3',
     ),
     (
       np.zeros((4, 8, 8, 1), np.uint8),
@@ -269,6 +280,52 @@ def test_without_a_test_a_fifth_of_each_class_is_held_out(digits):
 def test_arrays_that_do_not_fit_are_refused(images, labels, more, message):
   with pytest.raises(ConfigError, match=message):
     srdl_jax.fit(tiny.Tiny(2), images, labels, **more)
+
+
+@pytest.mark.parametrize('classes', [9, 11])
+def test_logits_of_other_classes_are_refused(digits, classes):
+  with pytest.raises(ConfigError, match=r'logits \[1, 10\] belong'):
+    srdl_jax.fit(Own(classes), *few(digits.train), **SETTINGS)
+
+
+def test_what_fails_leaves_nothing_behind(digits, tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+  with pytest.raises(ConfigError, match='batch_size = 500'):
+    srdl_jax.fit(Own(), *few(digits.train), **SETTINGS | {'batch_size': 500})
+  assert not list(tmp_path.iterdir())
+  assert not [n for n in (*models.MODELS, *data.DATASETS) if 'own_' in n]
+
+
+def test_two_threads_train_modules_of_their_own(digits):
+  found = {}
+
+  def work(dropped):
+    found[dropped] = srdl_jax.fit(
+      Own(dropped=dropped),
+      *few(digits.train),
+      test=few(digits.test),
+      method='vanilla',
+      **SETTINGS,
+    )
+
+  shares = 0.0, 0.4
+  threads = [threading.Thread(target=work, args=(share,)) for share in shares]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  for share in shares:
+    both, (images, labels) = found.pop(share), few(digits.test)
+    work(share)
+    alone = found[share]
+    np.testing.assert_array_equal(both.predict(images), alone.predict(images))
+    assert both.evaluate((images, labels)) == alone.evaluate((images, labels))
+
+
+@pytest.mark.parametrize('split', ['tset', 'validation'])
+def test_a_split_that_is_not_there_is_refused(run, split):
+  with pytest.raises(ConfigError, match='split|no validation set'):
+    run.evaluate(split=split)
 
 
 def test_importing_the_package_imports_little():

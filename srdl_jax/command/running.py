@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a command's main(): known errors become one line and an exit code."""
 
-import argparse
 import functools
 import importlib
+import itertools
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,8 @@ from srdl_jax import storage
 from srdl_jax.command import given, usage
 from srdl_jax.errors import ConfigError, SrdlError
 
+_IMPORT = re.compile('--?import(?:=(.*))?')
+
 
 def _import(arguments: Sequence[str]) -> None:
   """Imports what --import names: before the other flags are understood, as it
@@ -24,19 +27,28 @@ def _import(arguments: Sequence[str]) -> None:
   Raises:
     ConfigError: there is no such module.
   """
-  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-  parser.add_argument('--import', '-import', dest='names', action='append')
   end = arguments.index('--') if '--' in arguments else len(arguments)
-  given, _ = parser.parse_known_args(arguments[1:end])
+  words = itertools.pairwise([*arguments[1:end], ''])
+  names = [
+    following if equals is None else equals
+    for word, following in words
+    if (match := _IMPORT.fullmatch(word))
+    for equals in [match[1]]
+  ]
   # As `python -m` has it; a console script has its own folder.
-  if given.names and os.getcwd() not in sys.path:
+  if names and os.getcwd() not in sys.path:
     sys.path.insert(0, os.getcwd())
-  for name in given.names or ():
+  for name in names:
+    if not all(part.isidentifier() for part in name.split('.')):
+      raise ConfigError(
+        f'--import={name}: give the name of a module, such as my_networks for '
+        'my_networks.py.'
+      )
     try:
       importlib.import_module(name)
     except ModuleNotFoundError as error:
       # What it wants itself, and isn't there, keeps its traceback.
-      if error.name != name:
+      if not f'{name}.'.startswith(f'{error.name}.'):
         raise
       raise ConfigError(
         f'--import={name}: there is no such module, here or installed.'

@@ -14,7 +14,7 @@ _HELD_OUT = 5
 
 
 def dataset(
-  name: str,
+  prefix: str,
   images: Any,
   labels: Any,
   test: tuple[Any, Any] | None = None,
@@ -23,6 +23,7 @@ def dataset(
   """Returns a data set of arrays; its mean and deviation are theirs.
 
   Args:
+    prefix: of its name, which other arrays don't have.
     images: uint8 [N, H, W, C].
     labels: integers [N], from 0 to K - 1.
     test: images and labels to test on; without them every fifth of each class's
@@ -35,14 +36,21 @@ def dataset(
   images, labels = _arrays(images, labels)
   if test is None:
     held = _held_out(labels)
+    if not held.any():
+      raise ConfigError(
+        'So few images leave none to test on: give test=(images, labels).'
+      )
     test = images[held], labels[held]
     images, labels = images[~held], labels[~held]
   else:
     test = _arrays(*test)
   count = int(labels.max()) + 1
-  if classes is not None and len(classes) < count:
-    raise ConfigError(f'{len(classes)} names of {count} classes are given.')
-  count = len(classes) if classes is not None else count
+  names = [*map(str, range(count) if classes is None else classes)]
+  if len(set(names)) < max(count, len(names)):
+    raise ConfigError(
+      f'{len(set(names))} different names of {count} classes are given.'
+    )
+  count = len(names)
   check_labels(test[1], len(test[0]), count)
   if test[0].shape[1:] != images.shape[1:]:
     raise ConfigError(
@@ -50,16 +58,18 @@ def dataset(
       f'{list(images.shape[1:])}.'
     )
   pixels = images.reshape(-1, images.shape[-1]) / 255
+  train, others = _split('train', images, labels), _split('test', *test)
+  identity = f'{train.fingerprint}{others.fingerprint}'
   return data.Dataset(
-    name=name,
+    name=prefix + hashlib.sha256(identity.encode()).hexdigest()[:12],
     version='1',
     num_classes=count,
     mean=tuple(pixels.mean(0).tolist()),
     # A constant channel divides by nothing.
     std=tuple(np.maximum(pixels.std(0), 1e-3).tolist()),
-    train=_split(name, 'train', images, labels),
-    test=_split(name, 'test', *test),
-    classes=tuple(map(str, classes or range(count))),
+    train=train,
+    test=others,
+    classes=tuple(names),
   )
 
 
@@ -103,9 +113,7 @@ def _held_out(labels: np.ndarray) -> np.ndarray:
   return place % _HELD_OUT == _HELD_OUT - 1
 
 
-def _split(
-  dataset: str, name: str, images: np.ndarray, labels: np.ndarray
-) -> data.Split:
+def _split(name: str, images: np.ndarray, labels: np.ndarray) -> data.Split:
   ids = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
-  identity = data.fingerprint(dataset, name, ids, labels)
+  identity = data.fingerprint('arrays', name, ids, labels)
   return data.Split(name, images, labels, identity)

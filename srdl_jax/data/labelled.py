@@ -13,7 +13,8 @@ from srdl_jax.data import folder_files, tfds_reader
 from srdl_jax.data.images import EncodedImages
 from srdl_jax.errors import DataError
 
-_SPLITS = ('test', 'val', 'validation')
+# As training takes them: see `folder`.
+_SPLITS = ('val', 'test', 'validation')
 _TFDS = 'tfds:'
 _SHOWN = 5
 
@@ -50,13 +51,15 @@ def read(source: str, classes: Sequence[str], data_dir: str = '') -> Labelled:
   if not root.is_dir():
     raise DataError(f'--data={source}: there is no such folder.')
   directory = root
-  found = folder_files.folders(root)
+  found = [*map(folder_files.printable, folder_files.folders(root))]
   for name in _SPLITS:
     # Unless it is a class.
     if name in found and not set(found) <= set(classes):
       directory = root / name
       break
   part, faults = folder_files.images(root, directory)
+  # As a network's record has them.
+  part = {folder_files.printable(name): its for name, its in part.items()}
   _refuse_unknown(str(directory), [n for n in part if part[n]], classes)
   paths = [path for name in part for path in part[name]]
   _, unreadable = folder_files.look_at(root, paths)
@@ -133,12 +136,33 @@ def _tfds(text: str, classes: Sequence[str], data_dir: str) -> Labelled:
       )
     split = there[0]
     builder = tfds_reader.open_builder(directory, (split,))
+  _check_features(directory, builder)
   names = tfds_reader.class_names(builder)
   records = _TfdsImages(builder, split)
-  own = np.array([records.label(row) for row in range(len(records))])
+  own = np.array([records.label(row) for row in range(len(records))], int)
+  if not len(own):
+    raise DataError(f'{directory}: its split {split!r} is empty.')
+  # TFDS has -1 where a label isn't given away.
+  tfds_reader.check_labels(f'{directory}, {split}', own, len(names))
   _refuse_unknown(str(directory), [names[n] for n in np.unique(own)], classes)
   known = {n: classes.index(names[n]) for n in np.unique(own)}
   return Labelled(records, np.array([known[n] for n in own], np.int32))
+
+
+def _check_features(
+  directory: pathlib.Path, builder: tfds.core.DatasetBuilder
+) -> None:
+  features = builder.info.features
+  wanted = {
+    'image': tfds.features.Image,
+    'label': tfds.features.ClassLabel,
+  }
+  for name, kind in wanted.items():
+    if name not in features or not isinstance(features[name], kind):
+      raise DataError(
+        f'{directory} has no feature {name!r} that is a {kind.__name__}: it is '
+        'no set of labelled images.'
+      )
 
 
 def _version(path: pathlib.Path) -> tuple[int, ...]:

@@ -31,12 +31,10 @@ from absl import flags
 
 from srdl_jax import command, cpu, evaluate, storage, trained
 from srdl_jax.config import FIELDS
-from srdl_jax.data import labelled
 from srdl_jax.errors import ConfigError
-from srdl_jax.evaluate.details import Details
 from srdl_jax.experiment import Experiment
-from srdl_jax.network import RETRIEVAL
 from srdl_jax.retrieval import measure
+from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import environment
 
 _RETRIEVAL = ('normalise', 'mirror', 're_rank', 'pooling')
@@ -86,7 +84,10 @@ def _details(split, classes: Sequence[str]):
   if not flags.FLAGS.details:
     yield None
     return
-  folder = pathlib.Path(flags.FLAGS.details).expanduser()
+  # It takes matplotlib with it.
+  from srdl_jax.evaluate.details import Details
+
+  folder = run_directory.local(flags.FLAGS.details, '--details')
   if folder.exists() and not folder.is_dir():
     raise ConfigError(f'--details={folder}: that is a file.')
   details = Details(split, classes)
@@ -100,33 +101,23 @@ def _elsewhere(names: Mapping[pathlib.Path, str]) -> dict[str, Any]:
   given = [n for n in (*_RETRIEVAL, 'montage') if args[n].value is not None]
   if given or args['split'].present:
     raise ConfigError(f'--data goes without --{(given or ["split"])[0]}.')
-  opened = [(trained.open_networks(w), name) for w, name in names.items()]
+  # It takes TFDS with it.
+  from srdl_jax.data import labelled
+
+  opened = trained.open_classifiers(names, args.data_dir)
   first = opened[0][0].artefact
-  for run, _ in opened:
-    if run.artefact.task == RETRIEVAL:
-      raise ConfigError(
-        f'{run.workdir} tells persons apart that other images do not show: '
-        '--data is for networks that classify.'
-      )
-    if run.artefact.classes != first.classes:
-      raise ConfigError(
-        f'{run.workdir} and {opened[0][0].workdir} know other classes.'
-      )
   found = labelled.read(args.data, first.classes, args.data_dir or '')
   members = [
     member
-    for run, name in opened
-    for member in run.members(name, found.records, found.labels)
+    for run, variables in opened
+    for member in run.members(variables, found.records, found.labels)
   ]
   with _details(members[0].examples.split, first.titles) as each:
     return evaluate.classify(members, each)
 
 
 def _open(workdir: pathlib.Path, name: str) -> tuple[Experiment, dict]:
-  args = flags.FLAGS
-  experiment = trained.open_run(workdir, args.data_dir)
-  if args.split == 'validation' and not len(experiment.validation_rows):
-    raise ConfigError('The run kept no validation set (data.holdout = 0).')
+  experiment = trained.open_run(workdir, flags.FLAGS.data_dir)
   return experiment, trained.load_members(workdir, name, experiment)
 
 

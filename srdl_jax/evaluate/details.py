@@ -30,6 +30,9 @@ _MOST_NAMES = 40
 _WORST = 32
 _COLUMNS = 8
 
+# Rows, labels, predictions, their probabilities and the labels', each [n].
+_Block = tuple[np.ndarray, ...]
+
 
 class Details:
   """Collects what is said of each image, and writes it to a folder."""
@@ -43,13 +46,19 @@ class Details:
     """
     self._split = split
     self._classes = list(classes)
-    self._rows: list[np.ndarray] = []
-    self._log_probs: list[np.ndarray] = []
+    self._blocks: list[_Block] = []
 
   def add(self, rows_B: np.ndarray, log_probs_BxK: np.ndarray) -> None:
     """Adds a block: see `evaluate.classify`."""
-    self._rows.append(rows_B)
-    self._log_probs.append(log_probs_BxK.astype(np.float32))
+    labels = self._split.labels[rows_B]
+    said = log_probs_BxK.argmax(-1)
+    each = np.arange(len(rows_B))
+    shares = (np.exp(log_probs_BxK[each, n]) for n in (said, labels))
+    self._blocks.append((rows_B, labels, said, *shares))
+
+  def _all(self) -> _Block:
+    """Rows, labels, predictions, their probabilities and the labels', [n]."""
+    return tuple(map(np.concatenate, zip(*self._blocks, strict=True)))
 
   def write(self, directory: pathlib.Path) -> list[str]:
     """Writes the files; returns their names.
@@ -58,18 +67,14 @@ class Details:
     confusion.csv a row for each label and a column for each prediction, in
     numbers of images.
     """
-    rows = np.concatenate(self._rows)
-    log_probs = np.concatenate(self._log_probs)
-    labels = self._split.labels[rows]
-    said = log_probs.argmax(-1)
+    _, labels, said, confidence, _ = found = self._all()
     counts = np.zeros((len(self._classes),) * 2, np.int64)
     np.add.at(counts, (labels, said), 1)
     files = {
-      'predictions.csv': self._predictions(rows, labels, said, log_probs),
+      'predictions.csv': self._predictions(found),
       'per_class.csv': self._per_class(counts),
       'confusion.csv': self._confusion(counts),
     }
-    confidence = np.exp(log_probs.max(-1))
     with matplotlib.rc_context(_STYLE):
       pictures = {
         'confusion.png': draw_confusion(counts, self._classes),
@@ -86,13 +91,9 @@ class Details:
   def worst(self, count: int) -> tuple[np.ndarray, ...]:
     """Returns rows, labels, predictions and their probabilities, each [count],
     of the images whose label has the least probability, that one first."""
-    rows = np.concatenate(self._rows)
-    log_probs = np.concatenate(self._log_probs)
-    labels = self._split.labels[rows]
-    own = log_probs[np.arange(len(rows)), labels]
+    *found, own = self._all()
     worst = own.argsort(kind='stable')[:count]
-    said, best = log_probs.argmax(-1), np.exp(log_probs.max(-1))
-    return rows[worst], labels[worst], said[worst], best[worst]
+    return tuple(values[worst] for values in found)
 
   def _name(self, row: int) -> str:
     """What a user finds the row's image by; its number at least."""
@@ -100,7 +101,7 @@ class Details:
       return f'{self._split.name} {row}'
     return printable(self._split.images.records.name(row))
 
-  def _predictions(self, rows, labels, said, log_probs) -> bytes:
+  def _predictions(self, found: _Block) -> bytes:
     names = self._classes
     return _csv(
       ('row', 'image', 'label', 'predicted', 'probability', 'of_label'),
@@ -110,11 +111,11 @@ class Details:
           self._name(row),
           names[label],
           names[guess],
-          f'{np.exp(line[guess]):.6g}',
-          f'{np.exp(line[label]):.6g}',
+          f'{share:.6g}',
+          f'{own:.6g}',
         )
-        for row, label, guess, line in zip(
-          rows.tolist(), labels, said, log_probs, strict=True
+        for row, label, guess, share, own in zip(
+          *(values.tolist() for values in found), strict=True
         )
       ),
     )

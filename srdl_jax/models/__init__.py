@@ -7,6 +7,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from flax.errors import InvalidRngError
 
 from srdl_jax.errors import ConfigError, unknown
 from srdl_jax.models import cifar_resnet, densenet, resnet, wide_resnet
@@ -15,6 +17,7 @@ __all__ = [
   'CLASSIFIERS',
   'MODELS',
   'create',
+  'draws',
   'features',
   'on_one_device',
 ]
@@ -75,6 +78,27 @@ def features(model: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
       f'{" or ".join(CLASSIFIERS)}.'
     )
   return found[0]
+
+
+def draws(model: nn.Module, image_shape: tuple[int, int, int]) -> bool:
+  """Returns whether it draws random numbers while it is trained, as dropout
+  does."""
+  # Ours draw nothing, and to trace a deep one twice takes seconds.
+  if type(model).__module__.startswith('srdl_jax.'):
+    return False
+  alone = on_one_device(model)
+
+  def trained(key):
+    images = jnp.zeros((1, *image_shape))
+    variables = alone.init(key, images, train=False)
+    stats = [name for name in variables if name != 'params']
+    return alone.apply(variables, images, train=True, mutable=stats)
+
+  try:
+    jax.eval_shape(trained, jax.random.key(0))
+  except InvalidRngError:
+    return True
+  return False
 
 
 def on_one_device(model: nn.Module) -> nn.Module:

@@ -5,16 +5,18 @@ import dataclasses
 import glob
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from srdl_jax import evaluate, trained
 from srdl_jax.data import folder_files
-from srdl_jax.errors import ConfigError, DataError
-from srdl_jax.network import RETRIEVAL
+from srdl_jax.errors import DataError
 
 __all__ = ['Said', 'find', 'of_files']
+
+
+_SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Said:
     files: of the images that could be read, [n].
     probabilities: mean over the networks, float64 [n, K].
     classes: their names, by label.
+    titles: the names with what they mean.
     faults: why the other files can't be read; each names its own.
   """
 
   files: tuple[str, ...]
   probabilities: np.ndarray
   classes: tuple[str, ...]
+  titles: tuple[str, ...]
   faults: tuple[str, ...]
 
   def refuse_faults(self) -> None:
@@ -38,14 +42,14 @@ class Said:
     if self.faults:
       raise DataError(
         f'{len(self.faults)} of {len(self.files) + len(self.faults)} file(s): '
-        f'{"; ".join(self.faults)}.'
+        f'{folder_files.listed(self.faults, _SHOWN)}.'
       )
 
-  def best(self, row: int, count: int) -> list[tuple[str, float]]:
-    """Returns a file's most probable classes, with their probabilities."""
+  def best(self, row: int, count: int) -> list[tuple[int, float]]:
+    """Returns a file's most probable labels, with their probabilities."""
     shares = self.probabilities[row]
     order = np.argsort(-shares, kind='stable')[:count]
-    return [(self.classes[n], float(shares[n])) for n in order]
+    return [(int(n), float(shares[n])) for n in order]
 
 
 def find(given: Sequence[str]) -> list[str]:
@@ -78,42 +82,34 @@ def _below(folder: pathlib.Path) -> list[str]:
     os.path.join(place, name)
     for place, _, names in os.walk(folder)
     for name in names
-    if name.lower().endswith(folder_files.SUFFIXES)
+    # Not what macOS puts beside each file.
+    if name.lower().endswith(folder_files.SUFFIXES) and name[0] != '.'
   )
 
 
-def of_files(names: Mapping[pathlib.Path, str], files: Sequence[str]) -> Said:
+def of_files(opened: trained.Opened, files: Sequence[str]) -> Said:
   """Returns what networks of runs say of image files, together.
 
   Args:
-    names: of checkpoints, by run: see `trained.chosen`.
+    opened: see `trained.open_classifiers`.
     files: paths of images of any size and kind; see `images.NewImages`.
-
-  Raises:
-    ConfigError: the networks know other classes, or tell persons apart.
   """
   # Paths may lie anywhere: an absolute one stands whatever folder it is below.
   records = folder_files.Files('', tuple(map(os.path.abspath, files)))
   labels, faults = np.zeros(len(files), np.int32), {}
-  runs = [(trained.open_networks(w), name) for w, name in names.items()]
-  classes = runs[0][0].artefact.classes
-  members = []
-  for run, name in runs:
-    if run.artefact.task == RETRIEVAL:
-      raise ConfigError(
-        f'{run.workdir} ranks images of persons; it names none.'
-      )
-    if run.artefact.classes != classes:
-      raise ConfigError(
-        f'{run.workdir} and {runs[0][0].workdir} know other classes.'
-      )
-    members += run.members(name, records, labels, faults=faults)
+  members = [
+    member
+    for run, variables in opened
+    for member in run.members(variables, records, labels, faults=faults)
+  ]
   blocks = [evaluate.mean_of(said) for _, said in evaluate.said(members)]
   shares = np.exp(np.concatenate(blocks))
   read = [n for n in range(len(files)) if n not in faults]
+  artefact = opened[0][0].artefact
   return Said(
     files=tuple(files[n] for n in read),
     probabilities=shares[read],
-    classes=runs[0][0].artefact.titles,
+    classes=artefact.classes,
+    titles=artefact.titles,
     faults=tuple(faults[n] for n in sorted(faults)),
   )

@@ -30,7 +30,9 @@ def _table(said: predict.Said, top: int) -> None:
   width = min(_WIDTH, max(map(len, said.files), default=0))
   for row, file in enumerate(said.files):
     name = file if len(file) <= width else f'…{file[1 - width :]}'
-    best = '   '.join(f'{n} {100 * p:.1f} %' for n, p in said.best(row, top))
+    best = '   '.join(
+      f'{said.titles[n]} {100 * p:.1f} %' for n, p in said.best(row, top)
+    )
     print(f'{name:<{width}}   {best}')
 
 
@@ -40,13 +42,23 @@ def _csv(said: predict.Said, top: int) -> None:
   titles = [f'{what}_{n}' for n in places for what in ('class', 'probability')]
   writer.writerow(['file', *titles])
   for row, file in enumerate(said.files):
-    best = [x for n, p in said.best(row, top) for x in (n, f'{p:.6f}')]
+    best = [
+      cell
+      for n, p in said.best(row, top)
+      for cell in (said.classes[n], f'{p:.6g}')
+    ]
     writer.writerow([file, *best])
+
+
+def _told(said: predict.Said, label: int, share: float) -> dict[str, object]:
+  name, title = said.classes[label], said.titles[label]
+  told = {'class': name, 'probability': share}
+  return told if title == name else {**told, 'title': title}
 
 
 def _json(said: predict.Said, top: int) -> None:
   for row, file in enumerate(said.files):
-    best = [{'class': n, 'probability': p} for n, p in said.best(row, top)]
+    best = [_told(said, n, p) for n, p in said.best(row, top)]
     print(json.dumps({'file': file, 'predictions': best}))
 
 
@@ -63,7 +75,9 @@ def main(argv: Sequence[str]) -> None:
   names = trained.chosen(args.workdir, args.checkpoint)
   files = predict.find(argv[1:])
   with trained.precision(names):
-    said = predict.of_files(names, files)
+    said = predict.of_files(
+      trained.open_classifiers(names, args.data_dir), files
+    )
   _FORMATS[args.format](said, args.top)
   said.refuse_faults()
 
@@ -76,5 +90,8 @@ if __name__ == '__main__':
     'checkpoint', 'final', 'final, best, stage_1, ..., ensemble, or several.'
   )
   flags.DEFINE_integer('top', 3, 'Classes of each image.', lower_bound=1)
+  flags.DEFINE_string(
+    'data_dir', None, 'Of a run that has no model.json: where its data are.'
+  )
   flags.DEFINE_enum('format', 'table', list(_FORMATS), 'What is printed.')
   command.run(main, positional=True)

@@ -107,7 +107,7 @@ def _next(root: pathlib.Path, run: pathlib.Path) -> str:
     f'Each run:     {root}/*/  (config.json, metrics.jsonl, result.json, ...)\n'
     f'TensorBoard:  tensorboard --logdir {root}\n'
     '\nNext:\n'
-    f'  srdl predict --workdir={run} IMAGE\n'
+    f'  srdl evaluate --workdir={run} --details=details\n'
     '  srdl train --config=folder:path=DIR,model=resnet18 '
     '--workdir=runs/mine\n'
     '  srdl train --config=cifar100:model=resnet32,method=srdl '
@@ -148,7 +148,8 @@ def main(argv: Sequence[str]) -> None:
   width = min(shutil.get_terminal_size((80, 24)).columns, 100)
   for text in (about, _EXPECT):
     print('\n' + textwrap.fill(text, width))
-  last = sweep.directory(root, rows[-1].setting, 0)
+  # SRDL with right labels.
+  last = sweep.directory(root, rows[len(rows) // 2 - 1].setting, 0)
   folder = pathlib.Path(args.workdir)
   print(_next(folder, folder / last.name), end='')
 

@@ -154,7 +154,9 @@ def _at(scale: Scale, row: Row) -> Row | None:
 
 
 def _setting_at(scale: Scale, setting: Setting, epochs: int) -> Setting | None:
-  files = scale.files or {setting.file: setting.file}
+  files = scale.files
+  if files is None:
+    files = {setting.file: setting.file}
   models = scale.models or {setting.model: setting.model}
   if setting.file not in files or setting.model not in models:
     return None

@@ -9,7 +9,9 @@ from srdl_jax.runs import directory
 
 # Exactly what this program names so: other files are someone's own.
 _SHARED = r'\.shared_[0-9a-f]{32}'
-_WRITTEN = rf'(config|result|extraction\w*)\.json|metrics\.jsonl|{_SHARED}'
+_WRITTEN = (
+  rf'(config|model|result|extraction\w*)\.json|metrics\.jsonl|{_SHARED}'
+)
 _FILE = re.compile(
   rf'{_SHARED}|\.({_WRITTEN})\.\S+\.\d+(\.[0-9a-f]{{16}})?\.tmp'
 )

@@ -16,6 +16,7 @@ suffix of --out says which, unless --format does: none is a folder.
 
 import functools
 import pathlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,20 +25,26 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from absl import flags
+from ml_collections import ConfigDict
 
 from srdl_jax import command, models, storage, trained
 from srdl_jax import config as config_lib
 from srdl_jax import weights as weights_lib
 from srdl_jax.errors import CheckpointError, ConfigError
 from srdl_jax.experiment import Experiment
+from srdl_jax.reproduce import Setting, scales
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import finished
+from srdl_jax.runs import environment, finished
 from srdl_jax.trained import Trained
 from srdl_jax.weights import folder
 from srdl_jax.weights import torch as torch_layout
 
-# What is written, by the suffix of its name; of others a state dict.
-_FORMS = {'': 'folder', '.stablehlo': 'stablehlo'}
+# What is written, by the suffix of its name.
+_FORMS = {
+  '': 'folder',
+  '.safetensors': 'safetensors',
+  '.stablehlo': 'stablehlo',
+}
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 # What changes a family's tensors, beside its name.
 VARIANTS: tuple[dict[str, Any], ...] = (
@@ -167,6 +174,7 @@ def export(
 
 def _folder(opened: Trained, name: str, out: pathlib.Path) -> list[str]:
   """Writes a folder of a checkpoint; returns the names of its files."""
+  folder.refuse_full(out)
   weights, program = (
     export(opened, opened.workdir, name, form)
     for form in ('safetensors', 'stablehlo')
@@ -183,9 +191,27 @@ def _folder(opened: Trained, name: str, out: pathlib.Path) -> list[str]:
     described=opened.artefact,
     number=number,
     fields=config_lib.flatten(identity.config),
+    command=_training_command(identity.config),
     run=run,
     checkpoint=name,
   )
+
+
+def _training_command(config: ConfigDict) -> str:
+  """Returns the command that trains a configuration, with the file that comes
+  along for its data; '' where there is none."""
+  if config.data.name not in command.bundled.names():
+    return ''
+  arguments = f'model={config.model.name},method={config.method}'
+  setting = Setting(config.data.name, config.model.name, config.method)
+  ours, usual = map(config_lib.flatten, (config, scales.config(setting)))
+  flags_given = [
+    f'--config.{name}={shlex.quote(str(config[name]))}'
+    for name, value in config_lib.identity(ours).items()
+    if value != usual[name]
+  ]
+  given = ' '.join([f'--config={config.data.name}:{arguments}', *flags_given])
+  return f'srdl train {given} --workdir=DIR'
 
 
 def _required(name: str) -> str:
@@ -196,7 +222,7 @@ def _required(name: str) -> str:
 
 
 def _path(name: str) -> pathlib.Path:
-  return pathlib.Path(_required(name)).expanduser()
+  return run_directory.local(_required(name), f'--{name}')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -209,7 +235,13 @@ def main(argv: Sequence[str]) -> None:
     directory = run_directory.resolve(_required('workdir'))
     out = _path('out')
     args = flags.FLAGS
-    form = args.format or _FORMS.get(out.suffix, 'safetensors')
+    form = args.format or _FORMS.get(out.suffix)
+    if form is None:
+      raise ConfigError(
+        f'--out={out}: say --format=folder, safetensors or stablehlo, or end '
+        'the name in .safetensors or .stablehlo.'
+      )
+    environment.use_compilation_cache()
     with trained.precision([directory]):
       opened = trained.open_networks(directory, args.data_dir)
       if form == 'folder':

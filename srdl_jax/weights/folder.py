@@ -25,13 +25,17 @@ from PIL import Image, ImageOps
 folder = pathlib.Path(__file__).parent
 about = json.loads((folder / 'model.json').read_text())
 height, width, channels = about['image_shape']
-image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert('RGB')
+image = ImageOps.exif_transpose(Image.open(sys.argv[1]))
+if image.mode.startswith('I'):  # 16 bits, of which convert would clip.
+  image = Image.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8))
+image = image.convert('RGB')
 linear = Image.Resampling.BILINEAR
 if about['resize']:  # The shorter side; the centre is cut out.
   scale = about['resize'] / min(image.size)
   size = [max(int(side * scale + 1e-6), width) for side in image.size]
   image = image.resize(size, linear)
-  left, top = (image.width - width) // 2, (image.height - height) // 2
+  left = round((image.width - width) / 2)
+  top = round((image.height - height) / 2)
   image = image.crop((left, top, left + width, top + height))
 else:
   image = image.resize((width, height), linear)
@@ -63,10 +67,15 @@ _CARD = """# {model}, trained on {data} by `{method}`
 
 {training}
 
-The fields that aren't at their defaults:
-
-{fields}
+{command}
 """
+
+
+def refuse_full(folder: pathlib.Path) -> None:
+  """Raises a WorkdirError where a folder has something in it."""
+  with storage.failures(folder):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+      raise WorkdirError(f'{folder} is not empty: give another folder.')
 
 
 def write(
@@ -77,25 +86,27 @@ def write(
   described: Artefact,
   number: int,
   fields: dict[str, Any],
+  command: str,
   run: FinishedRun | None,
   checkpoint: str,
 ) -> list[str]:
   """Writes the folder, all of it or nothing; returns the files' names.
 
   Args:
-    folder: missing or empty.
+    folder: see `refuse_full`.
     weights, program: see `weights.__main__.export`.
     described: of the run.
     number: of the stage whose network it is.
     fields: of the run's configuration, flat.
+    command: that trains the same; '' where there is none.
     run: what result.json says, None where the run isn't finished.
     checkpoint: its name.
 
   Raises:
-    WorkdirError: the folder isn't empty or can't be written.
+    WorkdirError: it can't be written.
   """
   own = described.networks[number - 1]
-  card = _card(described, own['model'], fields, run, checkpoint)
+  card = _card(described, own['model'], fields, command, run, checkpoint)
   files = {
     WEIGHTS: weights,
     PROGRAM: program,
@@ -103,14 +114,11 @@ def write(
     'README.md': card.encode(),
   }
   folder = folder.absolute()
-  with storage.failures(folder):
-    if folder.exists() and any(folder.iterdir()):
-      raise WorkdirError(f'{folder} is not empty: give another folder.')
-    with storage.new_folder(folder) as draft:
-      draft.mkdir(exist_ok=True)
-      for name, content in files.items():
-        (draft / name).write_bytes(content)
-      artefact.write(draft, dataclasses.replace(described, networks=(own,)))
+  with storage.failures(folder), storage.new_folder(folder) as draft:
+    draft.mkdir(exist_ok=True)
+    for name, content in files.items():
+      (draft / name).write_bytes(content)
+    artefact.write(draft, dataclasses.replace(described, networks=(own,)))
   return [*files, artefact.FILE]
 
 
@@ -118,6 +126,7 @@ def _card(
   described: Artefact,
   model: str,
   fields: dict[str, Any],
+  command: str,
   run: FinishedRun | None,
   checkpoint: str,
 ) -> str:
@@ -127,13 +136,17 @@ def _card(
   if run is not None:
     about += f', of version {run.version} (commit {run.commit or "unknown"})'
     training = (
-      f'{run.train_examples or "?":,} images, '
+      f'{run.train_examples or "?"} images, '
       f'{sum(stage.epochs for stage in run.stages)} epochs in all, '
       f'{run.cost.train_seconds:,.0f} s on {run.device_count} '
       f'{run.device_kind}.'
     )
     metrics = _metrics(run)
-  unusual = config.told(config.identity(fields))
+  how = f'    {command}'
+  if not command:
+    unusual = config.told(config.identity(fields))
+    lines = (f'    {name} = {value!r}' for name, value in unusual.items())
+    how = '\n'.join(["The fields that aren't at their defaults:", '', *lines])
   return _CARD.format(
     model=model,
     data=described.data['name'],
@@ -146,7 +159,7 @@ def _card(
     classes=len(described.classes),
     metrics=metrics,
     training=training,
-    fields='\n'.join(f'    {n} = {v!r}' for n, v in unusual.items()),
+    command=how,
   )
 
 

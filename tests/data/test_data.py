@@ -388,7 +388,7 @@ def served(tiny100):
   thread.join()
 
 
-def test_a_prepared_set_is_labelled_by_names_of_classes(prepared):
+def test_a_prepared_set_is_labelled_by_names_of_classes(prepared, monkeypatch):
   builder = tfds_reader.open_builder(prepared / 'cifar100' / '3.0.2')
   names = tfds_reader.class_names(builder)
   loaded = cifar.CIFAR100.load(data.Location(str(prepared)))
@@ -406,6 +406,10 @@ def test_a_prepared_set_is_labelled_by_names_of_classes(prepared):
   few = [name for name in names if name != names[loaded.test.labels[0]]]
   with pytest.raises(DataError, match='the network has no class'):
     labelled.read('tfds:cifar100', few, str(prepared))
+  with monkeypatch.context() as patched:
+    patched.setattr(labelled._TfdsImages, 'label', lambda self, row: -1)
+    with pytest.raises(DataError, match='labels from -1 to -1'):
+      labelled.read('tfds:cifar100', names, str(prepared))
   with pytest.raises(DataError, match="no split 'val'"):
     labelled.read('tfds:cifar100/val', names, str(prepared))
 

@@ -34,7 +34,8 @@ def place(tmp_path_factory):
 def _metrics(place, folder):
   opened = trained.open_networks(place / 'run')
   found = labelled.read(str(folder), opened.artefact.classes)
-  members = opened.members('final', found.records, found.labels)
+  variables = trained.load_members(place / 'run', 'final', opened)
+  members = opened.members(variables, found.records, found.labels)
   return evaluate.classify(members)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first minute: its rows, its table, and all of it."""
 
+import json
 import os
 import re
 import sys
@@ -32,6 +33,10 @@ def test_rows_cost_the_same_but_for_the_control():
   assert list(costs)[:2] == [arena.VANILLA, arena.HALF]
 
 
+def test_other_tables_have_no_rows_of_it():
+  assert not scales.rows('table1', demo.SCALE)
+
+
 def test_the_table_pairs_by_seed():
   runs = {}
   for row in ROWS:
@@ -57,8 +62,10 @@ def test_one_command_shows_whether_it_helps(tmp_path):
   told = started.run(call, cwd=tmp_path, env=_env(), check=True)
   rows = re.findall(r'^  (vanilla|label smoothing|SRDL)', told.stdout, re.M)
   assert len(rows) == 8 and (tmp_path / 'demo/report.html').exists()
-  run = re.search(r'srdl predict --workdir=(\S+) IMAGE', told.stdout)[1]
+  run = re.search(r'srdl evaluate --workdir=(\S+) --details', told.stdout)[1]
   assert (tmp_path / run / 'model.json').exists()
+  record = json.loads((tmp_path / run / 'config.json').read_text())['config']
+  assert (record['method'], record['data.label_noise']) == ('srdl', 0)
   # Again: all is there.
   again = started.run(call, cwd=tmp_path, env=_env(), check=True)
   assert again.stdout == told.stdout

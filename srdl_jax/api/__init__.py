@@ -13,9 +13,8 @@ with. Known errors are those of `errors`.
 """
 
 import contextlib
-import dataclasses
-import functools
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -40,7 +39,8 @@ from srdl_jax import (
   storage,
   trained,
 )
-from srdl_jax.data import arrays, labelled
+from srdl_jax.api import own
+from srdl_jax.data import arrays
 from srdl_jax.errors import ConfigError, WorkdirError
 from srdl_jax.runs import bank as bank_files
 from srdl_jax.runs import directory as run_directory
@@ -48,8 +48,8 @@ from srdl_jax.runs import finished, stop_request
 
 __all__ = ['Run', 'fit', 'load', 'train']
 
-# What a record says where the network or the arrays were given in Python.
-OWN_MODEL, OWN_DATA = 'own_module', 'own_arrays'
+# How the name in a record begins where arrays were given in Python.
+ARRAYS = 'own_arrays_'
 
 
 class Run:
@@ -71,16 +71,22 @@ class Run:
     self.workdir = workdir
     self.config = run_directory.load_identity(workdir).config
     self._own, self._checkpoint = model, checkpoint
-    if self.config.model.name == OWN_MODEL and model is None:
+    name = self.config.model.name
+    if name.startswith(own.PREFIX) and (
+      model is None or own.name_of(model) != name
+    ):
+      another = ', not this one' if model is not None else ''
       raise ConfigError(
-        f"{workdir} trained a module of one's own: give it, too, as in "
+        f"{workdir} trained a module of one's own{another}: give it, as in "
         'load(workdir, model=MODULE).'
       )
     with self._here():
       opened = trained.open_networks(workdir)
       members = trained.load_members(workdir, checkpoint, opened)
+      for number, variables in members.items():
+        own.check_fit(opened.stages[number - 1].network, variables)
     self._opened, self._members = opened, members
-    self.classes = opened.artefact.titles
+    self.classes = opened.artefact.classes
 
   def __repr__(self) -> str:
     name, method = self.config.model.name, self.config.method
@@ -90,7 +96,8 @@ class Run:
   def _here(self) -> Iterator[None]:
     """In the run's own precision; its own module known by its name."""
     wide = self.config.model.dtype == 'float64'
-    with jax.enable_x64(wide), _known(models.MODELS, OWN_MODEL, self._own):
+    name = self.config.model.name
+    with jax.enable_x64(wide), own.known(models.MODELS, name, self._own):
       yield
 
   def _one(self) -> tuple[trained.TrainedStage, Any]:
@@ -114,7 +121,8 @@ class Run:
 
   def normalise(self, images: Any) -> jax.Array:
     """Returns what the module takes of uint8 images [..., H, W, C]."""
-    return self._opened.stages[-1].network.normalise(jnp.asarray(images))
+    with self._here():
+      return self._opened.stages[-1].network.normalise(jnp.asarray(images))
 
   def _checked(self, images: Any) -> np.ndarray:
     images = np.asarray(images)
@@ -138,10 +146,11 @@ class Run:
       ConfigError: they are of another kind or shape.
       DataError: a file isn't there or can't be read.
     """
-    if isinstance(images, str) or not hasattr(images, 'shape'):
-      return self._predict_files(
-        [images] if isinstance(images, str) else images
-      )
+    self._opened.refuse_retrieval()
+    named = (str, os.PathLike)
+    given = [images] if isinstance(images, named) else images
+    if isinstance(given, Sequence) and all(isinstance(i, named) for i in given):
+      return self._predict_files(given)
     images = self._checked(images)
     if not len(images):
       return np.zeros((0, len(self.classes)))
@@ -153,9 +162,9 @@ class Run:
     return np.exp(np.concatenate(said))
 
   def _predict_files(self, files: Sequence[str]) -> np.ndarray:
-    found = predict.find([str(file) for file in files])
+    found = predict.find([os.fspath(file) for file in files])
     with self._here():
-      said = predict.of_files({self.workdir: self._checkpoint}, found)
+      said = predict.of_files([(self._opened, self._members)], found)
     said.refuse_faults()
     return said.probabilities
 
@@ -163,10 +172,11 @@ class Run:
     """Returns what the last layer is given, [b, D], of uint8 images."""
     images, (stage, variables) = self._checked(images), self._one()
     rows = np.arange(len(images))
+    if not len(rows):
+      raise ConfigError('There are no images.')
+    size = min(self._opened.batch_size, len(rows))
     with self._here():
-      blocks = stage.network.features(
-        variables, images, rows, self._opened.batch_size
-      )
+      blocks = stage.network.features(variables, images, rows, size)
       return np.concatenate([block for _, block in blocks])
 
   def evaluate(
@@ -184,10 +194,12 @@ class Run:
       split: of the run's own data.
       data_dir: TFDS directory.
     """
-    if data is None and self.config.data.name == OWN_DATA:
+    if data is None and self.config.data.name.startswith(ARRAYS):
       raise ConfigError(
         'The arrays are not kept: give images and labels, or read `result`.'
       )
+    if data is not None and split != 'test':
+      raise ConfigError(f"split {split!r} is of the run's own data.")
     with self._here():
       if data is None:
         experiment = trained.open_run(self.workdir, data_dir)
@@ -195,11 +207,16 @@ class Run:
       return evaluate.classify(self._examined(data, data_dir))
 
   def _examined(self, given: Any, data_dir: str | None) -> list[Any]:
-    if isinstance(given, str):
-      names = self._opened.artefact.classes
-      found = labelled.read(given, names, data_dir or '')
-      return self._opened.members(self._checkpoint, found.records, found.labels)
+    self._opened.refuse_retrieval()
+    if isinstance(given, str | os.PathLike):
+      # It takes TFDS with it.
+      from srdl_jax.data import labelled
+
+      found = labelled.read(os.fspath(given), self.classes, data_dir or '')
+      return self._opened.members(self._members, found.records, found.labels)
     images, labels = given
+    if not len(images):
+      raise ConfigError('There are no images.')
     arrays.check_labels(labels, len(images), len(self.classes))
     split = data.Split('new', self._checked(images), np.asarray(labels), '')
     subset = data.Subset(split, np.arange(len(labels)))
@@ -215,9 +232,10 @@ class Run:
     Raises:
       WorkdirError: none did, or what it said is damaged.
     """
-    views = self.config.distillation.views
-    numbers = [stage] if stage else range(len(self._opened.stages), 0, -1)
-    for number in numbers:
+    views, count = self.config.distillation.views, len(self._opened.stages)
+    if stage not in (None, *range(1, count + 1)):
+      raise ConfigError(f'stage {stage}: the run has stages 1 to {count}.')
+    for number in [stage] if stage else range(count, 0, -1):
       folder = run_directory.soft_targets(self.workdir, number, views)
       if soft_targets.is_complete(folder):
         made = bank_files.read_attributes(folder)
@@ -329,59 +347,32 @@ def fit(
     ConfigError: what is given doesn't fit together.
     SrdlError: see `train`.
   """
-  dataset = arrays.dataset(OWN_DATA, images, labels, test, classes)
-  given = {'method': method, 'epochs': epochs, **settings}
-  config = config_lib.changed(given)
-  config.model.name, config.data.name = OWN_MODEL, OWN_DATA
-  if not _asks_for_axis(model):
-    # Its batch norm would silently be another one on several devices.
+  dataset = arrays.dataset(ARRAYS, images, labels, test, classes)
+  config = config_lib.changed({'method': method, 'epochs': epochs, **settings})
+  shape = dataset.train.images.shape[1:]
+  own.check_logits(model, shape, dataset.num_classes)
+  config.model.name, config.data.name = own.name_of(model), dataset.name
+  if not own.asks_for_axis(model) or models.draws(model, shape):
+    # Batch norm, or what is drawn, would silently be another on several.
     if config.devices > 1:
       raise ConfigError(
-        f'devices = {config.devices}, but {type(model).__name__} has no field '
-        'axis_name, over which batch norm would average.'
+        f'devices = {config.devices}, but {type(model).__name__} draws random '
+        'numbers, or has no field axis_name, over which batch norm averages.'
       )
     config.devices = 1
   place = workdir or tempfile.mkdtemp(prefix='srdl_jax_')
   entry = data.Entry(lambda location: dataset)
-  with (
-    _known(models.MODELS, OWN_MODEL, model),
-    _known(data.DATASETS, OWN_DATA, entry),
-  ):
-    _train(config, place)
-  run = load(place, model=model)
+  try:
+    with (
+      own.known(models.MODELS, config.model.name, model),
+      own.known(data.DATASETS, dataset.name, entry),
+    ):
+      _train(config, place)
+    run = load(place, model=model)
+  except BaseException:
+    if workdir is None:
+      shutil.rmtree(place, ignore_errors=True)
+    raise
   if workdir is None:
     weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)
   return run
-
-
-@contextlib.contextmanager
-def _known(table: dict[str, Any], name: str, its: Any) -> Iterator[None]:
-  """Puts something under a name for a while; a module as its constructor."""
-  if its is None:
-    yield
-    return
-  before = table.get(name)
-  table[name] = functools.partial(_clone, its) if _is_module(its) else its
-  try:
-    yield
-  finally:
-    if before is None:
-      del table[name]
-    else:
-      table[name] = before
-
-
-def _is_module(its: Any) -> bool:
-  return isinstance(its, nn.Module)
-
-
-def _clone(model: nn.Module, *, num_classes, dtype, axis_name=None):
-  """Returns the module with the axis of the devices, if it asks for one."""
-  del num_classes, dtype
-  if _asks_for_axis(model):
-    return model.clone(axis_name=axis_name)
-  return model
-
-
-def _asks_for_axis(model: nn.Module) -> bool:
-  return any(f.name == 'axis_name' for f in dataclasses.fields(model))
