@@ -13,6 +13,8 @@ with. Known errors are those of `errors`.
 """
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -348,6 +350,10 @@ def fit(
     SrdlError: see `train`.
   """
   dataset = arrays.dataset(ARRAYS, images, labels, test, classes)
+  # Of other arrays another name.
+  parts = f'{dataset.train.fingerprint}{dataset.test.fingerprint}'
+  digest = hashlib.sha256(parts.encode()).hexdigest()[:12]
+  dataset = dataclasses.replace(dataset, name=f'{ARRAYS}{digest}')
   config = config_lib.changed({'method': method, 'epochs': epochs, **settings})
   shape = dataset.train.images.shape[1:]
   own.check_logits(model, shape, dataset.num_classes)

@@ -14,7 +14,7 @@ _HELD_OUT = 5
 
 
 def dataset(
-  prefix: str,
+  name: str,
   images: Any,
   labels: Any,
   test: tuple[Any, Any] | None = None,
@@ -23,7 +23,6 @@ def dataset(
   """Returns a data set of arrays; its mean and deviation are theirs.
 
   Args:
-    prefix: of its name, which other arrays don't have.
     images: uint8 [N, H, W, C].
     labels: integers [N], from 0 to K - 1.
     test: images and labels to test on; without them every fifth of each class's
@@ -59,9 +58,8 @@ def dataset(
     )
   pixels = images.reshape(-1, images.shape[-1]) / 255
   train, others = _split('train', images, labels), _split('test', *test)
-  identity = f'{train.fingerprint}{others.fingerprint}'
   return data.Dataset(
-    name=prefix + hashlib.sha256(identity.encode()).hexdigest()[:12],
+    name=name,
     version='1',
     num_classes=count,
     mean=tuple(pixels.mean(0).tolist()),
