@@ -2,10 +2,14 @@
 """Small photos of three classes in a folder, and a run on them."""
 
 import pathlib
+import shutil
 
 import numpy as np
 import tiny
 from PIL import Image
+
+from srdl_jax import srdl
+from srdl_jax.runs import stop_request
 
 CLASSES = ('brick', 'grass', 'sky')
 SIZE = 16
@@ -44,3 +48,16 @@ def config(folder: pathlib.Path, **fields):
       **fields,
     }
   )
+
+
+def train_and_remove(place: pathlib.Path, **fields) -> pathlib.Path:
+  """Makes a run on photos, PLACE/run, and takes these away; returns `place`.
+
+  Others of the same classes are in PLACE/new.
+  """
+  write(place / 'images')
+  write(place / 'new', count=4, seed=1)
+  made = config(place / 'images', **fields)
+  srdl.run(made, str(place / 'run'), stop_request.StopRequest())
+  shutil.rmtree(place / 'images')
+  return place

@@ -12,23 +12,16 @@ import pytest
 import started
 from PIL import Image
 
-from srdl_jax import data, evaluate, srdl, trained
+from srdl_jax import data, evaluate, trained
 from srdl_jax.data import labelled
 from srdl_jax.errors import DataError
 from srdl_jax.evaluate import details
-from srdl_jax.runs import stop_request
 
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
   """new/<class>/<n>.png, and a run whose images are gone."""
-  place = tmp_path_factory.mktemp('elsewhere')
-  photos.write(place / 'images')
-  photos.write(place / 'new', count=4, seed=1)
-  config = photos.config(place / 'images')
-  srdl.run(config, str(place / 'run'), stop_request.StopRequest())
-  shutil.rmtree(place / 'images')
-  return place
+  return photos.train_and_remove(tmp_path_factory.mktemp('elsewhere'))
 
 
 def _metrics(place, folder):

@@ -12,20 +12,15 @@ import pytest
 import started
 from PIL import Image
 
-from srdl_jax import artefact, predict, srdl, trained
-from srdl_jax.runs import stop_request
+from srdl_jax import artefact, predict, trained
 
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """A run whose images are gone, and what it exports."""
-  place = tmp_path_factory.mktemp('folder')
-  photos.write(place / 'images')
+  """A run whose images are gone."""
   fields = {'model.name': 'resnet8', 'epochs': 2, 'data.image_size': 31}
-  config = photos.config(place / 'images', **fields)
-  srdl.run(config, str(place / 'run'), stop_request.StopRequest())
-  shutil.rmtree(place / 'images')
-  return place
+  place = tmp_path_factory.mktemp('folder')
+  return photos.train_and_remove(place, **fields)
 
 
 def _export(place, *more):
