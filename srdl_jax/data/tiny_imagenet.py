@@ -66,6 +66,8 @@ class TinyImageNet(preparation.Archive):
 
   def words(self, path: pathlib.Path) -> dict[str, str]:
     with _opened(path) as archive:
+      if _WORDS not in archive.namelist():
+        return {}
       # Of all of WordNet.
       lines = (line.partition('\t') for line in _lines(archive, _WORDS))
       meaning = {name: words for name, _, words in lines}
