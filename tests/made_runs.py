@@ -161,9 +161,8 @@ def of_arena(
     units: times those that its epochs have.
   """
   found = of_row(row, seed, last)
-  forwards = 3
+  forwards = 3 + (row.setting.method in ('mean_teacher', 'ema'))
   if row.setting.method == 'mean_teacher':
-    forwards = 4
     found['stages'][-1]['others'] = {'mean': _test(last + 0.005)}
   passes = forwards * found['config']['epochs']
   found['cost']['units'] = units * passes * EXAMPLES

@@ -196,7 +196,8 @@ class Run:
       split: of the run's own data.
       data_dir: TFDS directory.
     """
-    if data is None and self.config.data.name.startswith(ARRAYS):
+    name = self.config.data.name
+    if data is None and name.startswith(ARRAYS):
       raise ConfigError(
         'The arrays are not kept: give images and labels, or read `result`.'
       )

@@ -5,7 +5,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from srdl_jax import artefact, config, storage
+from srdl_jax import artefact, storage
+from srdl_jax import config as config_lib
 from srdl_jax.artefact import Artefact
 from srdl_jax.errors import WorkdirError
 from srdl_jax.runs.finished import FinishedRun
@@ -144,7 +145,7 @@ def _card(
     metrics = _metrics(run)
   how = f'    {command}'
   if not command:
-    unusual = config.told(config.identity(fields))
+    unusual = config_lib.told(config_lib.identity(fields))
     lines = (f'    {name} = {value!r}' for name, value in unusual.items())
     how = '\n'.join(["The fields that aren't at their defaults:", '', *lines])
   return _CARD.format(

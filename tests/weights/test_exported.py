@@ -19,7 +19,7 @@ from srdl_jax import artefact, predict, trained
 def place(tmp_path_factory):
   """A run whose images are gone."""
   fields = {'model.name': 'resnet8', 'epochs': 2, 'data.image_size': 31}
-  place = tmp_path_factory.mktemp('folder')
+  place = tmp_path_factory.mktemp('exported')
   return photos.train_and_remove(place, **fields)
 
 
