@@ -127,6 +127,21 @@ def test_a_lost_process_and_a_restart_change_nothing(streamed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('method', ['ps_kd', 'dlb', 'mean_teacher'])
+def test_what_a_source_remembers_is_the_same_in_all(streamed, tmp_path, method):
+  """Of streamed images; dlb has second views of them and remembers a batch."""
+  fields = {**streamed, 'method': method, 'epochs': 3}
+  code, text = launch(tmp_path / 'two', 'kill:9', **fields)
+  assert code == AGAIN, text
+  code, text = launch(tmp_path / 'two', **fields)
+  assert code == 0, text
+  alone(tmp_path / 'one', **fields)
+  state = tiny.end_of(tmp_path / 'one', 1, 18).state
+  assert jax.tree.leaves(state['memory'])
+  assert_same_run(tmp_path / 'two', tmp_path / 'one', (18,))
+
+
+@pytest.mark.slow
 def test_one_process_asked_to_end_ends_all_and_they_go_on(tmp_path):
   two = tmp_path / 'two'
   code, text = launch(two, 'term:7', **RESIDENT)
