@@ -39,6 +39,14 @@ def commit() -> str:
   return told.strip()
 
 
+def write_configs(folder: str) -> None:
+  """Copies the configurations into the package that is built."""
+  target = pathlib.Path(folder) / 'srdl_jax' / 'configs'
+  target.mkdir(parents=True, exist_ok=True)
+  for path in sorted((HERE / 'configs').glob('*.py')):
+    (target / path.name).write_bytes(path.read_bytes())
+
+
 def write_commit(folder: str) -> None:
   """Writes the commit, if it is known, below a folder that is built."""
   path = pathlib.Path(folder) / COMMIT
@@ -49,12 +57,14 @@ def write_commit(folder: str) -> None:
 
 
 class BuildPy(build_py):
-  """Records the commit in a wheel, but not in an editable install."""
+  """Puts configurations and the commit into a wheel, where they are looked for
+  (command/bundled.py, runs/environment.py); not into an editable install."""
 
   def run(self):
     super().run()
     if not getattr(self, 'editable_mode', False):
       write_commit(self.build_lib)
+      write_configs(self.build_lib)
 
 
 class Sdist(sdist):
@@ -63,6 +73,10 @@ class Sdist(sdist):
   def make_release_tree(self, base_dir, files):
     super().make_release_tree(base_dir, files)
     write_commit(base_dir)
+    target = pathlib.Path(base_dir) / 'configs'
+    target.mkdir(exist_ok=True)
+    for path in (HERE / 'configs').glob('*.py'):
+      (target / path.name).write_bytes(path.read_bytes())
 
 
 setup(
@@ -85,12 +99,10 @@ setup(
     'Typing :: Typed',
   ],
   package_data={'srdl_jax': ['py.typed']},
-  packages=[
-    *find_packages(include=['srdl_jax', 'srdl_jax.*']),
-    # --config=NAME in any directory: command/bundled.py looks for them.
-    'srdl_jax.configs',
-  ],
-  package_dir={'srdl_jax.configs': 'configs'},
+  packages=find_packages(include=['srdl_jax', 'srdl_jax.*']),
+  # Told so, an editable install is a path. Else it is a finder, which comes
+  # after a folder of the package's name, such as that of the checkout.
+  package_dir={'': '.'},
   cmdclass={'build_py': BuildPy, 'sdist': Sdist},
   entry_points={'console_scripts': ['srdl = srdl_jax.__main__:main']},
   python_requires='>=3.11',

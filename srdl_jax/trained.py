@@ -323,7 +323,8 @@ def _load(workdir, name: str, stage: BoundStage | TrainedStage) -> Any:
       if stage.end_step not in (saved := checkpoints.steps()):
         raise CheckpointError(
           f'{directory}: the stage has not been trained to its end, step '
-          f'{stage.end_step}; its checkpoints are at {saved or "no step"}.'
+          f'{stage.end_step}; its checkpoints are at {saved or "no step"}. The '
+          "run's own command trains what is left."
         )
       moment = checkpoints.load(stage.end_step)
   # What taught it need not be there any more.

@@ -119,3 +119,20 @@ def test_a_wheel_of_an_sdist_knows_the_commit_too(made, tmp_path):
   wheel = zipfile.ZipFile(built('wheel', unpacked, tmp_path))
   assert wheel.read('srdl_jax/_commit').decode().strip() == commit
   assert 'srdl_jax/configs/cifar100.py' in wheel.namelist()
+
+
+@pytest.mark.slow
+def test_an_editable_install_is_found_from_beside_the_checkout(tmp_path):
+  """Whose folder has the package's name, and none of its modules in it."""
+  sources, _ = copy(tmp_path / 'srdl_jax')
+  wheel = built('editable', sources, tmp_path)
+  zipfile.ZipFile(wheel).extractall(tmp_path / 'site')
+  program = (
+    'import site, sys; sys.path.insert(0, ""); '
+    f'site.addsitedir({str(tmp_path / "site")!r}); '
+    'import srdl_jax; print(srdl_jax.__version__)'
+  )
+  # Without what else is installed here.
+  call = [sys.executable, '-S', '-c', program]
+  told = started.run(call, cwd=tmp_path, check=True)
+  assert told.stdout.strip()

@@ -350,6 +350,8 @@ def fit(
     ConfigError: what is given doesn't fit together.
     SrdlError: see `train`.
   """
+  if not isinstance(model, nn.Module):
+    raise ConfigError(f'{model!r} is no Linen module: give one, such as Net().')
   dataset = arrays.dataset(ARRAYS, images, labels, test, classes)
   # Of other arrays another name.
   parts = f'{dataset.train.fingerprint}{dataset.test.fingerprint}'

@@ -89,10 +89,10 @@ class Details:
     return list(files)
 
   def worst(self, count: int) -> tuple[np.ndarray, ...]:
-    """Returns rows, labels, predictions and their probabilities, each [count],
-    of the images whose label has the least probability, that one first."""
-    *found, own = self._all()
-    worst = own.argsort(kind='stable')[:count]
+    """Returns rows, labels, predictions, their probabilities and the labels',
+    each [count], of the images whose label has the least, that one first."""
+    found = self._all()
+    worst = found[-1].argsort(kind='stable')[:count]
     return tuple(values[worst] for values in found)
 
   def _name(self, row: int) -> str:
@@ -143,27 +143,23 @@ class Details:
     lines = ((n, *c) for n, c in zip(self._classes, counts, strict=True))
     return _csv(('label', *self._classes), lines)
 
-  def _draw_worst(self, rows, labels, said, confidence) -> Figure:
+  def _draw_worst(self, rows, labels, said, confidence, own) -> Figure:
     high = -(-len(rows) // _COLUMNS)
     figure = Figure((1.45 * _COLUMNS, 1.95 * high + 0.4), layout='constrained')
     figure.suptitle('Least probability of the label', x=0.01, ha='left')
     grid = figure.subplots(high, _COLUMNS, squeeze=False)
     for axes in grid.flat:
       axes.set_axis_off()
-    for axes, row, label, guess, share in zip(
-      grid.flat, rows, labels, said, confidence, strict=False
+    for axes, row, label, guess, share, least in zip(
+      grid.flat, rows, labels, said, confidence, own, strict=False
     ):
       image = np.asarray(self._split.images[np.array([row])])[0]
       axes.imshow(image.squeeze(), cmap='gray', vmin=0, vmax=255)
-      own, other = self._classes[label], self._classes[guess]
+      title = f'{_short(self._classes[label])} {least:.0%}'
+      if label != guess:
+        title += f'\nsaid {_short(self._classes[guess])} {share:.0%}'
       colour = _INK if label == guess else _RED
-      axes.set_title(
-        f'{_short(own)}\nsaid {_short(other)}, {share:.0%}'
-        if label != guess
-        else f'{_short(own)}\n{share:.0%}',
-        color=colour,
-        fontsize=7,
-      )
+      axes.set_title(title, color=colour, fontsize=7)
     return figure
 
 

@@ -38,10 +38,10 @@ _ABOUT = (
   'for {half}. Memorised: wrong training labels that the network reproduces.'
 )
 _EXPECT = (
-  'What to expect: where labels are wrong, self-reference gains, and most of '
-  'it is that half a run memorises less, as the row of M / 2 shows; on a few '
-  'clean images it gains nothing. docs/arena.md and docs/results.md have more '
-  'methods, budgets and seeds.'
+  'With more seeds and longer runs (docs/results.md): where labels are wrong, '
+  'self-reference gains over vanilla training; of a short run all of that is '
+  'that half a run memorises less, as the row of M / 2 shows, of a long one a '
+  'part. Where all labels are right it gains nothing on these images.'
 )
 
 
@@ -104,7 +104,7 @@ def _line(cells: Sequence[str]) -> str:
 def _next(root: pathlib.Path, run: pathlib.Path) -> str:
   return (
     f'\nReport:       {root / "report.html"}\n'
-    f'Each run:     {root}/*/  (config.json, metrics.jsonl, result.json, ...)\n'
+    f'Each run:     {run.parent}/*/\n'
     f'TensorBoard:  tensorboard --logdir {root}\n'
     '\nNext:\n'
     f'  srdl evaluate --workdir={run} --details=details\n'
@@ -151,7 +151,7 @@ def main(argv: Sequence[str]) -> None:
   # SRDL with right labels.
   last = sweep.directory(root, rows[len(rows) // 2 - 1].setting, 0)
   folder = pathlib.Path(args.workdir)
-  print(_next(folder, folder / last.name), end='')
+  print(_next(folder, folder / last.relative_to(root)), end='')
 
 
 if __name__ == '__main__':

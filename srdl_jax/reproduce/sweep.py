@@ -26,6 +26,9 @@ SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_BETWEEN_LINES = 60.0
 
 
+_OF_XLA = re.compile(r'[EFIW]\d{4} \d\d:\d\d:')
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
   """A command, and the file that is there once it has been run.
@@ -294,5 +297,7 @@ def last_line(path: pathlib.Path) -> str:
   """Returns the last line of a log that says something, without its time."""
   # Lines of progress overwrite each other.
   lines = path.read_text(errors='replace').replace('\r', '\n').splitlines()
-  line = next((line for line in reversed(lines) if line.strip()), '')
+  said = (line for line in reversed(lines) if line.strip())
+  # Not what XLA says of itself, in lines of a thousand letters.
+  line = next((line for line in said if not _OF_XLA.match(line)), '')
   return re.sub(r'^\d\d:\d\d:\d\d ', '', line)

@@ -19,6 +19,9 @@ import json
 import pathlib
 import sys
 
+if len(sys.argv) != 2:
+  sys.exit(__doc__)
+
 import jax
 import numpy
 from PIL import Image, ImageOps

@@ -119,10 +119,11 @@ def test_the_worst_images_are_those_of_least_probability():
   found = details.Details(split, ['a', 'b'])
   shares = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
   found.add(np.arange(4), np.log(shares))
-  rows, labels, said, confidence = found.worst(2)
+  rows, labels, said, confidence, own = found.worst(2)
   assert rows.tolist() == [2, 1] and labels.tolist() == [0, 1]
   assert said.tolist() == [1, 0]
   np.testing.assert_allclose(confidence, [0.8, 0.6], rtol=1e-6)
+  np.testing.assert_allclose(own, [0.2, 0.4], rtol=1e-6)
 
 
 def test_a_table_is_for_terminals(place):

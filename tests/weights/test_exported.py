@@ -74,7 +74,8 @@ def test_its_card_tells_metrics_and_how_it_was_trained(place, tmp_path):
   for stage in result['stages']:
     assert f'{stage["test"]["nll"]:.4f}' in card
   command = re.search('^    srdl train (.*) --workdir=DIR$', card, re.M)[1]
-  assert command.startswith('--config=folder:model=resnet8,method=srdl ')
+  start = '--config=folder:path=DIR,model=resnet8,method=srdl '
+  assert command.startswith(start)
   assert '--config.data.image_size=31 ' in f'{command} '
   # Nothing is written over.
   before = {path: path.read_bytes() for path in out.iterdir()}
