@@ -226,3 +226,38 @@ def test_python_of_the_readme(tmp_path):
   assert "{'accuracy': 0." in done.stdout
   *_, last = done.stdout.splitlines()
   assert re.fullmatch(r'<Run resnet8, srdl: ensemble of .*> \(3, 10\)', last)
+
+
+USING = started.ROOT / 'docs' / 'using.md'
+
+
+@pytest.mark.slow
+def test_networks_data_and_methods_of_ones_own(tmp_path):
+  text = USING.read_text()
+  (mine,) = (b for b in blocks(text) if b[0] == 'import flax.linen as nn')
+  (tmp_path / 'mine.py').write_text('\n'.join(mine))
+  lines = [line for line in commands(text) if '--import=mine' in line]
+  assert len(lines) == 2
+  env = {**os.environ, 'PYTHONPATH': str(started.ROOT)}
+  short = ['--config.epochs=6'], ['--json']
+  for line, more in zip(lines, short, strict=True):
+    arguments = [*SRDL, *shlex.split(line)[1:], *more]
+    done = started.run(arguments, cwd=tmp_path, env=env, check=True)
+  assert json.loads(done.stdout)['examples'] == 79
+  # Without it nothing of a user's own is executed.
+  bare = [word for word in shlex.split(lines[1])[1:] if 'import' not in word]
+  done = started.run([*SRDL, *bare], cwd=tmp_path, env=env)
+  assert done.returncode == 2 and '--import=MODULE' in done.stderr
+
+
+@pytest.mark.slow
+def test_python_of_using(tmp_path):
+  (program,) = (
+    b for b in blocks(USING.read_text()) if b[0] == 'import srdl_jax'
+  )
+  text = '\n'.join(program)
+  assert text.count("'epochs': 20") == 1
+  text = text.replace("'epochs': 20", "'epochs': 2")
+  text += '\nassert again.predict(digits.test.images).shape == (360, 10)\n'
+  env = {**os.environ, 'PYTHONPATH': str(started.ROOT)}
+  started.run([sys.executable, '-c', text], cwd=tmp_path, env=env, check=True)

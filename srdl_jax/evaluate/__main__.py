@@ -31,7 +31,7 @@ from absl import flags
 
 from srdl_jax import command, cpu, evaluate, storage, trained
 from srdl_jax.config import FIELDS
-from srdl_jax.errors import ConfigError
+from srdl_jax.errors import ConfigError, DataError
 from srdl_jax.experiment import Experiment
 from srdl_jax.retrieval import measure
 from srdl_jax.runs import directory as run_directory
@@ -117,7 +117,13 @@ def _elsewhere(names: Mapping[pathlib.Path, str]) -> dict[str, Any]:
 
 
 def _open(workdir: pathlib.Path, name: str) -> tuple[Experiment, dict]:
-  experiment = trained.open_run(workdir, flags.FLAGS.data_dir)
+  try:
+    experiment = trained.open_run(workdir, flags.FLAGS.data_dir)
+  except DataError as error:
+    raise DataError(
+      f"{error}. Where the run's own data are gone, --data=FOLDER or "
+      '--data=tfds:NAME evaluates on others.'
+    ) from error
   return experiment, trained.load_members(workdir, name, experiment)
 
 

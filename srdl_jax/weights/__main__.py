@@ -14,7 +14,9 @@ both, classes, a model card and a script that predicts without this package. The
 suffix of --out says which, unless --format does: none is a folder.
 """
 
+import dataclasses
 import functools
+import json
 import pathlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -104,14 +106,18 @@ def _fit(
   return found[0]
 
 
-def to_safetensors(variables: Any, model: str) -> bytes:
+def to_safetensors(variables: Any, model: str, **told: str) -> bytes:
   """Returns a state dict with PyTorch's names, checked by reading it.
+
+  Args:
+    **told: more of what the file says of itself.
 
   Raises:
     CheckpointError: the file would hold something else.
   """
   tensors = torch_layout.to_torch(variables)
-  content = safetensors.numpy.save(tensors, {'format': 'pt', 'model': model})
+  metadata = {'format': 'pt', 'model': model, **told}
+  content = safetensors.numpy.save(tensors, metadata)
   back, misfits = torch_layout.from_torch(
     safetensors.numpy.load(content), variables
   )
@@ -164,7 +170,8 @@ def export(
   """
   network, variables = trained.load_one(directory, name, experiment)
   if form == 'safetensors':
-    return to_safetensors(variables, network.name)
+    about = json.dumps(dataclasses.asdict(experiment.artefact))
+    return to_safetensors(variables, network.name, artefact=about)
 
   def predict(images):
     return jax.nn.softmax(network.predict_step(variables, images))
@@ -251,6 +258,9 @@ def main(argv: Sequence[str]) -> None:
         return
       content = export(opened, directory, args.checkpoint, form)
     storage.replace(out, content)
+    if form == 'stablehlo':
+      about = dataclasses.asdict(opened.artefact)
+      storage.write_json(out.with_name(f'{out.name}.json'), about)
     print(f'{out}: {len(content):,} bytes')
   else:
     raise ConfigError('Say what to do: import or export.')

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import photos
 import pytest
+import safetensors
 import started
 from PIL import Image
 
@@ -91,6 +92,18 @@ def test_an_unfinished_run_is_exported_without_metrics(place, tmp_path):
   assert _export(tmp_path, f'--out={tmp_path / "out"}').returncode == 0
   card = (tmp_path / 'out' / 'README.md').read_text()
   assert 'was not finished' in card
+
+
+@pytest.mark.slow
+def test_files_alone_carry_what_the_network_sees_and_says(place, tmp_path):
+  expected = json.loads((place / 'run' / 'model.json').read_text())
+  for name in ('a.safetensors', 'a.stablehlo'):
+    assert _export(place, f'--out={tmp_path / name}').returncode == 0
+  with safetensors.safe_open(tmp_path / 'a.safetensors', 'np') as file:
+    told = json.loads(file.metadata()['artefact'])
+  beside = json.loads((tmp_path / 'a.stablehlo.json').read_text())
+  assert told == beside == {name: expected[name] for name in told}
+  assert told['classes'] == list(photos.CLASSES)
 
 
 @pytest.mark.parametrize(
