@@ -124,7 +124,7 @@ def test_double_precision_is_never_switched_on_for_a_caller():
 @pytest.mark.slow
 def test_commands_read_a_run_in_double_precision(tmp_path):
   fields = {'model.dtype': 'float64', 'model.name': 'resnet8', **SHORT}
-  run, out = str(tmp_path / 'run'), str(tmp_path / 'out')
+  run, out = str(tmp_path / 'run'), str(tmp_path / 'flatness.json')
   trained = srdl.run(tiny.config(**fields), run, StopRequest())
   with pytest.raises(ConfigError, match='double precision'):
     open_run(tmp_path / 'run', None)
@@ -132,11 +132,14 @@ def test_commands_read_a_run_in_double_precision(tmp_path):
   nll = trained['stages'][0]['test']['nll']
   assert json.loads(found.stdout)['nll'] == pytest.approx(nll, rel=1e-12)
   for command in (
-    ['weights', 'export'],
-    ['flatness', '--directions=1', '--points=2', '--examples=40'],
+    ['weights', 'export', f'--out={tmp_path / "exported"}'],
+    [
+      *('flatness', '--directions=1', '--points=2', '--examples=40'),
+      f'--out={out}',
+    ],
   ):
     called = [f'srdl_jax.{command[0]}', *command[1:]]
-    done = started.python('-m', *called, '--workdir', run, '--out', out)
+    done = started.python('-m', *called, '--workdir', run)
     assert not done.returncode, done.stderr
   (curve,) = json.loads(pathlib.Path(out).read_text())['runs']
   assert curve['norm'] != float(np.float32(curve['norm']))

@@ -295,8 +295,12 @@ def compiled_in(folder: str) -> dict[str, Any]:
 
 def last_line(path: pathlib.Path) -> str:
   """Returns the last line of a log that says something, without its time."""
+  try:
+    text = path.read_text(errors='replace')
+  except FileNotFoundError:  # The job has just begun.
+    return ''
   # Lines of progress overwrite each other.
-  lines = path.read_text(errors='replace').replace('\r', '\n').splitlines()
+  lines = text.replace('\r', '\n').splitlines()
   said = (line for line in reversed(lines) if line.strip())
   # Not what XLA says of itself, in lines of a thousand letters.
   line = next((line for line in said if not _OF_XLA.match(line)), '')

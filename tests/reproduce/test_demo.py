@@ -29,7 +29,7 @@ def test_rows_cost_the_same_but_for_the_control():
   vanilla, half, *others = costs.values()
   assert half == pytest.approx(vanilla / 2)
   # A pass that predicts costs a third of an epoch, and an epoch in TrCost.
-  assert others == pytest.approx([vanilla] * 2, rel=1 / 36 + 1e-9)
+  assert others == pytest.approx([vanilla] * 2, rel=1 / 24 + 1e-9)
   assert list(costs)[:2] == [arena.VANILLA, arena.HALF]
 
 
@@ -72,4 +72,6 @@ def test_one_command_shows_whether_it_helps(tmp_path):
 
 
 def _env():
-  return {**os.environ, 'PYTHONPATH': str(started.ROOT)}
+  # Without the flags of tests, which compile faster and run much slower.
+  ours = {n: v for n, v in os.environ.items() if not n.startswith('XLA_')}
+  return {**ours, 'PYTHONPATH': str(started.ROOT)}

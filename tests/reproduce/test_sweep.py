@@ -393,3 +393,12 @@ def test_a_killed_job_is_gone_on_with(tmp_path):
   assert 'exit code -9' in failed['mine']
   failed, _ = finish(tmp_path, [mine])
   assert not failed and trace.read_text() == 'xx'
+
+
+def test_what_a_job_says_is_told_without_times_and_noise(tmp_path):
+  log = tmp_path / 'a.log'
+  # Not there yet.
+  assert sweep.last_line(log) == ''
+  noise = 'E1129 20:49:18.169656   20800 cpu_aot_loader.cc:195] Loading ...'
+  log.write_text(f'begun\n19:05:20 epoch 1\r19:05:21 epoch 2\n{noise}\n\n')
+  assert sweep.last_line(log) == 'epoch 2'
