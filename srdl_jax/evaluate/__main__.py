@@ -49,6 +49,13 @@ _TITLES = {
   'examples': 'images',
 }
 _NATS = ('nll', 'entropy')
+# Of prepared data sets, by their names: the split that is tested on.
+_TESTS = {
+  'cifar10': 'tfds:cifar10/test',
+  'cifar100': 'tfds:cifar100/test',
+  'tiny_imagenet': 'tfds:tiny_imagenet/validation',
+  'imagenet': 'tfds:imagenet2012/validation',
+}
 
 
 def _evaluate(runs, split: str) -> dict[str, Any]:
@@ -95,18 +102,23 @@ def _details(split, classes: Sequence[str]):
   storage.say(f'{folder}: {", ".join(details.write(folder))}')
 
 
-def _elsewhere(names: Mapping[pathlib.Path, str]) -> dict[str, Any]:
-  """Evaluates on --data."""
+def _refuse_with_data() -> None:
   args = flags.FLAGS
   given = [n for n in (*_RETRIEVAL, 'montage') if args[n].value is not None]
   if given or args['split'].present:
     raise ConfigError(f'--data goes without --{(given or ["split"])[0]}.')
+
+
+def _elsewhere(
+  names: Mapping[pathlib.Path, str], source: str, data_dir: str
+) -> dict[str, Any]:
+  """Evaluates on labelled images that aren't the runs' own: see `labelled`."""
   # It takes TFDS with it.
   from srdl_jax.data import labelled
 
-  opened = trained.open_classifiers(names, args.data_dir)
+  opened = trained.open_classifiers(names, flags.FLAGS.data_dir)
   first = opened[0][0].artefact
-  found = labelled.read(args.data, first.classes, args.data_dir or '')
+  found = labelled.read(source, first.classes, data_dir)
   members = [
     member
     for run, variables in opened
@@ -117,14 +129,39 @@ def _elsewhere(names: Mapping[pathlib.Path, str]) -> dict[str, Any]:
 
 
 def _open(workdir: pathlib.Path, name: str) -> tuple[Experiment, dict]:
-  try:
-    experiment = trained.open_run(workdir, flags.FLAGS.data_dir)
-  except DataError as error:
-    raise DataError(
-      f"{error}. Where the run's own data are gone, --data=FOLDER or "
-      '--data=tfds:NAME evaluates on others.'
-    ) from error
+  experiment = trained.open_run(workdir, flags.FLAGS.data_dir)
   return experiment, trained.load_members(workdir, name, experiment)
+
+
+def _test_alone(workdir: pathlib.Path) -> tuple[str, str]:
+  """Returns where the test of a run is without what it trained on: a source of
+  `labelled`, and its TFDS directory; '' where it isn't told apart."""
+  config = run_directory.load_identity(workdir).config
+  given = flags.FLAGS.data_dir
+  if config.data.name == 'folder':
+    root = pathlib.Path(given or config.data.path).expanduser()
+    there = any((root / name).is_dir() for name in ('val', 'test'))
+    return (str(root) if there else ''), ''
+  test = _TESTS.get(config.data.name, '')
+  return test, given or config.data.data_dir
+
+
+def _on_test_alone(
+  names: Mapping[pathlib.Path, str], error: DataError
+) -> tuple[str, dict[str, Any]]:
+  """Evaluates where the data can't be read with what was trained on.
+
+  Raises:
+    DataError: the test can't be, either.
+  """
+  source, data_dir = _test_alone(next(iter(names)))
+  if flags.FLAGS.split != 'test' or not source:
+    raise DataError(
+      f'{error}. --data=FOLDER or --data=tfds:NAME evaluates on other images.'
+    ) from error
+  found = _elsewhere(names, source, data_dir)
+  storage.say(f'{error}. So the test was read alone: {source}.')
+  return source, found
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -150,12 +187,19 @@ def main(argv: Sequence[str]) -> None:
   environment.use_compilation_cache()
   names = trained.chosen(args.workdir, args.checkpoint)
   with trained.precision(names):
+    place = {'checkpoint': args.checkpoint}
     if args.data:
-      place = {'checkpoint': args.checkpoint, 'data': args.data}
-      result = _elsewhere(names)
+      _refuse_with_data()
+      place['data'] = args.data
+      result = _elsewhere(names, args.data, args.data_dir or '')
     else:
-      place = {'checkpoint': args.checkpoint, 'split': args.split}
-      result = _evaluate([_open(*one) for one in names.items()], args.split)
+      place['split'] = args.split
+      try:
+        runs = [_open(*one) for one in names.items()]
+      except DataError as error:
+        place['data'], result = _on_test_alone(names, error)
+      else:
+        result = _evaluate(runs, args.split)
   if args.json or not sys.stdout.isatty():
     print(json.dumps({**place, **result}))
   else:

@@ -2,6 +2,7 @@
 """Evaluation on other images than a run's, and what is behind its metrics."""
 
 import csv
+import functools
 import json
 import pathlib
 import shutil
@@ -12,10 +13,11 @@ import pytest
 import started
 from PIL import Image
 
-from srdl_jax import data, evaluate, trained
+from srdl_jax import data, evaluate, srdl, trained
 from srdl_jax.data import labelled
 from srdl_jax.errors import DataError
 from srdl_jax.evaluate import details
+from srdl_jax.runs import stop_request
 
 
 @pytest.fixture(scope='module')
@@ -152,3 +154,25 @@ def test_bad_command_lines_are_one_line(place, arguments, message):
   told = started.python(*call, *arguments, cwd=started.ROOT / 'tests')
   assert told.returncode in (2, 3) and message in told.stderr
   assert len(told.stderr.splitlines()) == 1
+
+
+def test_a_test_is_evaluated_when_what_trained_is_gone(tmp_path):
+  photos.write(tmp_path / 'images' / 'train')
+  photos.write(tmp_path / 'images' / 'val', count=4, seed=1)
+  config = photos.config(tmp_path / 'images', epochs=2)
+  run = str(tmp_path / 'run')
+  result = srdl.run(config, run, stop_request.StopRequest())
+  call = ['-m', 'srdl_jax.evaluate', f'--workdir={run}', '--import=tiny']
+  ask = functools.partial(started.python, *call, cwd=started.ROOT / 'tests')
+  shutil.rmtree(tmp_path / 'images' / 'train')
+  told = ask()
+  found = json.loads(told.stdout)
+  assert found.pop('data') == str(tmp_path / 'images')
+  assert 'the test was read alone' in told.stderr
+  for name, value in result['final']['test'].items():
+    assert found[name] == pytest.approx(value, rel=1e-5)
+  told = ask('--split=train')
+  assert told.returncode == 3 and '--data=FOLDER' in told.stderr
+  shutil.rmtree(tmp_path / 'images' / 'val')
+  told = ask()
+  assert told.returncode == 3 and '--data=FOLDER' in told.stderr
