@@ -21,7 +21,7 @@ from srdl_jax.experiment import BoundStage, Experiment
 from srdl_jax.network import RETRIEVAL, Member, Network
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import finished
-from srdl_jax.runs.checkpoint import Checkpoints, Moment
+from srdl_jax.runs.checkpoint import Checkpoints
 from srdl_jax.targets import Source
 
 
@@ -114,11 +114,6 @@ class TrainedStage:
   fingerprint: str
   source: Source
 
-  def result(self, moment: Moment) -> dict[str, Any]:
-    """Returns the variables of its network at one of its moments."""
-    memory = moment.state.get('memory', {})
-    return self.source.result(memory, moment.variables)
-
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
@@ -200,7 +195,6 @@ def open_networks(
       f'{run_directory.CONFIG} beside it: move it away.'
     )
   count = min(_devices(workdir), jax.device_count())
-  size = config.eval.batch_size
   devices = parallel.choose_devices(count, config.batch_size)
   plan, steps = methods.create(config), 0
   networks = {
@@ -222,7 +216,7 @@ def open_networks(
         targets.create(stage.source, config),
       )
     )
-  return Trained(workdir, described, tuple(stages), size)
+  return Trained(workdir, described, tuple(stages), config.eval.batch_size)
 
 
 Opened = Sequence[tuple[Trained, Mapping[int, Any]]]
@@ -334,4 +328,5 @@ def _load(workdir, name: str, stage: BoundStage | TrainedStage) -> Any:
     'stage': stage.number,
   }
   moment.record.refuse_foreign(moment.step, lineage)
-  return stage.result(moment)
+  memory = moment.state.get('memory', {})
+  return stage.source.result(memory, moment.variables)

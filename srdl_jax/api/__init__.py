@@ -159,9 +159,7 @@ class Run:
     split = data.Split('new', images, np.zeros(len(images), np.int32), '')
     subset = data.Subset(split, np.arange(len(images)))
     with self._here():
-      members = self._opened.with_examples(self._members, subset)
-      said = [evaluate.mean_of(each) for _, each in evaluate.said(members)]
-    return np.exp(np.concatenate(said))
+      return predict.together(self._opened.with_examples(self._members, subset))
 
   def _predict_files(self, files: Sequence[str]) -> np.ndarray:
     found = predict.find([os.fspath(file) for file in files])
@@ -358,17 +356,7 @@ def fit(
   digest = hashlib.sha256(parts.encode()).hexdigest()[:12]
   dataset = dataclasses.replace(dataset, name=f'{ARRAYS}{digest}')
   config = config_lib.changed({'method': method, 'epochs': epochs, **settings})
-  shape = dataset.train.images.shape[1:]
-  own.check_logits(model, shape, dataset.num_classes)
-  config.model.name, config.data.name = own.name_of(model), dataset.name
-  if not own.asks_for_axis(model) or models.draws(model, shape):
-    # Batch norm, or what is drawn, would silently be another on several.
-    if config.devices > 1:
-      raise ConfigError(
-        f'devices = {config.devices}, but {type(model).__name__} draws random '
-        'numbers, or has no field axis_name, over which batch norm averages.'
-      )
-    config.devices = 1
+  _configure(config, model, dataset)
   place = workdir or tempfile.mkdtemp(prefix='srdl_jax_')
   entry = data.Entry(lambda location: dataset)
   try:
@@ -385,3 +373,24 @@ def fit(
   if workdir is None:
     weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)
   return run
+
+
+def _configure(
+  config: ConfigDict, model: nn.Module, dataset: data.Dataset
+) -> None:
+  """Names a module and its data in a configuration, and chooses devices.
+
+  Raises:
+    ConfigError: they don't fit together.
+  """
+  shape = dataset.train.images.shape[1:]
+  own.check_logits(model, shape, dataset.num_classes)
+  config.model.name, config.data.name = own.name_of(model), dataset.name
+  if not own.asks_for_axis(model) or models.draws(model, shape):
+    # Batch norm, or what is drawn, would silently be another on several.
+    if config.devices > 1:
+      raise ConfigError(
+        f'devices = {config.devices}, but {type(model).__name__} draws random '
+        'numbers, or has no field axis_name, over which batch norm averages.'
+      )
+    config.devices = 1

@@ -61,14 +61,9 @@ _TESTS = {
 def _evaluate(runs, split: str) -> dict[str, Any]:
   """Evaluates on the runs' own data."""
   args = flags.FLAGS
-  changes = {n: args[n].value for n in _RETRIEVAL if args[n].value is not None}
   experiment = runs[0][0]
   if split != 'test' or not experiment.is_retrieval:
-    if changes or args.montage:
-      raise ConfigError(
-        f'--{", --".join(_RETRIEVAL)} and --montage are for tests that rank a '
-        'gallery.'
-      )
+    _refuse_of_rankings()
     with _details(
       experiment.examples(split).split, experiment.artefact.titles
     ) as each:
@@ -78,6 +73,7 @@ def _evaluate(runs, split: str) -> dict[str, Any]:
   target = args.montage and pathlib.Path(args.montage).expanduser()
   if target and not target.parent.is_dir():
     raise ConfigError(f'--montage={args.montage}: there is no such directory.')
+  changes = {n: args[n].value for n in _RETRIEVAL if args[n].value is not None}
   found = evaluate.extract_features(runs, changes)
   if target:
     measure.draw(found, target, args.queries)
@@ -100,6 +96,15 @@ def _details(split, classes: Sequence[str]):
   details = Details(split, classes)
   yield details.add
   storage.say(f'{folder}: {", ".join(details.write(folder))}')
+
+
+def _refuse_of_rankings() -> None:
+  args = flags.FLAGS
+  if any(args[n].value is not None for n in (*_RETRIEVAL, 'montage')):
+    raise ConfigError(
+      f'--{", --".join(_RETRIEVAL)} and --montage are for tests that rank a '
+      'gallery.'
+    )
 
 
 def _refuse_with_data() -> None:
@@ -154,14 +159,17 @@ def _on_test_alone(
   Raises:
     DataError: the test can't be, either.
   """
-  source, data_dir = _test_alone(next(iter(names)))
-  if flags.FLAGS.split != 'test' or not source:
+  found = {_test_alone(workdir) for workdir in names}
+  source, data_dir = next(iter(found))
+  # Of runs on several data sets none is the test of all.
+  if flags.FLAGS.split != 'test' or not source or len(found) > 1:
     raise DataError(
       f'{error}. --data=FOLDER or --data=tfds:NAME evaluates on other images.'
     ) from error
-  found = _elsewhere(names, source, data_dir)
+  _refuse_of_rankings()
+  result = _elsewhere(names, source, data_dir)
   storage.say(f'{error}. So the test was read alone: {source}.')
-  return source, found
+  return source, result
 
 
 def table(found: Mapping[str, Any]) -> str:

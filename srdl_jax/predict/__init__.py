@@ -12,8 +12,9 @@ import numpy as np
 from srdl_jax import evaluate, trained
 from srdl_jax.data import folder_files
 from srdl_jax.errors import DataError
+from srdl_jax.network import Member
 
-__all__ = ['Said', 'find', 'of_files']
+__all__ = ['Said', 'find', 'of_files', 'together']
 
 
 _SHOWN = 10
@@ -87,6 +88,12 @@ def _below(folder: pathlib.Path) -> list[str]:
   )
 
 
+def together(members: Sequence[Member]) -> np.ndarray:
+  """Returns the mean of some networks' probabilities, float64 [n, K]."""
+  blocks = [evaluate.mean_of(said) for _, said in evaluate.said(members)]
+  return np.exp(np.concatenate(blocks))
+
+
 def of_files(opened: trained.Opened, files: Sequence[str]) -> Said:
   """Returns what networks of runs say of image files, together.
 
@@ -102,8 +109,7 @@ def of_files(opened: trained.Opened, files: Sequence[str]) -> Said:
     for run, variables in opened
     for member in run.members(variables, records, labels, faults=faults)
   ]
-  blocks = [evaluate.mean_of(said) for _, said in evaluate.said(members)]
-  shares = np.exp(np.concatenate(blocks))
+  shares = together(members)
   read = [n for n in range(len(files)) if n not in faults]
   artefact = opened[0][0].artefact
   return Said(

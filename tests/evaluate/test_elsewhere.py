@@ -171,6 +171,8 @@ def test_a_test_is_evaluated_when_what_trained_is_gone(tmp_path):
   assert 'the test was read alone' in told.stderr
   for name, value in result['final']['test'].items():
     assert found[name] == pytest.approx(value, rel=1e-5)
+  told = ask('--re_rank')
+  assert told.returncode == 2 and 'rank a gallery' in told.stderr
   told = ask('--split=train')
   assert told.returncode == 3 and '--data=FOLDER' in told.stderr
   shutil.rmtree(tmp_path / 'images' / 'val')
