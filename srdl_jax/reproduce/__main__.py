@@ -5,8 +5,8 @@
     python -m srdl_jax.reproduce TABLE... --dry-run [--workdir=DIR]
 
 TABLE is all, table1 to table6, imagenet, fig3, fig4 or budget; or, which all
-leaves out, controls, arena or noise. What is finished isn't trained again: the
-same command goes on after any kill.
+leaves out, controls, factorial, arena, noise or crossing. What is finished
+isn't trained again: the same command goes on after any kill.
 """
 
 import fnmatch
@@ -33,7 +33,7 @@ from srdl_jax.errors import (
   WorkdirError,
   unknown,
 )
-from srdl_jax.reproduce import scales, sweep
+from srdl_jax.reproduce import arena, scales, sweep
 from srdl_jax.reproduce.paper import Row, Setting
 from srdl_jax.reproduce.scales import TABLES
 from srdl_jax.runs import directory as run_directory
@@ -41,7 +41,7 @@ from srdl_jax.runs import finished, stop_request
 from srdl_jax.runs.progress import duration
 
 # What 'all' stands for: the paper, and SRDL by its budget.
-NOT_OF_ALL = ('controls', 'arena', 'noise')
+NOT_OF_ALL = ('controls', 'factorial', *arena.TABLES)
 ALL = tuple(table for table in TABLES if table not in NOT_OF_ALL)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods without a teacher of their own, at equal cost: rows of two tables.
+"""Methods without a teacher of their own, at equal cost: rows of three tables.
 
 A budget M is what M epochs of vanilla training cost: 3 M passes over the data,
 as a train step is 3 forward passes of an image. A method whose step costs c
@@ -7,6 +7,7 @@ times a vanilla one gets M / c epochs. So budgets are multiples of 12.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 from srdl_jax.reproduce.paper import NAMES, Fields, PaperTable, Row, Setting
@@ -64,33 +65,61 @@ class Ground:
   """What a scale of the tables runs on.
 
   Attributes:
-    name: of the data, in the rows' groups.
+    data: its name, in the rows' groups.
     file: of configs/, without '.py'.
+    images: training images of each class; 0 for all.
     budgets: each M.
     noise: shares of wrong labels, of table `noise`.
+    crossing: images of each class, and each M, of table `crossing`.
     fields: of all runs.
     entrants: names of those that take part; all, if none is given.
   """
 
-  name: str
+  data: str
   file: str
   model: str
+  images: int
   budgets: tuple[int, ...]
   noise: tuple[float, ...]
+  crossing: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
   fields: Fields = ()
   entrants: tuple[str, ...] = ()
 
 
 GROUNDS: dict[str, Ground] = {
-  'full': Ground('CIFAR-100', 'cifar100', 'resnet32', (240,), (0.0, 0.2, 0.4)),
+  'full': Ground(
+    'CIFAR-100',
+    'cifar100',
+    'resnet32',
+    0,
+    (240,),
+    (0.0, 0.2, 0.4),
+    ((50, 100, 500), (50, 100, 200, 400)),
+  ),
   'short': Ground(
-    'digits, 60 a class',
+    'CIFAR-100, 10 classes',
+    'cifar100',
+    'resnet8',
+    50,
+    (180,),
+    (0.0, 0.2, 0.4),
+    ((25, 50, 100), (45, 90, 180, 360)),
+    (
+      ('data.classes', 10),
+      ('batch_size', 50),
+      ('eval.every_epochs', 45),
+      ('checkpoint.every_epochs', 45),
+      ('log.every_steps', 50),
+    ),
+  ),
+  'digits': Ground(
+    'digits',
     'digits',
     'resnet8',
+    60,
     (60, 240),
     (0.0, 0.3),
-    (
-      ('data.examples_per_class', 60),
+    fields=(
       ('batch_size', 50),
       ('eval.every_epochs', 20),
       ('checkpoint.every_epochs', 60),
@@ -98,13 +127,13 @@ GROUNDS: dict[str, Ground] = {
     ),
   ),
   'demo': Ground(
-    'digits, 40 a class',
+    'digits',
     'digits',
     'resnet8',
+    40,
     (24,),
     (0.0, 0.3),
-    (
-      ('data.examples_per_class', 40),
+    fields=(
       ('batch_size', 50),
       ('eval.every_epochs', 24),
       ('checkpoint.every_epochs', 24),
@@ -113,13 +142,14 @@ GROUNDS: dict[str, Ground] = {
     entrants=(VANILLA, HALF, 'label smoothing', 'SRDL'),
   ),
   'smoke': Ground(
-    'digits, 8 a class',
+    'digits',
     'digits',
     'resnet8',
+    8,
     (12,),
     (0.3,),
+    ((8,), (8, 12)),
     (
-      ('data.examples_per_class', 8),
       ('batch_size', 16),
       ('eval.every_epochs', 12),
       ('checkpoint.every_epochs', 12),
@@ -129,10 +159,12 @@ GROUNDS: dict[str, Ground] = {
 
 
 def rows(table: str, scale: str) -> list[Row]:
-  """Returns the rows of table 'arena' or 'noise'; none of an unknown scale."""
+  """Returns the rows of a table of TABLES; none of an unknown scale."""
   ground = GROUNDS.get(scale)
   if ground is None:
     return []
+  if table == 'crossing':
+    return list(_crossing(ground))
   noise = ground.noise if table == 'noise' else (0.0,)
   return list(_rows(table, ground, noise))
 
@@ -142,31 +174,53 @@ def _rows(
 ) -> Iterator[Row]:
   for budget in ground.budgets:
     for share in noise:
-      fields = ground.fields
-      wrong = ''
-      if share:
-        fields = (*fields, ('data.label_noise', share))
-        wrong = f'{100 * share:g} % of labels wrong, '
-      group = f'{ground.name}, {wrong}M = {budget}'
       for entrant in ENTRANTS:
-        if ground.entrants and entrant.name not in ground.entrants:
-          continue
-        epochs = round(budget * entrant.share)
-        setting = Setting(
-          ground.file,
-          ground.model,
-          entrant.method,
-          recipe='strong',
-          fields=(('epochs', epochs), *fields, *entrant.fields),
-        )
-        yield Row(
-          group,
-          _named(ground, entrant.name),
-          setting,
-          ((entrant.metric, None),),
-          against='' if entrant.name == VANILLA else _named(ground, VANILLA),
-          table=table,
-        )
+        if not ground.entrants or entrant.name in ground.entrants:
+          yield _row(table, ground, entrant, ground.images, budget, share)
+
+
+def _crossing(ground: Ground) -> Iterator[Row]:
+  """Yields SRDL and vanilla training by images of each class and by M."""
+  pair = [e for e in ENTRANTS if e.method in ('vanilla', 'srdl')]
+  all_images, budgets = ground.crossing
+  for images, budget in itertools.product(all_images, budgets):
+    for entrant in pair:
+      if entrant.name != HALF:
+        yield _row('crossing', ground, entrant, images, budget)
+
+
+def _row(
+  table: str,
+  ground: Ground,
+  entrant: Entrant,
+  images: int,
+  budget: int,
+  noise: float = 0.0,
+) -> Row:
+  group, fields = [ground.data], [*ground.fields]
+  if images:
+    group.append(f'{images} a class')
+    fields.append(('data.examples_per_class', images))
+  if noise:
+    group.append(f'{100 * noise:g} % of labels wrong')
+    fields.append(('data.label_noise', noise))
+  group.append(f'M = {budget}')
+  epochs = round(budget * entrant.share)
+  setting = Setting(
+    ground.file,
+    ground.model,
+    entrant.method,
+    recipe='strong',
+    fields=(('epochs', epochs), *fields, *entrant.fields),
+  )
+  return Row(
+    ', '.join(group),
+    _named(ground, entrant.name),
+    setting,
+    ((entrant.metric, None),),
+    against='' if entrant.name == VANILLA else _named(ground, VANILLA),
+    table=table,
+  )
 
 
 def _named(ground: Ground, name: str) -> str:
@@ -181,5 +235,9 @@ TABLES: dict[str, PaperTable] = {
       'Arena: teacher-free methods at equal cost (not in the paper)',
     ),
     ('noise', 'Label noise: the same methods (not in the paper)'),
+    (
+      'crossing',
+      'SRDL over vanilla by images of a class and budget (not in the paper)',
+    ),
   )
 }

@@ -6,6 +6,7 @@ disagree. `scales` replaces networks, data and epochs by smaller ones.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -255,6 +256,37 @@ def _controls() -> Iterator[Row]:
     yield _cifar100(method)
 
 
+def _factorial() -> Iterator[Row]:
+  """Table 4's and Table 5's ablations apart: what changes alone, and both.
+
+  Published, one decay over both stages goes with the restart alone.
+  """
+  methods = {
+    (True, True, 'fresh'): 'srdl',
+    (True, True, 'previous'): 'no_restart',
+    (False, False, 'fresh'): 'stage_incomplete',
+  }
+  names = []
+  for first, second, start in itertools.product(
+    (True, False), (True, False), ('fresh', 'previous')
+  ):
+    method = methods.get((first, second, start), 'srdl')
+    fields = (('srdl.complete', (first, second)), ('srdl.start', start))
+    row = _cifar100(method)
+    told = (
+      f'stage one {"" if first else "in"}complete',
+      f'stage two {"" if second else "in"}complete',
+      'restart' if start == 'fresh' else 'no restart',
+    )
+    names.append(f'{NAMES[row.setting.model]}, {", ".join(told)}')
+    setting = row.setting
+    if (first, second, start) not in methods:
+      setting = dataclasses.replace(setting, fields=fields)
+    yield dataclasses.replace(
+      row, setting=setting, name=names[-1], against=names[0] * (len(names) > 1)
+    )
+
+
 TABLES: dict[str, PaperTable] = {
   name: PaperTable(
     title, tuple(dataclasses.replace(row, table=name) for row in rows)
@@ -279,5 +311,10 @@ TABLES: dict[str, PaperTable] = {
       _budget(),
     ),
     ('controls', 'Controls (not in the paper)', _controls()),
+    (
+      'factorial',
+      'Schedule and restart, each alone (not in the paper)',
+      _factorial(),
+    ),
   )
 }

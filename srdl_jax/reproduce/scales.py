@@ -56,23 +56,25 @@ SCALES: dict[str, Scale] = {
     files={name: name for name in ('cifar10', 'cifar100', 'tiny_imagenet')},
   ),
   'short': Scale(
-    'Short runs, no reproduction of the paper: ResNet-8 for ResNet-32 and '
-    'ResNet-20 for ResNet-110 on the first 20 classes of CIFAR-100, 16 '
-    'training images of each, with weight decay 5e-4.',
+    'Short runs on real images, no reproduction of the paper: ResNet-8 for '
+    'ResNet-32 and ResNet-20 for ResNet-110 on the first 10 classes of '
+    'CIFAR-100, 50 training images of each, with weight decay 5e-4.',
     seeds=3,
     recipe='strong',
     files={'cifar100': 'cifar100'},
     models={'resnet32': 'resnet8', 'resnet110': 'resnet20'},
-    epochs=160,
+    epochs=180,
     fields=(
-      ('data.classes', 20),
-      ('data.examples_per_class', 16),
-      ('batch_size', 40),
-      ('eval.every_epochs', 40),
-      ('checkpoint.every_epochs', 20),
-      ('log.every_steps', 8),
+      ('data.examples_per_class', arena.GROUNDS['short'].images),
+      *arena.GROUNDS['short'].fields,
     ),
     flatness=(('points', 6), ('examples', 400)),
+  ),
+  'digits': Scale(
+    'Short runs: ResNet-8 on 60 of each of the digits of scikit-learn, 8 x 8 '
+    'pixels, with weight decay 5e-4.',
+    seeds=5,
+    files={},
   ),
   'demo': Scale(
     'Short runs: ResNet-8 on some of the digits of scikit-learn, 8 x 8 pixels, '

@@ -118,7 +118,7 @@ def test_half_a_budget_is_marked_as_a_control(place):
 
 def test_ensembles_stand_apart(place):
   two = 'two vanilla networks'
-  placed = place('arena', 'short', {VANILLA: [0.5], two: [0.5], 'DLB': [0.5]})
+  placed = place('arena', 'digits', {VANILLA: [0.5], two: [0.5], 'DLB': [0.5]})
   lines = arena.table(placed).lines
   headings = [
     (n, line)
@@ -250,7 +250,7 @@ def said(figure):
 def test_a_forest_plot_has_a_point_for_each_gain_of_the_table(place):
   entrants = {name: [0.5, 0.6] for name in (VANILLA, HALF, 'OLS', 'DLB')}
   entrants |= {'two vanilla networks': [0.5], 'SRDL': [0.6, 0.6, 0.6]}
-  placed = place('noise', 'short', entrants, 0.3, 60)
+  placed = place('noise', 'digits', entrants, 0.3, 60)
   (figure,) = report_figures.forests(placed, 'x')
   gains = [line[3].text for line in lines_of(arena.table(placed))]
   names = ['vanilla of M / 2 (n = 2)', 'OLS (n = 2)', 'SRDL (n = 2)']
@@ -270,10 +270,10 @@ def test_a_forest_plot_has_a_point_for_each_gain_of_the_table(place):
 def test_lines_over_noise_need_two_shares(place):
   names = [entrant.name for entrant in ENTRANTS]
   entrants = dict.fromkeys(names, [0.5, 0.6])
-  placed = place('noise', 'short', entrants, 0.3)
+  placed = place('noise', 'digits', entrants, 0.3)
   assert not list(report_figures.over_noise(placed, 'x'))
   # Of one budget the other share is there, of the other it isn't.
-  placed = place('noise', 'short', entrants, 0.0, 240)
+  placed = place('noise', 'digits', entrants, 0.0, 240)
   drawn = list(report_figures.over_noise(placed, 'x'))
   others = names[2:]
   parts = [others[n : n + 5] for n in range(0, len(others), 5)]

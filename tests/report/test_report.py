@@ -802,14 +802,14 @@ def test_tables_without_any_run_are_named_not_shown(place_row, tmp_path):
   sections = {
     s.name: s for s in report.sections(rows_lib.read([str(tmp_path)]), None)
   }
-  # Of Table 5 there is one row; Tables 1 and 2 aren't of this method.
+  # The factorial has it, too; Tables 1 and 2 aren't of this method.
   assert 'full-table5' in sections
   assert not {'full-table1', 'full-table2', 'full-budget'} & set(sections)
   *_, told = sections['reading'].parts
   assert told == (
     'Full scale: no run at all of Table 1; ImageNet; Table 2; Table 3; '
-    'Table 4; Table 6; SRDL over vanilla by the budget M; Controls; Arena; '
-    'Label noise.'
+    'Table 4; Table 6; SRDL over vanilla by the budget M; Controls; '
+    'Arena; Label noise; SRDL over vanilla by images of a class and budget.'
   )
   (_, table) = sections['full-table5'].parts
   assert [line[LAST].text for line in rows_of(table)] == ['60.00 (1)', '']

@@ -34,7 +34,7 @@ def groups():
   for scale in arena.GROUNDS:
     for table in arena.TABLES:
       for row in scales.rows(table, scale):
-        found.setdefault((scale, row.group), {})[row.name] = row
+        found.setdefault((table, scale, row.group), {})[row.name] = row
   return found
 
 
@@ -45,14 +45,15 @@ def test_every_method_takes_part():
 
 
 def test_all_cost_what_vanilla_costs_but_half_of_it(groups):
-  for (scale, group), rows in groups.items():
+  for (_, scale, group), rows in groups.items():
     if scale == 'full':
       continue
     spent = {name.partition(', ')[2]: units(row) for name, row in rows.items()}
     whole = spent.pop(arena.VANILLA)
     budget = int(group.rpartition(' ')[2])
     assert whole == 3 * budget * 600, group
-    assert spent.pop(arena.HALF) == whole / 2
+    # Of table `crossing` the other rows are SRDL's.
+    assert spent.pop(arena.HALF, whole / 2) == whole / 2
     for name, its in spent.items():
       # Bank after bank: a third of an epoch each.
       assert whole <= its <= whole + 2 * 600, (group, name)
@@ -72,11 +73,20 @@ def test_budgets_can_be_divided():
 
 
 def test_clean_rows_of_both_tables_are_the_same_runs():
-  clean = [row.setting for row in arena.rows('arena', 'short')]
-  noisy = [row.setting for row in arena.rows('noise', 'short')]
+  clean = [row.setting for row in arena.rows('arena', 'digits')]
+  noisy = [row.setting for row in arena.rows('noise', 'digits')]
   assert {repr(s) for s in clean} <= {repr(s) for s in noisy}
   shares = {dict(s.fields).get('data.label_noise', 0) for s in noisy}
   assert shares == {0, 0.3}
+
+
+def test_a_crossing_is_of_vanilla_and_srdl_beside_the_arenas_own_runs():
+  crossing = arena.rows('crossing', 'short')
+  assert {row.setting.method for row in crossing} == {'vanilla', 'srdl'}
+  assert len(crossing) == 2 * 3 * 4 == len({repr(r.setting) for r in crossing})
+  again = {repr(row.setting) for row in arena.rows('arena', 'short')}
+  # M = 180 of both, and the arena's control, which is vanilla of M = 90.
+  assert len(again & {repr(row.setting) for row in crossing}) == 3
 
 
 def test_other_scales_have_no_rows():

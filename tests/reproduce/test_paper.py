@@ -3,6 +3,7 @@
 
 import collections
 import functools
+import itertools
 import pathlib
 import re
 
@@ -165,8 +166,33 @@ def test_what_a_scale_leaves_out_is_another_network_or_data_set():
   for table, content in reproduce.TABLES.items():
     missing = len(content.rows) - len(scales.rows(table, 'smoke'))
     # A budget of less than an epoch a stage, and one of twice the usual; two
-    # of three shares of wrong labels.
-    assert missing == {'budget': 4, 'noise': 34}.get(table, 0)
+    # of three shares of wrong labels; one count of images, and two budgets.
+    few = {'budget': 4, 'noise': 34, 'crossing': 20}
+    assert missing == few.get(table, 0)
+
+
+def test_the_factorial_has_each_schedule_with_and_without_a_restart():
+  rows = reproduce.TABLES['factorial'].rows
+  plans = {}
+  for row in rows:
+    first, second = methods.create(scales.config(row.setting))
+    plans[row.name] = first.complete, second.complete, second.start
+    assert first.epochs == second.epochs == 100 and second.teacher == 1
+  both = True, False
+  assert set(plans.values()) == {
+    *itertools.product(both, both, ('fresh', 'previous'))
+  }
+  for name, (first, second, start) in plans.items():
+    told = ('stage one complete' in name, 'stage two complete' in name)
+    assert told == (first, second)
+    assert ('no restart' in name) == (start == 'previous')
+  # Published ones are the same runs as in their tables.
+  shared = {
+    repr(row.setting)
+    for table in ('table4', 'table5')
+    for row in reproduce.TABLES[table].rows
+  }
+  assert len(shared & {repr(row.setting) for row in rows}) == len(shared) == 3
 
 
 @pytest.mark.parametrize('unknown', [('table7', 'full'), ('table1', 'tiny')])
