@@ -177,7 +177,9 @@ def _table(
       yield from figures.gains(rows, f'{scale}_budget')
     yield paper_tables.table(rows, scale)
     return
-  if figures:
+  if figures and table == 'crossing':
+    yield from figures.crossing(rows, f'{scale}_{table}')
+  elif figures:
     yield from figures.over_noise(rows, f'{scale}_{table}')
     yield from figures.forests(rows, f'{scale}_{table}')
   yield arena.table(rows)

@@ -64,12 +64,14 @@ class Gain:
     name: of the method.
     kind: one of KINDS.
     share: of wrong labels.
+    images: of each class; 0 for all.
     points: summary of the gains by seed.
   """
 
   name: str
   kind: str
   share: float
+  images: int
   points: seeds.Summary
 
 
@@ -80,6 +82,10 @@ def _name(one: Placed) -> str:
 
 def _share(one: Placed) -> float:
   return dict(one.row.setting.fields).get('data.label_noise', 0.0)
+
+
+def _images(one: Placed) -> int:
+  return dict(one.row.setting.fields).get('data.examples_per_class', 0)
 
 
 def _two(one: Placed) -> bool:
@@ -197,7 +203,8 @@ def gains(placed: Sequence[Placed], group: str) -> list[Gain]:
       )
     )
     if points:
-      found.append(Gain(_name(one), _kind(one, base), _share(one), points))
+      kind, share = _kind(one, base), _share(one)
+      found.append(Gain(_name(one), kind, share, _images(one), points))
   return found
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from srdl_jax.flatness import KINDS, SPLITS, Flatness, groups
 from srdl_jax.report import arena, style
-from srdl_jax.report.document import INK
+from srdl_jax.report.document import INK, PAPER
 from srdl_jax.report.rows import ReportRow
 from srdl_jax.report.run_file import TRAIN, Points
 from srdl_jax.report.seeds import Summary
@@ -189,6 +190,38 @@ def forest(gains: Sequence[arena.Gain]) -> Figure:
   ax.set_ylim(len(gains) - 0.4, -0.6)
   ax.set_xlabel('gain over vanilla (points)')
   style.legend(figure, ax)
+  return figure
+
+
+@style.drawn
+def crossing(cells: Mapping[tuple[int, int], Summary]) -> Figure:
+  """Draws gains, in points, as a map over (images of a class, budget M)."""
+  counts, budgets = (sorted(set(axis)) for axis in zip(*cells, strict=True))
+  size = (1.2 + 1.7 * len(budgets), 1.0 + 0.8 * len(counts))
+  figure = Figure(size, layout='constrained')
+  ax = figure.subplots()
+  most = max(abs(gain.mean) for gain in cells.values()) or 1.0
+  for (images, budget), gain in cells.items():
+    x, y = budgets.index(budget), counts.index(images)
+    low, high = gain.interval()
+    told = f'{gain.mean:+.1f}\n'
+    told += f'[{low:+.1f}, {high:+.1f}]' if gain.n > 1 else '(one seed)'
+    sure = low > 0 or high < 0
+    colour = style.COLOURS[1 if gain.mean > 0 else 2] if sure else INK
+    shade = 0.15 + 0.45 * abs(gain.mean) / most if sure else 0.06
+    ax.add_patch(
+      Rectangle(
+        (x - 0.5, y - 0.5), 1, 1, fc=colour, alpha=shade, ec=PAPER, lw=2
+      )
+    )
+    ax.text(x, y, f'{told}\nn = {gain.n}', ha='center', va='center', size=9)
+  ax.set_xticks(range(len(budgets)), budgets)
+  ax.set_yticks(range(len(counts)), [n or 'all' for n in counts])
+  ax.set_xlim(-0.5, len(budgets) - 0.5)
+  ax.set_ylim(-0.5, len(counts) - 0.5)
+  ax.grid(visible=False)
+  ax.set_xlabel('budget M (epochs)')
+  ax.set_ylabel('images of a class')
   return figure
 
 

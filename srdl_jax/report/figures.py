@@ -150,6 +150,24 @@ def forests(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
       )
 
 
+def crossing(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
+  """Draws SRDL's gains over vanilla by images of a class and budget."""
+  cells: dict[tuple[int, int], seeds.Summary] = {}
+  for group in dict.fromkeys(one.row.group for one in placed):
+    for gain in arena.gains(placed, group):
+      cells[gain.images, arena.budget(placed, group)] = gain.points
+  if cells:
+    yield Figure(
+      name,
+      drawings.crossing(cells),
+      'Gain of SRDL over vanilla training by images of a class and budget',
+      'Gain of the last-epoch test accuracy over vanilla training of the same '
+      'images and the same budget M, in points, paired by seed, with '
+      "Student's 95 % interval and the number of seeds. In colour where the "
+      'interval leaves out zero.',
+    )
+
+
 def over_noise(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
   """Draws gains by the share of wrong labels, where two shares are known.
 

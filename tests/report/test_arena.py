@@ -267,6 +267,29 @@ def test_a_forest_plot_has_a_point_for_each_gain_of_the_table(place):
   assert '30 % of labels wrong, M = 60' in figure.caption
 
 
+def test_a_crossing_has_a_cell_for_each_gain_of_its_table(place):
+  placed = place('crossing', 'short', {VANILLA: [0.5, 0.6]}, 0.0)
+  assert not list(report_figures.crossing(placed, 'x'))
+  place('crossing', 'short', {'SRDL': [0.6, 0.7]}, 0.0, 45)
+  placed = place('crossing', 'short', {'SRDL': [0.45]}, 0.0, 360)
+  (figure,) = report_figures.crossing(placed, 'x')
+  told = said(figure)
+  # Three counts of images each; the two seeds gain the same.
+  assert told.count('[+10.0, +10.0]') == told.count('-5.0') == 3
+  assert told.count('n = 2') == told.count('(one seed)') == 3
+  for tick in ('25', '50', '100', '45', '360'):
+    assert tick in told
+  rows = [one.ours for one in placed if one.ours]
+  found = rows_lib.Found(list({r.number: r for r in rows}.values()), [], [])
+  sections = {s.name: s for s in report.sections(found, report_figures)}
+  pictures = [
+    part.name
+    for part in sections['short-crossing'].parts
+    if isinstance(part, document.Figure)
+  ]
+  assert pictures == ['short_crossing']
+
+
 def test_lines_over_noise_need_two_shares(place):
   names = [entrant.name for entrant in ENTRANTS]
   entrants = dict.fromkeys(names, [0.5, 0.6])
