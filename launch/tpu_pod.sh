@@ -26,12 +26,16 @@
 #              TPU_RESTARTS      20: so often is the training started again
 #              TPU_RECREATIONS   20: so often is a new pod asked for
 #              TPU_POLL          30 seconds between two looks
+#              TPU_MISSES        20: so many looks may a worker miss, one after
+#                                the other, before a new pod is asked for
 #              TPU_GRACE         120 seconds for all to end after one has
+#              TPU_CONSTRAINTS   runs/tpu_NAME.txt: the versions that the first
+#                                setup has installed, for each later one
 #
 # `run` watches. If it is ended, the training goes on, and the same command
 # watches it again. When a process is lost the training is started again; when
-# the pod is taken away, a new one is made first. --workdir must be on a shared disk
-# that outlives the pod. Exit codes are those of srdl_jax; 75: the training was
+# the pod is taken away, or a worker of it can't be reached any more, a new one is
+# made first. --workdir must be on a shared disk that outlives the pod. Exit codes are those of srdl_jax; 75: the training was
 # stopped, or was lost too often.
 set -euo pipefail
 
@@ -69,10 +73,19 @@ cloud() {
     ${PROJECT:+--project="$PROJECT"}
 }
 
-# An empty array counts as unset in old versions of bash, hence ${A[@]+...}.
+# Runs a command on all workers, or on worker $2. A machine that is down would
+# hold ssh for minutes. An empty array counts as unset in old versions of bash,
+# hence ${A[@]+...}.
 on_workers() {
-  cloud tpu-vm ssh "$NAME" --worker=all ${SSH_FLAGS[@]+"${SSH_FLAGS[@]}"} \
+  cloud tpu-vm ssh "$NAME" --worker="${2:-all}" \
+    --ssh-flag='-o ConnectTimeout=20' ${SSH_FLAGS[@]+"${SSH_FLAGS[@]}"} \
     --command="$1"
+}
+
+# Copies a file to all workers' home directories. scp knows no --ssh-flag.
+to_workers() {
+  cloud tpu-vm scp "$1" "$NAME:$2" --worker=all \
+    ${SSH_FLAGS[@]+"${SSH_FLAGS[@]}"}
 }
 
 # Runs tpu_worker.sh with the given arguments on all workers.
@@ -99,8 +112,9 @@ pod_state() {
   rm -f "$errors"
 }
 
+# $1: the state of the request, if it is known.
 is_gone() {
-  case $(pod_state) in
+  case ${1:-$(pod_state)} in
     NONE | SUSPENDING | SUSPENDED | FAILED) return 0 ;;
   esac
   # The machines may have been taken before the request says so.
@@ -152,18 +166,37 @@ pack() {
 
 setup() {
   local archive=srdl.tar.gz status=0
+  local pins=${TPU_CONSTRAINTS:-$(dirname "${BASH_SOURCE[0]}")/../runs/tpu_$NAME.txt}
   if [[ $DRY_RUN ]]; then
     echo "# $archive: this checkout"
   else
     archive=$(mktemp)
     (pack "$archive") || return
   fi
-  cloud tpu-vm scp "$archive" "$NAME:srdl.tar.gz" --worker=all \
-    ${SSH_FLAGS[@]+"${SSH_FLAGS[@]}"} &&
-    on_workers 'rm -rf srdl && mkdir srdl && tar -xzf srdl.tar.gz -C srdl' &&
-    worker setup "${TPU_PYTHON:-3.12}" "${TPU_EXTRAS:-tpu}" || status=$?
+  to_workers "$archive" srdl.tar.gz &&
+    on_workers 'rm -rf srdl srdl_constraints.txt && mkdir srdl &&
+      tar -xzf srdl.tar.gz -C srdl' &&
+    constrain "$pins" &&
+    worker setup "${TPU_PYTHON:-3.12}" "${TPU_EXTRAS:-tpu}" &&
+    keep "$pins" || status=$?
   [[ $DRY_RUN ]] || rm -f "$archive"
   return "$status"
+}
+
+# A pod that is made again goes on under the versions that have begun.
+constrain() {
+  [[ -s $1 ]] || return 0
+  say "the versions are those in $1; remove it to have newer ones."
+  to_workers "$1" srdl_constraints.txt
+}
+
+# Writes down what the first setup has installed.
+keep() {
+  [[ ! -s $1 && ! $DRY_RUN ]] || return 0
+  mkdir -p "$(dirname "$1")"
+  on_workers 'bash srdl/launch/tpu_worker.sh versions' 0 |
+    awk '$1 == "srdl-version" { print $2 }' >"$1.part"
+  mv "$1.part" "$1"
 }
 
 # Reads the workers' states. Prints unknown, running, ending (one has failed),
@@ -188,27 +221,45 @@ verdict() {
     }'
 }
 
+# After a look that not all workers answered. Returns GONE if the pod is, or if
+# one has been silent for too long; what gcloud itself can't tell isn't counted.
+miss() {
+  local state
+  state=$(pod_state)
+  ! is_gone "$state" || return "$GONE"
+  [[ $state == UNKNOWN ]] || missed=$((missed + 1))
+  say "not all workers answer ($missed of ${TPU_MISSES:-20})."
+  ((missed < ${TPU_MISSES:-20})) || return "$GONE"
+  pause
+}
+
 # Starts the training, or finds it running, and watches it to its end. Returns
 # its exit code, AGAIN or GONE.
 attempt() {
-  local states found missed=0 since=
-  if ! worker start "$@"; then
-    ! is_gone || return "$GONE"
-    say 'the training could not be started. Has setup been run?'
-    return 1
-  fi
+  local states found whole missed=0 since=
+  until worker start "$@"; do
+    states=$(on_workers '[[ -e srdl/launch ]] || echo srdl-missing') || true
+    if [[ $states == *srdl-missing* ]]; then
+      say 'the training could not be started. Has setup been run?'
+      return 1
+    fi
+    miss || return
+  done
+  missed=0
+  pause
   while :; do
-    pause
-    states=$(worker state) || states=
+    whole=1
+    states=$(worker state) || whole=
     [[ ! $DRY_RUN ]] || return 0
     found=$(verdict <<<"$states")
+    # Of some alone, only a known error is one of the training.
+    [[ $whole || $found == [2-5] ]] || found=unknown
     case $found in
       unknown)
-        ! is_gone || return "$GONE"
-        missed=$((missed + 1))
-        say "not all workers answer ($missed)."
+        miss || return
+        continue
         ;;
-      running) missed=0 ;;
+      running) ;;
       ending)
         since=${since:-$SECONDS}
         ((SECONDS - since <= ${TPU_GRACE:-120})) || worker kill || true
@@ -221,6 +272,8 @@ attempt() {
       75 | 134 | 137 | 139 | 143) return "$AGAIN" ;;
       *) return "$found" ;;
     esac
+    missed=0
+    pause
   done
 }
 

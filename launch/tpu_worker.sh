@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # The part of tpu_pod.sh that runs on every worker of a pod.
 #
-#   tpu_worker.sh setup PYTHON EXTRAS  make the virtual environment
+#   tpu_worker.sh setup PYTHON EXTRAS  make the virtual environment, under the
+#                                      versions in ~/srdl_constraints.txt, if any
+#   tpu_worker.sh versions             a line `srdl-version NAME==VERSION` each
 #   tpu_worker.sh start [ARGUMENT...]  start the training, unless it runs
 #   tpu_worker.sh state                one line, see below
 #   tpu_worker.sh log LINES            the end of the log
@@ -22,10 +24,16 @@ RUN=$HOME/srdl_run
 setup() {
   # A pod's image has an older Python than the package needs; uv fetches one.
   PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
-  local uv=$HOME/.local/bin/uv
+  local uv=$HOME/.local/bin/uv pins=$HOME/srdl_constraints.txt
+  [[ -s $pins ]] || pins=
   [[ -x $VENV/bin/python ]] || "$uv" venv --quiet --python "$1" "$VENV"
   "$uv" pip install --quiet --python "$VENV/bin/python" \
-    --editable "${ROOT}[$2]"
+    ${pins:+--constraint "$pins"} --editable "${ROOT}[$2]"
+}
+
+versions() {
+  "$HOME/.local/bin/uv" pip freeze --python "$VENV/bin/python" |
+    sed -n 's/^[^ ]*==[^ ]*$/srdl-version &/p'
 }
 
 start() {
@@ -48,6 +56,8 @@ start() {
 supervise() {
   local code=0
   cd "$ROOT"
+  # Else a host whose TPU fails would train on its CPU, without a word.
+  export JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu}
   "$VENV/bin/python" -m srdl_jax.main --distributed "$@" &
   echo $! >"$RUN/child"
   wait $! || code=$?
@@ -94,7 +104,7 @@ end() {
 }
 
 case ${1:-} in
-  setup | start | supervise | state | log | stop) "$@" ;;
+  setup | versions | start | supervise | state | log | stop) "$@" ;;
   kill) end ;;
   *)
     echo "tpu_worker.sh: no command '${1:-}'" >&2

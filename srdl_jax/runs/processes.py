@@ -21,7 +21,12 @@ from srdl_jax import storage
 from srdl_jax.errors import ConfigError, Interrupted, SrdlError
 
 # What collectives and the coordinator say of a process that is gone.
-_LOST = re.compile('gloo|nccl|connection|unavailable|heartbeat', re.IGNORECASE)
+_LOST = re.compile(
+  'gloo|nccl|connection|unavailable|heartbeat|'
+  # A TPU pod's runtime, where a peer's machine is gone.
+  'aborted|deadline|halted|preempted|slice health',
+  re.IGNORECASE,
+)
 
 
 def initialise(

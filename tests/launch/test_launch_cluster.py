@@ -38,6 +38,7 @@ class Cluster:
       'SLURM_CPUS_PER_TASK': '6',
       'FAKE': str(root),
     }
+    self.environment.pop('JAX_PLATFORMS', None)
     self.program('scontrol', 'printf "%s\\n" "$@" >"$FAKE/requeued"')
 
   def program(self, name, text):
@@ -156,6 +157,21 @@ def test_slurm_process_of_a_node_gets_all_its_gpus(cluster, tasks, gpus, ids):
   assert run.stdout == f'ids={ids or ""}\n'
 
 
+@pytest.mark.parametrize(
+  ('given', 'platforms'),
+  [
+    ({'SLURM_GPUS_ON_NODE': '4'}, 'cuda,cpu'),
+    ({'SLURM_GPUS_ON_NODE': '4', 'JAX_PLATFORMS': 'rocm,cpu'}, 'rocm,cpu'),
+    ({}, ''),
+  ],
+)
+def test_a_node_without_its_gpus_does_not_train_on_its_cpu(
+  cluster, given, platforms
+):
+  cluster.program('srun', 'echo "$JAX_PLATFORMS"')
+  assert cluster(**given).stdout == f'{platforms}\n'
+
+
 def test_slurm_asks_for_time_to_save():
   lines = re.findall(r'^#SBATCH (\S+)$', SCRIPT.read_text(), re.MULTILINE)
   assert {'--signal=TERM@120', '--requeue', '--open-mode=append'} <= {*lines}
@@ -238,6 +254,7 @@ def test_jobset_pods_share_a_volume_and_have_time_to_save(objects, job):
   rule = job['podFailurePolicy']['rules'][1]['onExitCodes']
   assert rule['containerName'] == container['name']
   assert container['command'][1:] == ['-m', 'srdl_jax.main', '--distributed']
+  assert container['env'] == [{'name': 'JAX_PLATFORMS', 'value': 'cuda,cpu'}]
   mounts = {x['name']: x['mountPath'] for x in container['volumeMounts']}
   volumes = {x.pop('name'): x for x in map(dict, pod['volumes'])}
   assert {*mounts} == {*volumes}

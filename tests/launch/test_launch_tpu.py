@@ -55,9 +55,39 @@ def test_setup_copies_the_checkout_and_installs_it(pod):
     names = {path.name for path in (home / 'srdl').iterdir()}
     assert {'a b.py', '.git', 'launch', 'setup.py'} <= names
     assert not {'runs', 'gone.py'} & names
-    venv, pip = (home / 'uv').read_text().splitlines()
+    venv, pip, *_ = (home / 'uv').read_text().splitlines()
     assert venv.split()[:4] == ['venv', '--quiet', '--python', '3.12']
     assert pip.endswith(f'--editable {home}/srdl[tpu]')
+    assert '--constraint' not in pip
+
+
+def test_a_pod_is_made_again_with_the_versions_of_the_first(pod):
+  pod.ready()
+  kept = pod.repository / 'runs' / 'tpu_srdl.txt'
+  assert kept.read_text().split() == ['jax==0.12.0', 'flax==0.12.8']
+  kept.write_text('jax==0.11.9\n')
+  again = pod('setup')
+  assert again.returncode == 0
+  assert 'remove it to have newer ones' in again.stderr
+  for worker in range(2):
+    home = pod.root / f'worker{worker}'
+    assert (home / 'srdl_constraints.txt').read_text() == kept.read_text()
+    *_, pip = (home / 'uv').read_text().splitlines()
+    assert f'--constraint {home}/srdl_constraints.txt' in pip
+  kept.unlink()
+  assert pod('setup').returncode == 0
+  assert kept.read_text().split() == ['jax==0.12.0', 'flax==0.12.8']
+  # The last line is worker 0's, which tells the versions.
+  *_, pip = (pod.root / 'worker1' / 'uv').read_text().splitlines()
+  assert '--constraint' not in pip
+
+
+def test_a_machine_that_is_down_does_not_hold_ssh(pod):
+  pod.ready()
+  pod('status')
+  for call in pod.calls():
+    told = '--ssh-flag=-o ConnectTimeout=20' in call
+    assert told == (call[3] == 'ssh')
 
 
 def test_run_passes_arguments_and_returns_zero(pod):
@@ -70,7 +100,53 @@ def test_run_passes_arguments_and_returns_zero(pod):
     assert given.splitlines() == [
       *['-m', 'srdl_jax.main', '--distributed', *arguments]
     ]
+    # A host without its TPU must not train on its CPU.
+    platforms = pod.root / f'worker{worker}' / 'platforms'
+    assert platforms.read_text() == 'tpu,cpu\n'
   assert pod.starts(0) == pod.starts(1) == 1
+
+
+@pytest.mark.parametrize('command', ['start', 'state'])
+def test_a_worker_that_is_out_of_reach_for_a_while_ends_nothing(pod, command):
+  pod.training('until [[ -e $FAKE/starts1 ]]; do sleep 0.05; done')
+  pod.ready()
+  pod.silent(command, 1, 3)
+  run = pod('run', TPU_MISSES='4')
+  assert run.returncode == 0, run.stderr
+  assert 'not all workers answer (3 of 4)' in run.stderr
+  assert 'create' not in verbs(pod.calls())
+  assert pod.starts(0) == pod.starts(1) == 1
+
+
+@pytest.mark.parametrize('command', ['start', 'state'])
+def test_a_worker_that_stays_out_of_reach_is_replaced_with_its_pod(
+  pod, command
+):
+  pod.training('[[ -e $FAKE/deleted ]] || sleep 600')
+  pod.ready()
+  pod.silent(command, 1, 4)
+  run = pod('run', TPU_MISSES='4')
+  assert run.returncode == 0, run.stderr
+  assert verbs(pod.calls()).count('create') == 1
+  assert 'a new one is made (1)' in run.stderr
+
+
+def test_what_gcloud_cannot_tell_costs_no_pod(pod):
+  """Its own connection may be the one that is lost."""
+  pod.ready()
+  pod.silent('state', 1, 9)
+  pod.states('UNKNOWN ' * 8 + 'ACTIVE')
+  run = pod('run', TPU_MISSES='3')
+  assert run.returncode == 0, run.stderr
+  assert 'create' not in verbs(pod.calls())
+
+
+def test_a_known_error_is_not_waited_for_beside_a_silent_worker(pod):
+  pod.training('((W == 0)) && exit 3; sleep 600')
+  pod.ready()
+  pod.silent('state', 1, 1000)
+  assert pod('run').returncode == 3
+  pod('delete', '--yes')
 
 
 @pytest.mark.parametrize(
@@ -111,8 +187,9 @@ def test_preemption_makes_a_new_pod_and_goes_on(pod):
   assert run.returncode == 0, run.stderr
   calls = verbs(pod.calls())
   delete = calls.index('delete')
-  assert calls[delete : delete + 7] == [
-    *['delete', 'create', 'describe', 'scp', 'ssh', 'ssh', 'ssh']
+  # The second copy is of the versions that the first pod has had.
+  assert calls[delete : delete + 8] == [
+    *['delete', 'create', 'describe', 'scp', 'ssh', 'scp', 'ssh', 'ssh']
   ]
   assert pod.starts(0) == pod.starts(1) == 2
   assert 'a new one is made (1)' in run.stderr

@@ -102,6 +102,29 @@ def assert_same_run(directory, other, steps):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+  ('text', 'lost'),
+  [
+    ('UNAVAILABLE: Socket closed', True),
+    ('ABORTED: The TPU slice health check failed', True),
+    ('DEADLINE_EXCEEDED: Barrier timed out', True),
+    ('INTERNAL: Core halted unexpectedly', True),
+    ('RESOURCE_EXHAUSTED: Out of memory', False),
+    ('INVALID_ARGUMENT: shapes differ', False),
+  ],
+)
+def test_what_a_runtime_says_of_a_lost_process(text, lost, monkeypatch):
+  ended = []
+  monkeypatch.setattr(processes, 'several', lambda: True)
+  monkeypatch.setattr(processes, '_end', lambda _, code: ended.append(code))
+  with processes.failing_at_once():
+    raise jax.errors.JaxRuntimeError(text)
+  with processes.failing_at_once():
+    # A program's own words, not the runtime's.
+    raise ValueError(text)
+  assert ended == [AGAIN if lost else 1, 1]
+
+
 @pytest.mark.slow
 def test_a_lost_process_and_a_restart_change_nothing(streamed, tmp_path):
   # Process 1 dies in stage two, after the bank was written by both.
