@@ -65,27 +65,36 @@ def find(given: Sequence[str]) -> list[str]:
   """
   found: dict[str, None] = {}
   for one in given:
-    path = pathlib.Path(one).expanduser()
-    files = [str(path)] if path.is_file() else []
-    if path.is_dir():
-      files = _below(path)
+    # Path.expanduser raises where there is no such user.
+    path = str(pathlib.Path(os.path.expanduser(one)))
+    # A broken link is named when it is read.
+    files = [path] if os.path.isfile(path) or os.path.islink(path) else []
+    if os.path.isdir(path):
+      files = sorted(_below(path))
     elif not files:
-      matches = sorted(glob.glob(str(path), recursive=True))
-      files = [name for name in matches if os.path.isfile(name)]
+      # Shorter ones first: ** follows links that lead back, again and again.
+      matches = sorted(glob.glob(path, recursive=True), key=len)
+      once = {os.path.realpath(name): name for name in reversed(matches)}
+      files = sorted(n for n in once.values() if not os.path.isdir(n))
     if not files:
       raise DataError(f'{one}: there is no such image, nor one below it.')
     found |= dict.fromkeys(files)
   return list(found)
 
 
-def _below(folder: pathlib.Path) -> list[str]:
-  return sorted(
-    os.path.join(place, name)
-    for place, _, names in os.walk(folder)
-    for name in names
-    # Not what macOS puts beside each file.
-    if name.lower().endswith(folder_files.SUFFIXES) and name[0] != '.'
-  )
+def _below(folder: str, above: tuple[str, ...] = ()) -> list[str]:
+  """Returns the images below a folder; links are followed, but no ring."""
+  here = os.path.realpath(folder)
+  if here in above:
+    raise DataError(f'{folder}: this link leads back to {here}; remove it.')
+  found = []
+  for name, kind in folder_files.entries(pathlib.Path(folder)).items():
+    path = os.path.join(folder, name)
+    if kind == folder_files.FOLDER:
+      found += _below(path, (*above, here))
+    elif name.lower().endswith(folder_files.SUFFIXES):
+      found.append(path)
+  return found
 
 
 def together(members: Sequence[Member]) -> np.ndarray:

@@ -56,7 +56,8 @@ def read(root: pathlib.Path, skip_unreadable: bool = False) -> dict[str, Part]:
   gt_bbox only what shows a query's identity to the query's camera is kept.
 
   Args:
-    skip_unreadable: leave out images that can't be read, and log them.
+    skip_unreadable: decode all images, leave out those that can't be read, and
+      log them.
 
   Returns:
     The parts; 'multi_query' only if there is a folder gt_bbox.
@@ -85,7 +86,9 @@ def read(root: pathlib.Path, skip_unreadable: bool = False) -> dict[str, Part]:
     )
   if 'multi_query' in paths:
     paths['multi_query'] = _asked_for(paths['multi_query'], paths['query'])
-  digests, faults = folder_files.look_at(root, sum(paths.values(), []))
+  digests, faults = folder_files.look_at(
+    root, sum(paths.values(), []), whole=skip_unreadable
+  )
   if faults:
     _report(root, faults, skip_unreadable)
   parts = {}
