@@ -177,6 +177,8 @@ def _readable(
   parts = dict(zip(directories, listings, strict=True))
   _check_classes(root, parts)
   listed = [p for part in parts.values() for c in part for p in part[c]]
+  if skip:
+    _log.info('decoding %d images to see which can be read', len(listed))
   digests, unreadable = folder_files.look_at(root, listed, whole=skip)
   faults += unreadable
   if faults:
@@ -218,7 +220,7 @@ def _check_alike(root: pathlib.Path, names: Sequence[str]) -> None:
     if other != name:
       raise DataError(
         f'in {root}, the class folders {ascii(other)} and {ascii(name)} look '
-        'the same; put their images into one'
+        'the same; make them one'
       )
   cased = collections.defaultdict(list)
   for normal, name in seen.items():
