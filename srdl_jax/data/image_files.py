@@ -219,7 +219,7 @@ def _least(image: ImageFile.ImageFile) -> int:
   return max(image.width * image.height // 512, 1)
 
 
-def _check_scan(image: ImageFile.ImageFile, content: bytes, start: int) -> None:
+def _check_scan(image: _Jpeg, content: bytes, start: int) -> None:
   """Finds holes in a JPEG, which libjpeg fills with grey and says nothing.
 
   Args:
@@ -227,17 +227,19 @@ def _check_scan(image: ImageFile.ImageFile, content: bytes, start: int) -> None:
     content: of the file.
     start: where its pixels begin.
   """
-  end = content.find(_JPEG_END, start)
-  # One that is cut short is found when it is decoded.
-  if 0 <= end < start + _least(image):
+  if content.find(_JPEG_END, start, start + _least(image) + 1) >= 0:
     raise DecodeError('it ends before its pixels')
   # What is flat may be coded by zeros, too, at two short codes for 8 x 8 pixels
   # of each colour: never as much as a byte for 32 pixels. A table between two
   # scans has less than 32 of them.
   zeros = 32 + (image.width + 16) * (image.height + 16) // 32
-  if _USUAL_CODE in content[:start]:
+  # A camera's small image within has tables of its own.
+  others = sum(part.count(_USUAL_CODE) for _, part in image.applist)
+  if content.count(_USUAL_CODE, 0, start) > others:
     zeros = 128
-  if content.find(bytes(zeros), start, max(end, start)) >= 0:
+  hole = content.find(bytes(zeros), start)
+  # What comes behind its end is none of it.
+  if hole >= 0 and content.find(_JPEG_END, start, hole) < 0:
     raise DecodeError(
       'a part of its pixels is zeros, as where a copy has holes'
     )

@@ -671,7 +671,10 @@ def test_what_is_flat_is_no_hole(kind, mode, side):
   part = photograph(size=(side // 3 + 1, side // 3 + 1)).convert(mode)
   mixed = flat.copy()
   mixed.paste(part, (side // 2, side // 3))
-  options = {} if mode == 'L' else {'subsampling': 0}
+  # Cameras put a small JPEG into it, which has tables of its own.
+  options = {'exif': b'Exif\0\0' + encoded(part, 'JPEG')}
+  if mode != 'L':
+    options['subsampling'] = 0
   for image in (flat, mixed):
     content = encoded(image, 'JPEG', **options, **JPEGS[kind])
     # Bytes behind its end are none of it, be they zeros.
