@@ -672,7 +672,7 @@ def test_what_is_flat_is_no_hole(kind, mode, side):
   mixed = flat.copy()
   mixed.paste(part, (side // 2, side // 3))
   # Cameras put a small JPEG into it, which has tables of its own.
-  options = {'exif': b'Exif\0\0' + encoded(part, 'JPEG')}
+  options = {'exif': b'Exif\0\0' + encoded(photograph(size=(40, 30)), 'JPEG')}
   if mode != 'L':
     options['subsampling'] = 0
   for image in (flat, mixed):
@@ -681,6 +681,13 @@ def test_what_is_flat_is_no_hole(kind, mode, side):
     for whole in (content, content + bytes(5000)):
       image_files.check(io.BytesIO(whole))
       decoding.training_view(whole, rng(), size=20)
+
+
+def test_what_is_flat_below_a_crop_is_no_hole():
+  flat = Image.new('RGB', (1500, 1500), 'white')
+  content = encoded(flat, 'JPEG', optimize=True, subsampling=0)
+  for seed in range(30):
+    assert decoding.training_view(content, rng(seed), size=20).min() == 255
 
 
 def test_all_is_decoded_on_request():
