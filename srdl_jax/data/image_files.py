@@ -238,11 +238,29 @@ def _check_scan(image: _Jpeg, content: bytes, start: int) -> None:
   if content.count(_USUAL_CODE, 0, start) > others:
     zeros = 128
   hole = content.find(bytes(zeros), start)
-  # What comes behind its end is none of it.
-  if hole >= 0 and content.find(_JPEG_END, start, hole) < 0:
+  if (
+    hole >= 0
+    # What comes behind its end is none of it.
+    and content.find(_JPEG_END, start, hole) < 0
+    and not _is_complete(content[: hole + len(_HOLE)])
+  ):
     raise DecodeError(
       'a part of its pixels is zeros, as where a copy has holes'
     )
+
+
+def _is_complete(content: bytes) -> bool:
+  """Returns whether what comes before a JPEG's zeros is all of its pixels.
+
+  Some programs put zeros before the end.
+  """
+  image = _Jpeg(io.BytesIO(content))
+  reduce(image, min(image.size))
+  try:
+    image.load()
+  except OSError:
+    return False
+  return True
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 
 import dataclasses
 import logging
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -48,8 +49,8 @@ def read(source: str, classes: Sequence[str], data_dir: str = '') -> Labelled:
   """
   if source.startswith(_TFDS):
     return _tfds(source.removeprefix(_TFDS), classes, data_dir)
-  root = pathlib.Path(source).expanduser().absolute()
-  if not root.is_dir():
+  root = pathlib.Path(os.path.expanduser(source)).absolute()
+  if not os.path.isdir(root):
     raise DataError(f'--data={source}: there is no such folder.')
   found = folder_files.entries(root)
   folders = {folder_files.printable(n) for n in folder_files.folders(root)}

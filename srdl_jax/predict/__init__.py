@@ -67,19 +67,26 @@ def find(given: Sequence[str]) -> list[str]:
   for one in given:
     # Path.expanduser raises where there is no such user.
     path = str(pathlib.Path(os.path.expanduser(one)))
-    # A broken link is named when it is read.
-    files = [path] if os.path.isfile(path) or os.path.islink(path) else []
     if os.path.isdir(path):
       files = sorted(_below(path))
-    elif not files:
-      # Shorter ones first: ** follows links that lead back, again and again.
-      matches = sorted(glob.glob(path, recursive=True), key=len)
-      once = {os.path.realpath(name): name for name in reversed(matches)}
-      files = sorted(n for n in once.values() if not os.path.isdir(n))
+    elif _is_file(path):
+      files = [path]
+    else:
+      files = sorted(filter(_is_file, glob.glob(path, recursive=True)))
+    if '**' in path:
+      # It follows links that lead back, again and again: the shortest is taken.
+      once = {os.path.realpath(n): n for n in sorted(files, key=len)[::-1]}
+      files = sorted(once.values())
     if not files:
       raise DataError(f'{one}: there is no such image, nor one below it.')
     found |= dict.fromkeys(files)
   return list(found)
+
+
+def _is_file(path: str) -> bool:
+  """Returns whether it is one, or a broken link, which reading will name."""
+  broken = os.path.islink(path) and not os.path.exists(path)
+  return os.path.isfile(path) or broken
 
 
 def _below(folder: str, above: tuple[str, ...] = ()) -> list[str]:

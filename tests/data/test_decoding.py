@@ -684,10 +684,20 @@ def test_what_is_flat_is_no_hole(kind, mode, side):
 
 
 def test_what_is_flat_below_a_crop_is_no_hole():
-  flat = Image.new('RGB', (1500, 1500), 'white')
+  flat = Image.new('RGB', (500, 3000), 'white')
   content = encoded(flat, 'JPEG', optimize=True, subsampling=0)
   for seed in range(30):
     assert decoding.training_view(content, rng(seed), size=20).min() == 255
+
+
+@pytest.mark.parametrize('kind', JPEGS)
+def test_zeros_before_the_end_are_no_hole(kind):
+  content = encoded(photograph(), 'JPEG', **JPEGS[kind])
+  padded = content[:-2] + bytes(3000) + content[-2:]
+  image_files.check(io.BytesIO(padded), whole=True)
+  np.testing.assert_array_equal(
+    decoding.decode(padded), decoding.decode(content)
+  )
 
 
 def test_all_is_decoded_on_request():

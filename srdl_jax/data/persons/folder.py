@@ -43,7 +43,7 @@ def load(source: data.Location) -> data.Dataset:
       'data.path is empty: name the folder that holds '
       f'{", ".join(FOLDERS[split] for split in _NEEDED)}'
     )
-  root = pathlib.Path(source.path).expanduser().absolute()
+  root = pathlib.Path(os.path.expanduser(source.path)).absolute()
   parts = read(root, source.skip_unreadable)
   person_checks.check(root, parts, allow_differences=source.allow_differences)
   return persons.dataset(NAME, parts, source.image_size)
@@ -65,7 +65,10 @@ def read(root: pathlib.Path, skip_unreadable: bool = False) -> dict[str, Part]:
   Raises:
     DataError: a folder is missing, has no images, or some can't be read.
   """
-  missing = [FOLDERS[s] for s in _NEEDED if not (root / FOLDERS[s]).is_dir()]
+  # Path.is_dir raises where a name is too long.
+  missing = [
+    f for f in map(FOLDERS.get, _NEEDED) if not os.path.isdir(root / f)
+  ]
   if missing:
     raise DataError(
       f'{root} has no folder {", ".join(missing)}: it needs '
