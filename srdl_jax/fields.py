@@ -127,7 +127,9 @@ FIELDS: dict[str, Field] = {
     "set's usual one",
   ),
   'data.skip_unreadable': _local(
-    False, "data set folder: leave out images that can't be read"
+    False,
+    'data set folder: decode every image at the start, and leave out those '
+    "that can't be read",
   ),
   'data.allow_differences': _local(
     False, "persons: take a copy that isn't the official one"

@@ -516,11 +516,34 @@ def image_vanishes(place):
   images[np.array([1])]
 
 
+def class_is_away(place):
+  for split in ('train', 'val'):
+    folder_of = place.folder / 'images' / split
+    folder_of.mkdir(parents=True)
+    (folder_of / 'bird').symlink_to('/nowhere/bird')
+  folder()(place)
+
+
+def split_is_away(place):
+  (place.folder / 'images').mkdir()
+  (place.folder / 'images' / 'val').symlink_to('/nowhere/val')
+  folder(TWO.replace('val', 'test'))(place)
+
+
+def with_hole() -> bytes:
+  """A JPEG of which only the header and the end are there."""
+  file = io.BytesIO()
+  Image.new('RGB', (8, 8)).save(file, 'JPEG')
+  content = file.getvalue()
+  return content[: content.index(b'\xff\xda')] + content[-2:]
+
+
 UNUSABLE = {
   'train/dog/empty.jpg': b'',
   'train/dog/notes.txt': b'text',
   'train/dog/page.jpg': b'<html></html>',
   'train/dog/deeper/a.png': b'',
+  'train/dog/hole.jpg': with_hole(),
   'train/dog/huge.ppm': b'P6 100000 100000 255\n',
   'train/dog/wide.tif': png(mode='I'),
   'val/loose.jpg': b'',
@@ -536,8 +559,14 @@ TABLE.add(
     'no training images': folder('val/cat/a val/dog/b'),
     'other classes in the splits': folder(f'{TWO} train/ape/f val/bee/g'),
     'an empty class': folder(
-      'train/cat/a val/cat/b val/dog/c', **{'train/dog/.hidden': b''}
+      'train/cat/a val/cat/b val/dog/c', **{'train/dog/.gitkeep': b''}
     ),
+    'a class that is away': class_is_away,
+    'a class that is packed or hidden': folder(
+      f'{TWO} train/.NET/f', **{'val/bird.tar': b''}
+    ),
+    'a test that is away': split_is_away,
+    'classes that look the same': folder(f'{ONE} caf\xe9/e cafe\u0301/f'),
     'one image of a class': folder(f'{ONE} eel/e'),
     'files that are no images': folder(**UNUSABLE),
     'many files that are no images': folder(**unusable(23)),

@@ -57,7 +57,8 @@ class Location:
     image_size: side, in pixels, of the square that is cut out of images of
       any size, or the height of images of persons; 0 is the data set's usual
       one.
-    skip_unreadable: leave out images of a folder that can't be read.
+    skip_unreadable: leave out images of a folder that can't be read: each is
+      decoded for that.
     allow_differences: take a copy of Market-1501 that isn't the official one,
       or folders of persons that look swapped.
   """

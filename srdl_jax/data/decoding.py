@@ -220,7 +220,7 @@ def _upper_part(
     return image
   # Marker, length and precision come before the height.
   parts = (content[: at + 5], rows.to_bytes(2), content[at + 7 :])
-  return image_files.open_image(b''.join(parts))
+  return image_files.open_image(b''.join(parts), whole=False)
 
 
 def _as_stored(box: Box, turn: int, width: int, height: int) -> Box:

@@ -1,21 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """The user's own images, in folders named after their classes.
 
-Either `train/<class>/` and `val/<class>/` (or `test/<class>/`; `val` is taken
-where there are both), or `<class>/` alone. Then an image is held out for the
+Either `train/<class>/` and `val/<class>/` (or `valid`, `validation`, `dev` or
+`test`; the first of these that is there), or `<class>/` alone. What lies beside
+the class folders, and isn't what systems put anywhere, is refused: it may have
+been a class. Without a split for testing, an image is held out for the
 test where a hash of its class and file name is in the lowest fifth, and at
 least one of each class is: images that are added later move no others, but
 where a class has so few that this one had to be chosen.
 
 Images are read when they are needed, see `streamed`. Loading looks at the
-beginning and the end of each file.
+beginning and the end of each file, and at some places in between, whether zeros
+stand there; with `skip_unreadable` it decodes each file. Damage that is found
+in training alone ends the run: rows stay what they are, and it goes on when the
+file is restored.
 """
 
+import collections
 import hashlib
 import itertools
 import logging
 import os
 import pathlib
+import stat
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -28,7 +36,6 @@ from srdl_jax.errors import ConfigError, DataError
 
 VERSION = '1.0.0'
 SIZE = 224
-_TEST_FOLDERS = ('val', 'test')
 _HELD_OUT = 1 / 5
 # Another one would move images between training and testing.
 _SEED = 'srdl_jax folder 1'
@@ -41,8 +48,8 @@ def load(source: data.Location) -> data.Dataset:
 
   Args:
     source: `path` is the folder; `image_size` the side of the images that a
-      network gets, 0 for 224; `skip_unreadable` leaves out files that can't be
-      used instead of refusing the folder.
+      network gets, 0 for 224; `skip_unreadable` decodes all files, and leaves
+      out those that can't be used instead of refusing the folder.
 
   Returns:
     The data set, its images `StreamedImages`; rows are ordered by class and
@@ -60,6 +67,7 @@ def load(source: data.Location) -> data.Dataset:
     _check_not_empty(directory, parts[name])
   if len(parts) == 1:
     parts = _divided(root, parts['train'])
+  _tell(directories, parts)
   size = source.image_size or SIZE
   train, test = (
     _split(root, name, parts[name], digests, size) for name in parts
@@ -87,47 +95,91 @@ def _root(path: str) -> pathlib.Path:
       f'data.path {path} is not a local folder; copy the images to a local '
       'disk and give its path'
     )
-  root = pathlib.Path(path).expanduser()
-  if not root.exists():
-    raise DataError(f'there is no folder {root}; data.path names it')
-  if not root.is_dir():
+  # Path.expanduser raises where there is no such user.
+  root = pathlib.Path(os.path.expanduser(path))
+  try:
+    is_folder = stat.S_ISDIR(os.stat(root).st_mode)
+  except (OSError, ValueError) as error:
+    missing = isinstance(error, FileNotFoundError) and not root.is_symlink()
+    reason = getattr(error, 'strerror', None) or error
+    raise DataError(
+      f'there is no folder {root}{"" if missing else f" ({reason})"}; '
+      'data.path names it'
+    ) from error
+  if not is_folder:
     raise DataError(f'{root} is not a folder; data.path must name one')
   return root.absolute()
 
 
 def _directories(root: pathlib.Path) -> dict[str, pathlib.Path]:
   """Where each split's class folders are; a single split is to be divided."""
-  # A class, too, may be called train.
-  found = [
+  found = folder_files.entries(root)
+  there = {
+    'train': folder_files.named(found, folder_files.TRAIN_FOLDERS),
+    'test': folder_files.named(found, folder_files.TEST_FOLDERS),
+  }
+  usable = [
     name
-    for name in ('train', *_TEST_FOLDERS)
-    if (root / name).is_dir() and folder_files.folders(root / name)
+    for name in itertools.chain(*there.values())
+    if found[name] == folder_files.FOLDER and folder_files.folders(root / name)
   ]
-  if not found:
+  # A class, too, may be called train.
+  if not usable:
     return {'train': root}
-  if len(found) == 1 or found[0] != 'train':
-    missing = 'train' if found[0] != 'train' else ' or '.join(_TEST_FOLDERS)
+  chosen = {split: names[0] for split, names in there.items() if names}
+  for name in chosen.values():
+    if name not in usable:
+      empty = found[name] == folder_files.FOLDER
+      raise DataError(
+        f'{root / name} has no class folders: it is '
+        f'{"a folder without any" if empty else found[name]}; mend it, or '
+        'remove it if it is not to be read'
+      )
+  if len(chosen) == 1:
+    missing = 'train' if 'test' in chosen else 'val or test'
     raise DataError(
-      f'{root} has class folders in {found[0]} but not in {missing}; add '
-      f'them, or give path={root / found[0]} to have a fifth of its images '
+      f'{root} has class folders in {usable[0]} but not in {missing}; add '
+      f'them, or give path={root / usable[0]} to have a fifth of its images '
       'held out'
     )
-  if len(found) > 2:
-    _log.info('%s: testing on the images of val; test is not read', root)
-  return {'train': root / 'train', 'test': root / found[1]}
+  unread = [
+    name
+    for name, kind in found.items()
+    if kind != folder_files.FILE and name not in chosen.values()
+  ]
+  if unread:
+    _log.warning('in %s, not read: %s', root, _listed(unread))
+  return {split: root / name for split, name in chosen.items()}
+
+
+def _tell(
+  directories: Mapping[str, pathlib.Path], parts: Mapping[str, Paths]
+) -> None:
+  train, test = (
+    sum(map(len, parts[split].values())) for split in ('train', 'test')
+  )
+  where = f'in {directories["test"]}' if 'test' in directories else 'held out'
+  _log.info(
+    'for training %d images of %d classes in %s, for testing %d %s',
+    train,
+    len(parts['train']),
+    directories['train'],
+    test,
+    where,
+  )
 
 
 def _readable(
   root: pathlib.Path, directories: Mapping[str, pathlib.Path], skip: bool
 ) -> tuple[dict[str, Paths], dict[str, str]]:
   """Returns each split's images that can be read, and all their digests."""
-  parts, faults = {}, []
-  for name, directory in directories.items():
-    parts[name], strays = folder_files.images(root, directory)
-    faults += strays
+  listings, faults = folder_files.images(root, list(directories.values()))
+  parts = dict(zip(directories, listings, strict=True))
   _check_classes(root, parts)
   listed = [p for part in parts.values() for c in part for p in part[c]]
-  digests, unreadable = folder_files.look_at(root, listed)
+  if skip:
+    _log.info('decoding %d images to see which can be read', len(listed))
+  digests, unreadable = folder_files.look_at(root, listed, whole=skip)
   faults += unreadable
   if faults:
     _report(root, faults, len(listed), skip)
@@ -141,6 +193,7 @@ def _readable(
 def _check_classes(root: pathlib.Path, parts: Mapping[str, Paths]) -> None:
   train = parts['train']
   test = parts.get('test', train)
+  _check_alike(root, [*train, *(name for name in test if name not in train)])
   alone = {
     'for training': [c for c in train if c not in test],
     'for testing': [c for c in test if c not in train],
@@ -155,6 +208,27 @@ def _check_classes(root: pathlib.Path, parts: Mapping[str, Paths]) -> None:
     raise DataError(
       f'{root} has images of {len(train)} class(es), and it takes two or '
       'more: put images into train/<class>/ and val/<class>/, or into <class>/'
+    )
+
+
+def _check_alike(root: pathlib.Path, names: Sequence[str]) -> None:
+  """Refuses names that look the same, and says which differ by case alone."""
+  seen: dict[str, str] = {}
+  for name in names:
+    normal = unicodedata.normalize('NFC', folder_files.printable(name)).strip()
+    other = seen.setdefault(normal, name)
+    if other != name:
+      raise DataError(
+        f'in {root}, the class folders {ascii(other)} and {ascii(name)} look '
+        'the same; make them one'
+      )
+  cased = collections.defaultdict(list)
+  for normal, name in seen.items():
+    cased[normal.casefold()].append(name)
+  alike = [', '.join(same) for same in cased.values() if len(same) > 1]
+  if alike:
+    _log.warning(
+      'in %s, classes differ by letter case alone: %s', root, _listed(alike)
     )
 
 

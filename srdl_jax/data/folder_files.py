@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from srdl_jax import cpu
 from srdl_jax.data import image_files
@@ -28,7 +28,24 @@ SUFFIXES = (
   '.tiff',
   '.webp',
 )
-_IGNORED = frozenset({'desktop.ini', 'thumbs.db'})
+# What systems, their file managers and tools put anywhere, in lower case.
+# fmt: off
+_IGNORED = frozenset({
+  '$recycle.bin', '.appledouble', '.cache', '.directory',
+  '.documentrevisions-v100', '.ds_store', '.fseventsd', '.git',
+  '.gitattributes', '.gitignore', '.gitkeep', '.hg', '.ipynb_checkpoints',
+  '.keep', '.localized', '.nomedia', '.picasa.ini', '.snapshot',
+  '.spotlight-v100', '.svn', '.temporaryitems', '.thumbnails', '@eadir',
+  '__macosx', 'desktop.ini', 'ehthumbs.db', 'lost+found', 'picasa.ini',
+  'system volume information', 'thumbs.db',
+})
+# fmt: on
+_IGNORED_BEGINNINGS = ('._', '.fuse_hidden', '.nfs', '.trash')
+FOLDER, FILE = 'a folder', 'a file'
+# Of the test's, the first that is there is read.
+TRAIN_FOLDERS = ('train',)
+TEST_FOLDERS = ('val', 'valid', 'validation', 'dev', 'test')
+_SHOWN = 10
 _THREADS = 16
 _FILES_A_TASK = 256
 # Bytes at each end of a file that its digest covers.
@@ -65,63 +82,106 @@ def printable(path: str) -> str:
 def listed(names: Sequence[str], most: int) -> str:
   """Returns the first of some names, and how many more there are."""
   shown = ', '.join(printable(name) for name in names[:most])
+  shown = shown.replace('\n', r'\n')
   more = len(names) - most
   return f'{shown} and {more} more' if more > 0 else shown
 
 
-def folders(directory: pathlib.Path) -> list[str]:
-  """Returns the names of the folders in a folder that aren't hidden.
+def entries(directory: pathlib.Path) -> dict[str, str]:
+  """Returns what is in a folder, in the order of names, without systems' files.
+
+  Returns:
+    By name 'a folder', 'a file', or what is wrong with it.
 
   Raises:
     DataError: it can't be read.
   """
-  return [entry.name for entry in _entries(directory) if entry.is_dir()]
+  try:
+    with os.scandir(directory) as found:
+      kinds = {one.name: _kind(one) for one in found if not _ignored(one.name)}
+  except OSError as error:
+    raise DataError(f'cannot read {directory}: {error.strerror}') from error
+  return dict(sorted(kinds.items()))
+
+
+def folders(directory: pathlib.Path) -> list[str]:
+  """Returns the names of the folders in a folder; see `entries`."""
+  return [n for n, kind in entries(directory).items() if kind == FOLDER]
+
+
+def named(found: Iterable[str], names: Sequence[str]) -> list[str]:
+  """Returns those of some names, in their order; letter case doesn't count."""
+  known = [name for name in found if name.lower() in names]
+  return sorted(known, key=lambda n: (names.index(n.lower()), n != n.lower()))
 
 
 def images(
-  root: pathlib.Path, directory: pathlib.Path
-) -> tuple[Paths, list[Fault]]:
-  """Lists the images in a folder's class folders.
-
-  Hidden files and those that systems put everywhere are passed over, and so
-  is what lies beside the class folders and isn't an image.
+  root: pathlib.Path, directories: Sequence[pathlib.Path]
+) -> tuple[list[Paths], list[Fault]]:
+  """Lists the images in the class folders of some folders.
 
   Args:
     root: the folder that paths are told from.
-    directory: where the class folders are, `root` or below.
+    directories: where class folders are, `root` or below.
 
   Returns:
-    The images of each class, both in the order of their names, and the files
-    that can't be used.
+    For each directory the images of each class, both in the order of their
+    names; and the files that can't be used.
 
   Raises:
-    DataError: a folder can't be read.
+    DataError: a folder can't be read, or there is something beside the class
+      folders that may have been one.
   """
-  below = directory.relative_to(root)
-  part, faults = {}, []
-  for entry in _entries(directory):
-    if entry.is_dir():
-      part[entry.name] = []
-    elif _is_image(entry.name):
-      faults.append(((below / entry.name).as_posix(), 'in no class folder'))
-  for name in part:
-    for entry in _entries(directory / name):
-      path = (below / name / entry.name).as_posix()
-      if entry.is_dir():
-        faults.append((path, 'a folder in a class folder'))
-      elif not _is_image(entry.name):
-        faults.append((path, 'not named like an image'))
-      elif not entry.is_file():
-        faults.append((path, 'a broken link, or no file'))
+  parts, faults, strays = [], [], []
+  for directory in directories:
+    below = directory.relative_to(root)
+    part = {}
+    for name, kind in entries(directory).items():
+      path = (below / name).as_posix()
+      if kind == FOLDER and not name.startswith('.'):
+        part[name], wrong = _of_class(root, path)
+        faults += wrong
+      elif kind == FILE and _is_image(name):
+        faults.append((path, 'in no class folder'))
       else:
-        part[name].append(path)
-  return part, faults
+        strays.append((path, 'a hidden folder' if kind == FOLDER else kind))
+    parts.append(part)
+  if strays:
+    named = [f'{path} ({reason})' for path, reason in strays]
+    raise DataError(
+      f'in {root}, beside the class folders: {listed(named, _SHOWN)}; make a '
+      'class a folder of images that is not hidden, and move the rest away'
+    )
+  return parts, faults
+
+
+def _of_class(root: pathlib.Path, path: str) -> tuple[list[str], list[Fault]]:
+  """Returns a class's images, and what else is in its folder."""
+  found, faults = [], []
+  for name, kind in entries(root / path).items():
+    file = f'{path}/{name}'
+    if kind == FOLDER:
+      faults.append((file, 'a folder in a class folder'))
+    elif not _is_image(name):
+      faults.append((file, 'not named like an image'))
+    elif kind != FILE:
+      faults.append((file, kind))
+    elif name.startswith('.'):
+      faults.append((file, 'a hidden file'))
+    else:
+      found.append(file)
+  return found, faults
 
 
 def look_at(
-  root: pathlib.Path, paths: Sequence[str]
+  root: pathlib.Path, paths: Sequence[str], *, whole: bool = False
 ) -> tuple[dict[str, str], list[Fault]]:
-  """Looks at both ends of files, and reads them whole if these look wrong.
+  """Looks at some places of files, and decodes them if these look wrong.
+
+  Args:
+    root: the folder that paths are told from.
+    paths: of the files.
+    whole: decode all. That takes as long as half an epoch's views do.
 
   Returns:
     A digest of each that can be read: of its size and both its ends; and the
@@ -132,7 +192,7 @@ def look_at(
   def look(first: int) -> None:
     for path in paths[first : first + _FILES_A_TASK]:
       try:
-        digests[path] = _digest(root / path)
+        digests[path] = _digest(root / path, whole)
       except image_files.DecodeError as error:
         faults.append((path, str(error)))
       except OSError as error:
@@ -146,28 +206,31 @@ def look_at(
   return digests, faults
 
 
-def _entries(directory: pathlib.Path) -> list[os.DirEntry]:
-  """Returns what is in a folder and not hidden, in the order of names."""
+def _kind(entry: os.DirEntry) -> str:
   try:
-    with os.scandir(directory) as entries:
-      shown = [
-        entry
-        for entry in entries
-        if not entry.name.startswith('.') and entry.name.lower() not in _IGNORED
-      ]
+    if entry.is_dir():
+      return FOLDER
+    if entry.is_file():
+      return FILE
+    link = entry.is_symlink()
+    return f'a broken link to {os.readlink(entry)}' if link else 'no file'
   except OSError as error:
-    raise DataError(f'cannot read {directory}: {error.strerror}') from error
-  return sorted(shown, key=lambda entry: entry.name)
+    return error.strerror or str(error)
+
+
+def _ignored(name: str) -> bool:
+  lower = name.lower()
+  return lower in _IGNORED or lower.startswith(_IGNORED_BEGINNINGS)
 
 
 def _is_image(name: str) -> bool:
   return name.lower().endswith(SUFFIXES)
 
 
-def _digest(path: pathlib.Path) -> str:
+def _digest(path: pathlib.Path, whole: bool) -> str:
   """Returns an image's digest, after `image_files.check`."""
   with path.open('rb') as file:
-    image_files.check(file)
+    image_files.check(file, whole=whole)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     digest = hashlib.sha256(f'{size}\n'.encode() + file.read(_END))

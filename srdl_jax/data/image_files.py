@@ -28,17 +28,26 @@ from PIL import (
   WebPImagePlugin,
 )
 
-# What Pillow takes for an attack; such an image needs half a gigabyte.
+# What Pillow takes for an attack. A JPEG is decoded smaller; what has to be
+# whole in memory, at four bytes a pixel or more, may have 8192 x 8192.
 MAX_PIXELS = 178_956_970
+MAX_WHOLE_PIXELS = 1 << 26
 # As much as a header usually takes.
 _HEAD = 1 << 16
 _TAIL = 16
+# A file is looked at in so many places, whether zeros stand there.
+_PLACES = 16
+_HOLE = bytes(64)
 _JPEG = b'\xff\xd8\xff'
+_JPEG_END = b'\xff\xd9'
 _PNG = b'\x89PNG\r\n\x1a\n'
 _TIFF = (b'II*\0', b'MM\0*')
+# How many codes of each length the usual table of brightness has, and its
+# first: zeros stand for 63 waves in each 8 x 8 pixels, which nobody draws.
+_USUAL_CODE = bytes.fromhex('0002010303020403050504040000017d0102')
 # How files of a format end that are complete.
 _ENDS = (
-  (_JPEG, b'\xff\xd9'),
+  (_JPEG, _JPEG_END),
   (_PNG, b'IEND\xaeB`\x82'),
   (b'GIF8', b';'),
   # Its header isn't accepted unless all of it is there.
@@ -77,16 +86,23 @@ _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
 )
 
 
-def open_image(content: bytes) -> ImageFile.ImageFile:
+def open_image(content: bytes, *, whole: bool = True) -> ImageFile.ImageFile:
   """Opens an image; all but JPEGs are decoded, too.
 
   Their size isn't certain before, and an orientation may follow the pixels.
+
+  Args:
+    content: the file.
+    whole: whether it shall have all the pixels that its header tells.
 
   Raises:
     DecodeError: it is no image, damaged, cut short, or too large.
   """
   with _one_error(), _quiet(content):
-    image = _header(content, io.BytesIO(content))
+    file = io.BytesIO(content)
+    image = _header(content, file)
+    if whole and isinstance(image, _Jpeg):
+      _check_scan(image, content, file.tell())
     # One piece, instead of many that are joined again.
     image.decodermaxblock = max(len(content), 1)
     if not isinstance(image, _Jpeg):
@@ -150,26 +166,101 @@ def orientation(image: ImageFile.ImageFile) -> int:
   return 1
 
 
-def check(file: IO[bytes]) -> None:
-  """Looks whether a file can be read, mostly at its two ends.
+def check(file: IO[bytes], *, whole: bool = False) -> None:
+  """Looks whether a file can be read, at its two ends and some places between.
+
+  Args:
+    file: it is decoded if these aren't as they should be.
+    whole: decode it anyway.
 
   Raises:
-    DecodeError: its header is wrong; or its end isn't what it should be, for
-      which the whole of it was decoded, and that failed.
+    DecodeError: its header is wrong, or it can't be decoded.
     OSError: the file can't be read.
   """
   file.seek(0)
   head = file.read(_HEAD)
   with _one_error(), _quiet(head):
-    _header(head, file)
+    image = _header(head, file)
+  start = file.tell()
   size = file.seek(0, io.SEEK_END)
-  file.seek(max(size - _TAIL, 0))
-  tail = file.read()
-  if not any(
-    head.startswith(magic) and tail.endswith(end) for magic, end in _ENDS
+  if (
+    whole
+    or not _ends_well(head, file, size)
+    or (isinstance(image, _Jpeg) and size - start < _least(image) + 2)
+    or _has_hole(file, size)
   ):
     file.seek(0)
-    pixels(open_image(file.read()))
+    image = open_image(file.read())
+    reduce(image, min(image.size))
+    pixels(image)
+
+
+def _ends_well(head: bytes, file: IO[bytes], size: int) -> bool:
+  file.seek(max(size - _TAIL, 0))
+  tail = file.read()
+  return any(
+    head.startswith(magic) and tail.endswith(end) for magic, end in _ENDS
+  )
+
+
+def _has_hole(file: IO[bytes], size: int) -> bool:
+  for place in range(1, _PLACES):
+    file.seek(size * place // _PLACES)
+    if file.read(len(_HOLE)) == _HOLE:
+      return True
+  return False
+
+
+def _least(image: ImageFile.ImageFile) -> int:
+  """Returns how many bytes a JPEG's pixels take at least.
+
+  Huffman's code has a bit or more for each 8 x 8 of them.
+  """
+  return max(image.width * image.height // 512, 1)
+
+
+def _check_scan(image: _Jpeg, content: bytes, start: int) -> None:
+  """Finds holes in a JPEG, which libjpeg fills with grey and says nothing.
+
+  Args:
+    image: opened.
+    content: of the file.
+    start: where its pixels begin.
+  """
+  if content.find(_JPEG_END, start, start + _least(image) + 1) >= 0:
+    raise DecodeError('it ends before its pixels')
+  # What is flat may be coded by zeros, too, at two short codes for 8 x 8 pixels
+  # of each colour: never as much as a byte for 32 pixels. A table between two
+  # scans has less than 32 of them.
+  zeros = 32 + (image.width + 16) * (image.height + 16) // 32
+  # A camera's small image within has tables of its own.
+  others = sum(part.count(_USUAL_CODE) for _, part in image.applist)
+  if content.count(_USUAL_CODE, 0, start) > others:
+    zeros = 128
+  hole = content.find(bytes(zeros), start)
+  if (
+    hole >= 0
+    # What comes behind its end is none of it.
+    and content.find(_JPEG_END, start, hole) < 0
+    and not _is_complete(content[: hole + len(_HOLE)])
+  ):
+    raise DecodeError(
+      'a part of its pixels is zeros, as where a copy has holes'
+    )
+
+
+def _is_complete(content: bytes) -> bool:
+  """Returns whether what comes before a JPEG's zeros is all of its pixels.
+
+  Some programs put zeros before the end.
+  """
+  image = _Jpeg(io.BytesIO(content))
+  reduce(image, min(image.size))
+  try:
+    image.load()
+  except OSError:
+    return False
+  return True
 
 
 @contextlib.contextmanager
@@ -204,10 +295,15 @@ def _header(head: bytes, file: IO[bytes]) -> ImageFile.ImageFile:
     raise DecodeError(told)
   file.seek(0)
   image = reader(file)
-  if image.width * image.height > MAX_PIXELS:
+  if isinstance(image, _Jpeg) and not image.tile:
+    raise DecodeError('it has no pixels')
+  # A progressive one is decoded smaller, too, but from all its coefficients.
+  small = isinstance(image, _Jpeg) and 'progressive' not in image.info
+  most = MAX_PIXELS if small else MAX_WHOLE_PIXELS
+  if image.width * image.height > most:
     raise DecodeError(
-      f'{image.width} x {image.height} pixels are more than the '
-      f'{MAX_PIXELS:,} that are accepted'
+      f'{image.width} x {image.height} pixels are more than the {most:,} that '
+      'are accepted; shrink it'
     )
   # In these formats Pillow opens 16 bits so, too.
   wide = image.mode == 'I' and image.format not in ('PNG', 'PPM')

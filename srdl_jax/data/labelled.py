@@ -2,6 +2,8 @@
 """Labelled images from elsewhere, whose classes a network knows by name."""
 
 import dataclasses
+import logging
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -13,10 +15,9 @@ from srdl_jax.data import folder_files, tfds_reader
 from srdl_jax.data.images import EncodedImages
 from srdl_jax.errors import DataError
 
-# As training takes them: see `folder`.
-_SPLITS = ('val', 'test', 'validation')
 _TFDS = 'tfds:'
 _SHOWN = 5
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,8 @@ def read(source: str, classes: Sequence[str], data_dir: str = '') -> Labelled:
   """Finds labelled images.
 
   Args:
-    source: a folder with one for each class, or with those in `test` or `val`;
+    source: a folder with one for each class, or with those in `val` or what
+      else training takes for it, see `folder`;
       or tfds:NAME or tfds:NAME/SPLIT, a data set prepared in ArrayRecord form,
       of which 'test' is taken, or 'validation' where there is none.
     classes: names of the network's classes, by label. Not all must be there.
@@ -47,17 +49,16 @@ def read(source: str, classes: Sequence[str], data_dir: str = '') -> Labelled:
   """
   if source.startswith(_TFDS):
     return _tfds(source.removeprefix(_TFDS), classes, data_dir)
-  root = pathlib.Path(source).expanduser().absolute()
-  if not root.is_dir():
+  root = pathlib.Path(os.path.expanduser(source)).absolute()
+  if not os.path.isdir(root):
     raise DataError(f'--data={source}: there is no such folder.')
-  directory = root
-  found = [*map(folder_files.printable, folder_files.folders(root))]
-  for name in _SPLITS:
-    # Unless it is a class.
-    if name in found and not set(found) <= set(classes):
-      directory = root / name
-      break
-  part, faults = folder_files.images(root, directory)
+  found = folder_files.entries(root)
+  folders = {folder_files.printable(n) for n in folder_files.folders(root)}
+  tests = folder_files.named(found, folder_files.TEST_FOLDERS)
+  # Unless it is a class.
+  split = bool(tests) and not folders <= set(classes)
+  directory = root / tests[0] if split else root
+  (part,), faults = folder_files.images(root, [directory])
   # As a network's record has them.
   part = {folder_files.printable(name): its for name, its in part.items()}
   _refuse_unknown(str(directory), [n for n in part if part[n]], classes)
@@ -71,6 +72,7 @@ def read(source: str, classes: Sequence[str], data_dir: str = '') -> Labelled:
     )
   if not paths:
     raise DataError(f'there are no images in the folders in {directory}.')
+  _log.info('testing on %d images in %s', len(paths), directory)
   counts = [len(part[name]) for name in part]
   numbers = [classes.index(n) if part[n] else -1 for n in part]
   labels = np.repeat(np.array(numbers, np.int32), counts)

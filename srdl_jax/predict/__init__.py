@@ -65,27 +65,43 @@ def find(given: Sequence[str]) -> list[str]:
   """
   found: dict[str, None] = {}
   for one in given:
-    path = pathlib.Path(one).expanduser()
-    files = [str(path)] if path.is_file() else []
-    if path.is_dir():
-      files = _below(path)
-    elif not files:
-      matches = sorted(glob.glob(str(path), recursive=True))
-      files = [name for name in matches if os.path.isfile(name)]
+    # Path.expanduser raises where there is no such user.
+    path = str(pathlib.Path(os.path.expanduser(one)))
+    if os.path.isdir(path):
+      files = sorted(_below(path))
+    elif _is_file(path):
+      files = [path]
+    else:
+      files = sorted(filter(_is_file, glob.glob(path, recursive=True)))
+    if '**' in path:
+      # It follows links that lead back, again and again: the shortest is taken.
+      once = {os.path.realpath(n): n for n in sorted(files, key=len)[::-1]}
+      files = sorted(once.values())
     if not files:
       raise DataError(f'{one}: there is no such image, nor one below it.')
     found |= dict.fromkeys(files)
   return list(found)
 
 
-def _below(folder: pathlib.Path) -> list[str]:
-  return sorted(
-    os.path.join(place, name)
-    for place, _, names in os.walk(folder)
-    for name in names
-    # Not what macOS puts beside each file.
-    if name.lower().endswith(folder_files.SUFFIXES) and name[0] != '.'
-  )
+def _is_file(path: str) -> bool:
+  """Returns whether it is one, or a broken link, which reading will name."""
+  broken = os.path.islink(path) and not os.path.exists(path)
+  return os.path.isfile(path) or broken
+
+
+def _below(folder: str, above: tuple[str, ...] = ()) -> list[str]:
+  """Returns the images below a folder; links are followed, but no ring."""
+  here = os.path.realpath(folder)
+  if here in above:
+    raise DataError(f'{folder}: this link leads back to {here}; remove it.')
+  found = []
+  for name, kind in folder_files.entries(pathlib.Path(folder)).items():
+    path = os.path.join(folder, name)
+    if kind == folder_files.FOLDER:
+      found += _below(path, (*above, here))
+    elif name.lower().endswith(folder_files.SUFFIXES):
+      found.append(path)
+  return found
 
 
 def together(members: Sequence[Member]) -> np.ndarray:

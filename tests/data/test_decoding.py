@@ -607,7 +607,7 @@ def test_images_that_would_fill_the_memory_are_refused(content):
 
 def test_large_images_are_accepted_without_a_warning():
   # Pillow warns from 89 million pixels on; an eighth of each side is read.
-  content = _jpeg_of_size(10_000, 10_000)
+  content = encoded(Image.new('L', (10_000, 10_000)), 'JPEG')
   with (
     pytest.warns(Image.DecompressionBombWarning),
     Image.open(io.BytesIO(content)),
@@ -616,6 +616,96 @@ def test_large_images_are_accepted_without_a_warning():
   image_files.check(io.BytesIO(content))
   small = reduced(content, (1, 1))
   assert small.size == (1250, 1250)
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG'])
+def test_fewer_pixels_are_accepted_where_all_are_decoded(kind):
+  options = {'progressive': True} if kind == 'JPEG' else {}
+  image = Image.new('L', (13_000, 6_000))
+  content = encoded(image, kind, **options)
+  for look in (decoding.decode, lambda c: image_files.check(io.BytesIO(c))):
+    with pytest.raises(DecodeError, match='13000 x 6000 .*67,108,864.*shrink'):
+      look(content)
+
+
+def _scan(content):
+  """Where a JPEG's pixels begin."""
+  start = content.index(b'\xff\xda') + 2
+  return start + int.from_bytes(content[start : start + 2])
+
+
+JPEGS = {
+  'usual': {},
+  'optimised': {'optimize': True},
+  'progressive': {'progressive': True},
+  'restarting': {'restart_marker_rows': 1},
+}
+
+
+@pytest.mark.parametrize('kind', JPEGS)
+def test_holes_in_a_jpeg_are_damage(kind):
+  content = encoded(photograph(), 'JPEG', **JPEGS[kind])
+  start, end = _scan(content), len(content) - 2
+  third = (end - start) // 3
+  holes = {
+    'no pixels': content[:start] + content[end:],
+    'no scan': content[: content.index(b'\xff\xda')] + content[end:],
+    'all': content[:start] + bytes(end - start) + content[end:],
+    'the first': content[:start] + bytes(third) + content[start + third :],
+    'the last': content[: end - third] + bytes(third) + content[end:],
+  }
+  if kind in ('usual', 'restarting'):
+    holes['a sector'] = content[:third] + bytes(512) + content[third + 512 :]
+  for name, damaged in holes.items():
+    with pytest.raises(DecodeError, match='its pixels|no pixels'):
+      decoding.training_view(damaged, rng(), size=20)
+    with pytest.raises(DecodeError, match='its pixels|no pixels'):
+      image_files.check(io.BytesIO(damaged), whole=name == 'a sector')
+
+
+@pytest.mark.parametrize('kind', JPEGS)
+@pytest.mark.parametrize('mode', ['L', 'RGB', 'CMYK'])
+@pytest.mark.parametrize('side', [1, 40, 1500])
+def test_what_is_flat_is_no_hole(kind, mode, side):
+  flat = Image.new('RGB', (side, side), 'white').convert(mode)
+  part = photograph(size=(side // 3 + 1, side // 3 + 1)).convert(mode)
+  mixed = flat.copy()
+  mixed.paste(part, (side // 2, side // 3))
+  # Cameras put a small JPEG into it, which has tables of its own.
+  options = {'exif': b'Exif\0\0' + encoded(photograph(size=(40, 30)), 'JPEG')}
+  if mode != 'L':
+    options['subsampling'] = 0
+  for image in (flat, mixed):
+    content = encoded(image, 'JPEG', **options, **JPEGS[kind])
+    # Bytes behind its end are none of it, be they zeros.
+    for whole in (content, content + bytes(5000)):
+      image_files.check(io.BytesIO(whole))
+      decoding.training_view(whole, rng(), size=20)
+
+
+def test_what_is_flat_below_a_crop_is_no_hole():
+  flat = Image.new('RGB', (500, 3000), 'white')
+  content = encoded(flat, 'JPEG', optimize=True, subsampling=0)
+  for seed in range(30):
+    assert decoding.training_view(content, rng(seed), size=20).min() == 255
+
+
+@pytest.mark.parametrize('kind', JPEGS)
+def test_zeros_before_the_end_are_no_hole(kind):
+  content = encoded(photograph(), 'JPEG', **JPEGS[kind])
+  padded = content[:-2] + bytes(3000) + content[-2:]
+  image_files.check(io.BytesIO(padded), whole=True)
+  np.testing.assert_array_equal(
+    decoding.decode(padded), decoding.decode(content)
+  )
+
+
+def test_all_is_decoded_on_request():
+  content = bytearray(encoded(photograph(size=(90, 60)), 'PNG'))
+  content[len(content) // 2] ^= 255
+  image_files.check(io.BytesIO(content))
+  with pytest.raises(DecodeError):
+    image_files.check(io.BytesIO(content), whole=True)
 
 
 def _animated(image):

@@ -156,7 +156,48 @@ def test_test_serves_where_there_is_no_val_and_else_val_does(two, caplog):
   (two / 'val').symlink_to(two / 'test')
   with caplog.at_level(logging.INFO):
     assert paths(folder.load(source(two)).test)[0] == 'val/cat/d.jpg'
-  assert 'test is not read' in caplog.text
+  assert f'in {two}, not read: test' in caplog.text
+
+
+@pytest.mark.parametrize('name', ['valid', 'validation', 'dev', 'Test', 'VAL'])
+def test_other_names_of_the_test_are_known(two, name, caplog):
+  labels = folder.load(source(two)).test.labels
+  (two / 'val').rename(two / name)
+  write(two, {'README.md': b'x', '.git/config': b'x'})
+  with caplog.at_level(logging.INFO):
+    loaded = folder.load(source(two))
+  assert paths(loaded.test)[0] == f'{name}/cat/d.jpg'
+  np.testing.assert_array_equal(loaded.test.labels, labels)
+  assert [record.getMessage() for record in caplog.records] == [
+    f'for training 4 images of 2 classes in {two}/train, for testing 3 in '
+    f'{two}/{name}'
+  ]
+
+
+def test_of_two_candidates_it_is_said_which_is_read(two, caplog):
+  (two / 'val').rename(two / 'valid')
+  for name in ('test', 'Valid', 'bird'):
+    (two / name).mkdir()
+  (two / 'gone').symlink_to(two / 'nowhere')
+  loaded = folder.load(source(two))
+  assert paths(loaded.test)[0] == 'valid/cat/d.jpg'
+  assert f'in {two}, not read: Valid, bird, gone, test' in caplog.text
+
+
+@pytest.mark.parametrize(('spoil', 'reason'), [
+  (lambda path: path.mkdir(), 'a folder without any'),
+  (lambda path: path.write_text('../val'), 'a file'),
+  (lambda path: path.symlink_to('/nowhere/val'), 'a broken link to /nowhere'),
+  (lambda path: path.symlink_to(path), 'Too many levels of symbolic links'),
+])  # fmt: skip
+@pytest.mark.parametrize('name', ['val', 'Train'])
+def test_a_broken_split_is_not_passed_over_for_another(
+  two, spoil, reason, name
+):
+  old = two / name.lower()
+  old.rename(two / 'test' if name == 'val' else two.parent / f'{two.name}-old')
+  spoil(two / name)
+  refused(two, f'{two}/{name} has no class folders: it is {reason}.*; mend')
 
 
 def test_digits_of_every_format_are_read(tmp_path):
@@ -411,7 +452,7 @@ def test_classes_of_one_split_only_are_named(two, some):
 
 def test_an_empty_class_is_named(two):
   (two / 'train/cat/a.jpg').unlink()
-  (two / 'train/cat/b.jpg').rename(two / 'train/cat/.b.jpg')
+  (two / 'train/cat/b.jpg').rename(two / 'train/cat/._b.jpg')
   refused(two, f'no usable images of cat in {two}/train; add')
 
 
@@ -486,20 +527,94 @@ def test_a_class_of_which_all_is_skipped_is_an_error(two):
 
 def test_what_systems_leave_everywhere_is_passed_over(two):
   before = _prints(two)
-  for name in (
-    '.DS_Store',
-    'Thumbs.db',
-    'desktop.ini',
-    '.hidden.jpg',
-    '._a.jpg',
-  ):
-    write(two, {f'train/cat/{name}': b'x', f'{name}': b'x'})
-  write(two, {'train/.cache/a.jpg': b'x', '.git/b.jpg': b'x'})
-  # Beside the class folders other files are no mistake.
-  write(
-    two, {'train/README.md': b'x', 'LICENSE': b'x', 'train/labels.csv': b'x'}
-  )
+  for name in ('.DS_Store', 'Thumbs.db', 'desktop.ini', '._a.jpg', '.gitkeep'):
+    write(two, {f'train/cat/{name}': b'x', f'train/{name}': b'x', name: b'x'})
+  for name in ('.ipynb_checkpoints', '@eaDir', '__MACOSX', '.Trash-1000'):
+    write(two, {f'train/cat/{name}/a.jpg': b'x', f'train/{name}/b.jpg': b'x'})
+  # Beside the splits other files are no mistake.
+  write(two, {'README.md': b'x', 'LICENSE': b'x', 'labels.csv': b'x'})
   assert _prints(two) == before
+
+
+STRAYS = {
+  'a file': lambda path: path.write_text('../../store/bird'),
+  'a broken link to /nowhere/bird': lambda p: p.symlink_to('/nowhere/bird'),
+  'Too many levels of symbolic links': lambda path: path.symlink_to(path),
+  'no file': os.mkfifo,
+}
+
+
+@pytest.mark.parametrize('skip', [False, True])
+@pytest.mark.parametrize('reason', STRAYS)
+def test_what_may_have_been_a_class_is_refused(two, reason, skip):
+  for split in ('train', 'val'):
+    STRAYS[reason](two / split / 'bird')
+  both = f'beside the class folders: train/bird .{reason}.*, val/bird .{reason}'
+  refused(two, both, skip_unreadable=skip)
+  refused(two / 'train', rf'folders: bird \({reason}', skip_unreadable=skip)
+
+
+@pytest.mark.parametrize('name', ['bird.tar', 'bird.zip', 'Node.js', 'LICENSE'])
+def test_any_file_beside_the_classes_is_named(two, name):
+  write(two, {f'val/{name}': b'x'})
+  refused(two, rf'in {two}, beside .*: val/{name} \(a file\); make a class')
+
+
+def test_hidden_images_are_not_passed_over(two, some):
+  write(two, {'train/.NET/a.jpg': some[0], 'val/.NET/a.jpg': some[0]})
+  hidden = r'train/.NET \(a hidden folder\), val/.NET \(a hidden folder\)'
+  refused(two, hidden)
+  (two / 'train/.NET').rename(two / 'train/dog/.NET')
+  (two / 'val/.NET').rename(two / '.NET')
+  write(two, {'train/cat/.a.jpg': some[0]})
+  message = refused(two, r'train/cat/.a.jpg \(a hidden file\)')
+  assert 'train/dog/.NET (a folder in a class folder)' in message
+
+
+def test_classes_that_look_the_same_are_named(two, some):
+  for split in ('train', 'val'):
+    write(two, {f'{split}/caf\xe9/a.jpg': some[0]})
+  write(two, {'train/cafe\u0301/a.jpg': some[0]})
+  told = r"'cafe\\u0301' and 'caf\\xe9' look the same"
+  refused(two, told)
+  # Between the splits, too.
+  (two / 'train/caf\xe9/a.jpg').unlink()
+  (two / 'train/caf\xe9').rmdir()
+  refused(two, told)
+  (two / 'train/cafe\u0301').rename(two / 'train/caf\xe9')
+  (two / 'train/dog').rename(two / 'train/dog ')
+  refused(two, "'dog ' and 'dog' look the same")
+
+
+def test_classes_may_differ_by_case_which_is_said(two, some, caplog):
+  write(two, {f'{split}/Cat/a.jpg': some[0] for split in ('train', 'val')})
+  assert folder.load(source(two)).num_classes == 3
+  assert 'differ by letter case alone: Cat, cat' in caplog.text
+  (two / 'val/Cat').rename(two / 'val/CAT')
+  refused(two, 'Cat for training only; CAT for testing only')
+
+
+def test_paths_that_lead_nowhere_are_one_line(tmp_path):
+  refused(tmp_path / ('a' * 300), r'no folder .*\(File name too long\)')
+  (tmp_path / 'ring').symlink_to(tmp_path / 'ring')
+  refused(tmp_path / 'ring', r'\(Too many levels of symbolic links\)')
+  (tmp_path / 'gone').symlink_to('/nowhere')
+  refused(tmp_path / 'gone', r'\(No such file or directory\)')
+  refused('~no_such_user/x', 'no folder ~no_such_user/x; data.path')
+  refused('a\0b', 'no folder .*null')
+
+
+@pytest.mark.parametrize('place', ['.', 'train', 'train/dog'])
+def test_a_folder_that_one_may_not_enter_is_named(two, place, monkeypatch):
+  scandir = os.scandir
+
+  def closed(path):
+    if pathlib.Path(path) == two / place:
+      raise PermissionError(13, 'Permission denied')
+    return scandir(path)
+
+  monkeypatch.setattr(os, 'scandir', closed)
+  refused(two, f'cannot read {two / place}: Permission denied')
 
 
 def test_what_may_not_be_read_is_named(two):
@@ -524,6 +639,38 @@ def test_damage_within_a_file_is_told_when_it_is_read(two):
     images[:]
   with pytest.raises(DataError, match=f'cannot read image {row}, {path}: '):
     images.training_view(row, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize('kept', [0, 0.3])
+def test_holes_in_a_jpeg_are_found_at_the_start(two, kept):
+  before = _prints(two)
+  content = encoded(photograph(1, (200, 150)))
+  scan = content.index(b'\xff\xda')
+  first = scan + int(kept * (len(content) - scan))
+  hole = bytes(len(content) - first - 2)
+  write(two, {'train/cat/hole.jpg': content[:first] + hole + content[-2:]})
+  refused(two, r'1 file.*train/cat/hole.jpg \(.*\); mend or remove')
+  assert _prints(two, skip_unreadable=True) == before
+
+
+def test_all_that_cannot_be_decoded_is_left_out_on_request(two):
+  before = _prints(two)
+  content = bytearray(encoded(photograph(), 'PNG'))
+  content[len(content) // 2] ^= 255
+  write(two, {'train/dog/wrong.png': content})
+  assert _prints(two) != before
+  assert _prints(two, skip_unreadable=True) == before
+
+
+def test_what_would_fill_the_memory_is_found_at_the_start(two):
+  write(
+    two, {'val/cat/big.png': encoded(Image.new('1', (13_000, 9_000)), 'PNG')}
+  )
+  refused(
+    two,
+    r'val/cat/big.png \(13000 x 9000 pixels are more than the 67,108,864 that '
+    r'are accepted; shrink it\)',
+  )
 
 
 def test_many_files_are_looked_at_without_decoding_them(

@@ -537,8 +537,9 @@ def test_an_empty_folder_is_named(copy, folder):
   refused(copy, f'{copy} has no folder {folder}')
 
 
-def test_what_is_not_there_is_told_as_missing(tmp_path):
-  message = refused(tmp_path / 'x', f'{tmp_path / "x"} has no folder')
+@pytest.mark.parametrize('name', ['x', 'x' * 300])
+def test_what_is_not_there_is_told_as_missing(tmp_path, name):
+  message = refused(tmp_path / name, f'{tmp_path / name} has no folder')
   assert f'{TRAIN}, {QUERY}, {GALLERY}' in message
 
 

@@ -55,7 +55,7 @@ def _only(place, folder, name):
   return folder
 
 
-@pytest.mark.parametrize('name', ['test', 'val'])
+@pytest.mark.parametrize('name', ['test', 'val', 'Valid', 'dev'])
 def test_a_folder_of_splits_is_tested_on_its_test(place, tmp_path, name):
   shutil.copytree(place / 'new', tmp_path / name)
   (tmp_path / 'train' / 'sky').mkdir(parents=True)
@@ -63,8 +63,11 @@ def test_a_folder_of_splits_is_tested_on_its_test(place, tmp_path, name):
 
 
 def test_what_is_wrong_with_a_folder_is_told(place, tmp_path):
+  for none in ('none', 'a' * 300):
+    with pytest.raises(DataError, match='there is no such folder'):
+      labelled.read(str(tmp_path / none), photos.CLASSES)
   with pytest.raises(DataError, match='there is no such folder'):
-    labelled.read(str(tmp_path / 'none'), photos.CLASSES)
+    labelled.read('~no_such_user', photos.CLASSES)
   with pytest.raises(DataError, match='there are no images'):
     labelled.read(str(tmp_path), photos.CLASSES)
   _only(place, tmp_path / 'a', 'sky')
@@ -74,6 +77,9 @@ def test_what_is_wrong_with_a_folder_is_told(place, tmp_path):
   _only(place, tmp_path / 'b', 'sky')
   (tmp_path / 'b' / 'sky' / 'bad.png').write_bytes(b'')
   with pytest.raises(DataError, match='sky/bad.png'):
+    labelled.read(str(tmp_path / 'b'), photos.CLASSES)
+  (tmp_path / 'b' / 'grass').symlink_to('/nowhere')
+  with pytest.raises(DataError, match='grass .a broken link to /nowhere'):
     labelled.read(str(tmp_path / 'b'), photos.CLASSES)
 
 

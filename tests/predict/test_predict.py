@@ -118,9 +118,29 @@ def test_names_stand_for_files(tmp_path):
   # A file that is named is taken, whatever its name; each once.
   assert found('b/notes.txt', 'b/1.png', 'b')[:2] == ['b/notes.txt', 'b/1.png']
   assert len(found('b/1.png', 'b')) == 3
-  for nothing in ('none.png', '*.gif'):
+  (tmp_path / 'more').symlink_to(tmp_path / 'b')
+  assert found('more') == ['more/1.png', 'more/2.JPG', 'more/c/3.webp']
+  for nothing in ('none.png', '*.gif', 'a' * 300, '~no_such_user'):
     with pytest.raises(DataError, match='there is no such image'):
       found(nothing)
+
+
+def test_links_that_lead_nowhere_or_back_are_named(place, tmp_path):
+  file = tmp_path / 'b' / '1.png'
+  file.parent.mkdir()
+  file.touch()
+  for name, target in (('gone.png', '/nowhere'), ('ring.png', 'ring.png')):
+    (tmp_path / name).symlink_to(target)
+  names = [str(tmp_path / 'gone.png'), str(tmp_path / 'ring.png')]
+  assert predict.find(names) == predict.find([str(tmp_path / '*.png')]) == names
+  assert predict.find([str(tmp_path)]) == [str(file), *names]
+  gone, ring = said_of(place, [*names, place / 'new/sky/0.png']).faults
+  assert 'gone.png: No such file' in gone
+  assert 'ring.png: Too many levels of symbolic links' in ring
+  (tmp_path / 'b' / 'back').symlink_to(tmp_path)
+  with pytest.raises(DataError, match=f'b/back: .* leads back to {tmp_path};'):
+    predict.find([str(tmp_path)])
+  assert predict.find([str(tmp_path / 'b' / '**' / '1.png')]) == [str(file)]
 
 
 def test_networks_of_other_classes_are_not_asked_together(place, tmp_path):

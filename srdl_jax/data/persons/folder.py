@@ -43,7 +43,7 @@ def load(source: data.Location) -> data.Dataset:
       'data.path is empty: name the folder that holds '
       f'{", ".join(FOLDERS[split] for split in _NEEDED)}'
     )
-  root = pathlib.Path(source.path).expanduser().absolute()
+  root = pathlib.Path(os.path.expanduser(source.path)).absolute()
   parts = read(root, source.skip_unreadable)
   person_checks.check(root, parts, allow_differences=source.allow_differences)
   return persons.dataset(NAME, parts, source.image_size)
@@ -56,7 +56,8 @@ def read(root: pathlib.Path, skip_unreadable: bool = False) -> dict[str, Part]:
   gt_bbox only what shows a query's identity to the query's camera is kept.
 
   Args:
-    skip_unreadable: leave out images that can't be read, and log them.
+    skip_unreadable: decode all images, leave out those that can't be read, and
+      log them.
 
   Returns:
     The parts; 'multi_query' only if there is a folder gt_bbox.
@@ -64,7 +65,10 @@ def read(root: pathlib.Path, skip_unreadable: bool = False) -> dict[str, Part]:
   Raises:
     DataError: a folder is missing, has no images, or some can't be read.
   """
-  missing = [FOLDERS[s] for s in _NEEDED if not (root / FOLDERS[s]).is_dir()]
+  # Path.is_dir raises where a name is too long.
+  missing = [
+    f for f in map(FOLDERS.get, _NEEDED) if not os.path.isdir(root / f)
+  ]
   if missing:
     raise DataError(
       f'{root} has no folder {", ".join(missing)}: it needs '
@@ -85,7 +89,9 @@ def read(root: pathlib.Path, skip_unreadable: bool = False) -> dict[str, Part]:
     )
   if 'multi_query' in paths:
     paths['multi_query'] = _asked_for(paths['multi_query'], paths['query'])
-  digests, faults = folder_files.look_at(root, sum(paths.values(), []))
+  digests, faults = folder_files.look_at(
+    root, sum(paths.values(), []), whole=skip_unreadable
+  )
   if faults:
     _report(root, faults, skip_unreadable)
   parts = {}
