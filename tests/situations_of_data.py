@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import pickle
 import shutil
 import sys
 import tarfile
@@ -17,6 +18,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import made_cifar
 import made_imagenet
 import numpy as np
 from PIL import Image
@@ -98,6 +100,163 @@ TABLE.add(
     'persons without a path': loaded('reid_folder'),
     'persons are missing': loaded('reid_folder', path='{tmp}/none'),
   },
+)
+
+
+# Directories of other versions.
+
+
+def version(*versions: str, data_dir: str = '', folder: str = 'cifar100'):
+  """Loads where there are folders of versions alone, with metadata."""
+
+  def provoke(place):
+    for number in versions:
+      directory = place.folder / 'tfds' / folder / number
+      directory.mkdir(parents=True)
+      (directory / 'dataset_info.json').write_text('{}')
+    name = {'imagenet2012': 'imagenet'}.get(folder, folder)
+    loaded(name, **{**OFFLINE, 'data_dir': f'{{tmp}}/tfds{data_dir}'})(place)
+
+  return provoke
+
+
+TABLE.add(
+  'TFDS directory',
+  {
+    'an older version': version('3.0.1'),
+    'a newer version': version('3.1.0', '10.0.0'),
+    'an older version is named': version('3.0.1', data_dir='/cifar100/3.0.1'),
+    'the folder of other versions': version('3.0.1', data_dir='/cifar100'),
+    'a version of ImageNet': version('5.0.0', folder='imagenet2012'),
+    'a missing version is named': version(data_dir='/cifar100/3.0.2'),
+  },
+)
+
+
+# Copies of CIFAR in other forms.
+
+
+def copy_of_cifar(
+  name: str = 'cifar10', binary: bool = False, **changes: Any
+) -> Provoke:
+  """Loads a small copy whose files are others or, by None, left out."""
+
+  def provoke(place):
+    files = (made_cifar.binary_files if binary else made_cifar.pickled_files)(
+      name
+    )
+    for file, change in changes.items():
+      files[file] = change(files[file]) if callable(change) else change
+    names = made_cifar.BINARY if binary else made_cifar.PICKLED
+    made_cifar.write(
+      place.folder / names[name],
+      {file: content for file, content in files.items() if content is not None},
+    )
+    made_cifar.spec_of(name).load(
+      data.Location(
+        str(place.folder / 'tfds'), download=False, path=str(place.folder)
+      )
+    )
+
+  return provoke
+
+
+def batch(**changes: Any) -> Callable[[bytes], bytes]:
+  """Changes values of a pickled batch."""
+
+  def change(content):
+    found = pickle.loads(content, encoding='latin1')
+    return made_cifar.python2(
+      {key: changes.get(key, lambda v: v)(found[key]) for key in found}
+    )
+
+  return change
+
+
+def not_packed(place):
+  (place.folder / 'cifar-10-python.tar.gz').write_bytes(b'moved')
+  loaded('cifar10', manual_dir='{tmp}', **OFFLINE)(place)
+
+
+def cut_short(place):
+  path = place.folder / 'cifar-10-python.tar.gz'
+  made_cifar.pack(path, made_cifar.pickled_files('cifar10'))
+  os.truncate(path, path.stat().st_size // 2)
+  loaded('cifar10', manual_dir='{tmp}', **OFFLINE)(place)
+
+
+TABLE.add(
+  'copy of CIFAR',
+  {
+    'none where data.path says': loaded('cifar10', path='{tmp}', **OFFLINE),
+    'none of this name': loaded('cifar10', path='{tmp}/none', **OFFLINE),
+    'a batch is missing': copy_of_cifar(data_batch_3=None),
+    'names are missing': copy_of_cifar(**{'batches.meta': None}),
+    'a file of records is missing': copy_of_cifar(
+      binary=True, **{'test_batch.bin': None}
+    ),
+    'records cut short': copy_of_cifar(
+      binary=True, **{'data_batch_1.bin': lambda c: c[:-1]}
+    ),
+    'fewer records': copy_of_cifar(
+      binary=True, **{'data_batch_1.bin': lambda c: c[:-3073]}
+    ),
+    'an empty file of records': copy_of_cifar(
+      'cifar100', binary=True, **{'train.bin': b''}
+    ),
+    'a label too many': copy_of_cifar(
+      binary=True, **{'data_batch_1.bin': lambda c: b'\3' + c[1:]}
+    ),
+    'a coarse label too many': copy_of_cifar(
+      'cifar100', binary=True, **{'test.bin': lambda c: b'\xff' + c[1:]}
+    ),
+    'other numbers of a class': copy_of_cifar(
+      binary=True, **{'data_batch_1.bin': lambda c: b'\1' + c[1:]}
+    ),
+    'a name too few': copy_of_cifar(
+      binary=True, **{'batches.meta.txt': b'cat\ndog\n'}
+    ),
+    'a name twice': copy_of_cifar(
+      binary=True, **{'batches.meta.txt': b'cat\ndog\ncat\n'}
+    ),
+    'pickle of something else': copy_of_cifar(
+      data_batch_1=made_cifar.python2([1])
+    ),
+    'no labels': copy_of_cifar(
+      'cifar100', train=made_cifar.python2({'data': 1})
+    ),
+    'a label too few': copy_of_cifar(
+      data_batch_1=batch(labels=lambda labels: labels[1:])
+    ),
+    'negative labels': copy_of_cifar(
+      data_batch_1=batch(labels=lambda labels: [-1, *labels[1:]])
+    ),
+    'labels that are no numbers': copy_of_cifar(
+      data_batch_1=batch(labels=lambda labels: ['cat'] * len(labels))
+    ),
+    'ragged labels': copy_of_cifar(
+      data_batch_1=batch(labels=lambda labels: [[0], *labels[1:]])
+    ),
+    'images of another size': copy_of_cifar(
+      data_batch_1=batch(data=lambda pixels: pixels[:, :768])
+    ),
+    'images of another type': copy_of_cifar(
+      data_batch_1=batch(data=lambda pixels: pixels / np.float32(255))
+    ),
+    'a pickle that calls': copy_of_cifar(
+      data_batch_1=b"cos\nsystem\n(S'touch x'\ntR."
+    ),
+  },
+)
+TABLE.add(
+  'copy of CIFAR',
+  {'a damaged pickle': copy_of_cifar(data_batch_1=lambda c: c[:5000])},
+  others='(?<=cannot read data_batch_1: ).*(?=; replace)',
+)
+TABLE.add(
+  'copy of CIFAR',
+  {'no tar': not_packed, 'a tar cut short': cut_short},
+  others=r'(?<=tar\.gz: ).*(?=; replace)',
 )
 
 
@@ -467,6 +626,53 @@ TABLE.add(
   'zip of Tiny ImageNet',
   {'damaged after preparing': small_images(halved)},
   others=r'(?<=between rows 0 and 1: ).*(?=; remove)',
+)
+
+
+def unpacked(*moves: str, **changes: bytes | None) -> Provoke:
+  """Prepares from the unpacked folder, where files are 'here>there'."""
+
+  def provoke(place):
+    top = place.folder / TOP
+    for name, content in members(**changes).items():
+      (place.folder / name).parent.mkdir(parents=True, exist_ok=True)
+      (place.folder / name).write_bytes(content)
+    for here, there in (move.split('>') for move in moves):
+      (top / there).parent.mkdir(exist_ok=True)
+      (top / here).rename(top / there)
+    spec = zip_spec(zip_of(place))
+    spec.load(data.Location(str(place.folder), download=False))
+
+  return provoke
+
+
+TABLE.add(
+  'unpacked Tiny ImageNet',
+  {
+    'no validation labels': unpacked(**{NOTES: None}),
+    'sorted into another class': unpacked(
+      'val/images/0.JPEG>val/n02124075/0.JPEG'
+    ),
+    'sorted into an unknown class': unpacked(
+      'val/images/0.JPEG>val/n9/0.JPEG',
+      'val/images/1.JPEG>val/n02124075/1.JPEG',
+      **{NOTES: None},
+    ),
+    'too many of a class': unpacked(
+      'val/images/0.JPEG>val/n02124075/0.JPEG',
+      'val/images/1.JPEG>val/n02124075/1.JPEG',
+      **{NOTES: None},
+    ),
+    'a class is missing': unpacked(
+      **{'train/n02124075/images/n02124075_0.JPEG': None, 'wnids.txt': None}
+    ),
+    'no image': unpacked(
+      **{'train/n02124075/images/n02124075_0.JPEG': b'image'}
+    ),
+    'none where data.path says': loaded(
+      'tiny_imagenet', path='{tmp}', **OFFLINE
+    ),
+  },
 )
 
 

@@ -53,7 +53,7 @@ def load(source: data.Location) -> data.Dataset:
   directory = directory_of(source)
   if not directory.exists():
     raise DataError(
-      f'{NAME}/{VERSION} is not in {tfds_reader.root(source.data_dir)}. '
+      f'{NAME}/{VERSION} is not in {tfds_reader.root(source.data_dir, NAME)}. '
       f'Prepare it from the official archives with `python -m '
       f'srdl_jax.data.prepare {NAME} --manual_dir=DIR --data_dir=DIR`, or set '
       'data_dir to where it is prepared'

@@ -57,7 +57,7 @@ def prepare(
     # Left by a process that was ended behind the rename.
     shutil.rmtree(directory.with_name(_STAGING), ignore_errors=True)
     return directory
-  folder = preparation.folders(source)[0]
+  folder = preparation.folders(source, imagenet.NAME)[0]
   archives = imagenet_archives.open_archives(folder, counts)
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)

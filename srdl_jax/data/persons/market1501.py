@@ -103,13 +103,14 @@ def _directory(source: data.Location) -> pathlib.Path:
 
 def _folder(source: data.Location) -> pathlib.Path:
   """Finds the official folder: `manual_dir` is it, or holds it."""
-  manual = preparation.folders(source)[0].absolute()
+  manual = preparation.folders(source, NAME)[0].absolute()
   if (manual / FOLDER).is_dir():
     return manual / FOLDER
   if any((manual / name).is_dir() for name in person_checks.FOLDERS.values()):
     return manual
   raise DataError(
-    f'{NAME}/{persons.VERSION} is not in {tfds_reader.root(source.data_dir)}'
+    f'{NAME}/{persons.VERSION} is not in '
+    f'{tfds_reader.root(source.data_dir, NAME)}'
     f', and there is no folder {FOLDER} in {manual}, from which it would be '
     "prepared. Unpack the authors' archive there, set data.manual_dir to where "
     'it is unpacked, or data.data_dir to where it is prepared'
