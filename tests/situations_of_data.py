@@ -27,6 +27,7 @@ from situation_table import Place, Provoke, Table, refused, rewrite
 from srdl_jax import data
 from srdl_jax.data import tfds_reader, tiny_imagenet
 from srdl_jax.data.imagenet import archives as imagenet_archives
+from srdl_jax.data.imagenet import folder as imagenet_folder
 from srdl_jax.data.imagenet import preparation as imagenet_preparation
 from srdl_jax.data.persons import market1501
 from srdl_jax.errors import DataError
@@ -408,6 +409,78 @@ TABLE.add(
   'archives of ImageNet',
   {'another development kit': wrong_archives(kit={'readme': b''})},
   others=r'(?<=another file \().*(?=\); fetch)',
+)
+
+
+# ImageNet in folders of classes; what is in its images is not looked at.
+
+
+def imagenet_folders(
+  names: str = '', counts: imagenet_archives.Counts = COUNTS, **files: bytes
+) -> Provoke:
+  """Loads images at these paths, and files beside them."""
+
+  def provoke(place):
+    root = place.folder / 'images'
+    root.mkdir()
+    for name, content in {
+      **dict.fromkeys(names.split(), b'x'),
+      **files,
+    }.items():
+      (root / name).parent.mkdir(parents=True, exist_ok=True)
+      (root / name).write_bytes(content)
+    imagenet_folder.load(data.Location(path=str(root)), counts)
+
+  return provoke
+
+
+def in_folders(split: str, *numbers: int) -> str:
+  names = (f'{split}/{CLASSES[n % 2]}/{n}.JPEG' for n in numbers)
+  return ' '.join(names)
+
+
+TRAINED, TESTED = in_folders('train', 0, 1, 2, 3), in_folders('val', 0, 1, 2)
+FLAT = ' '.join(f'val/ILSVRC2012_val_{n:08}.JPEG' for n in (1, 2, 3))
+TABLE.add(
+  'ImageNet in folders',
+  {
+    'none': imagenet_folders(),
+    'tars of classes': imagenet_folders(f'train/{CLASSES[0]}.tar {TESTED}'),
+    'no validation': imagenet_folders(TRAINED),
+    'an image without content': imagenet_folders(
+      f'{TRAINED} {TESTED}', **{f'train/{CLASSES[0]}/0.JPEG': b''}
+    ),
+    'other files': imagenet_folders(
+      f'{TRAINED} {TESTED} train/{CLASSES[0]}/0.tar train/5.JPEG'
+    ),
+    'a class without images': imagenet_folders(
+      f'{TRAINED} {TESTED} train/n02504458/.hidden'
+    ),
+    'a class to train on only': imagenet_folders(
+      f'{TRAINED} {TESTED} train/n02504458/4.JPEG'
+    ),
+    'a class to test on only': imagenet_folders(
+      f'{TRAINED} {TESTED} val/n02504458/4.JPEG'
+    ),
+    'fewer images': imagenet_folders(f'{in_folders("train", 0, 1)} {TESTED}'),
+    'more classes': imagenet_folders(
+      f'{TRAINED} {TESTED}', counts=imagenet_archives.OFFICIAL
+    ),
+    'classes by other names': imagenet_folders(
+      'train/cat/0.png train/cat/1.png train/dog/0.png train/dog/1.png '
+      'val/cat/0.png val/cat/1.png val/dog/0.png'
+    ),
+    'flat, by other names': imagenet_folders(f'{TRAINED} val/0.JPEG'),
+    'flat, one is missing': imagenet_folders(
+      f'{TRAINED} {FLAT}'.replace('val_00000002', 'val_00000004')
+    ),
+    'flat and empty': imagenet_folders(f'{TRAINED} val/readme.txt'),
+  },
+)
+TABLE.add(
+  'ImageNet in folders',
+  {'flat, of unknown classes': imagenet_folders(f'{TRAINED} {FLAT}')},
+  others=r'(?<=TFDS has them for )[\d,]+',
 )
 
 

@@ -78,7 +78,7 @@ def prepare(
   Of several processes that call this at once, one prepares and others wait.
 
   Args:
-    source: `manual_dir` is the folder, or holds it.
+    source: `path`, or else `manual_dir`, is the folder, or holds it.
 
   Raises:
     DataError: there is no folder, it is damaged or not the official one, or
@@ -102,8 +102,9 @@ def _directory(source: data.Location) -> pathlib.Path:
 
 
 def _folder(source: data.Location) -> pathlib.Path:
-  """Finds the official folder: `manual_dir` is it, or holds it."""
-  manual = preparation.folders(source, NAME)[0].absolute()
+  """Finds the official folder: what is named is it, or holds it."""
+  given = source.path or preparation.folders(source, NAME)[0]
+  manual = pathlib.Path(given).expanduser().absolute()
   if (manual / FOLDER).is_dir():
     return manual / FOLDER
   if any((manual / name).is_dir() for name in person_checks.FOLDERS.values()):
