@@ -926,9 +926,49 @@ def damaged_after_preparing(place):
   market1501.load(source, counts)
 
 
+def msmt17(**lists: str) -> Callable[[pathlib.Path], Any]:
+  """Leaves the folders of MSMT17 with such lists."""
+
+  def damage(copy):
+    for name in ('mask_train_v2', 'mask_test_v2'):
+      (copy / name).mkdir()
+    for name, text in {'list_train': '', **lists}.items():
+      (copy / f'{name}.txt').write_text(text)
+
+  return damage
+
+
+def within_another(copy):
+  (copy / 'labeled').mkdir()
+  for name in (TRAIN, QUERY, GALLERY):
+    (copy / name).rename(copy / 'labeled' / name)
+
+
+def named_otherwise(copy):
+  for number, path in enumerate(sorted((copy / QUERY).glob('*.jpg'))):
+    path.rename(path.with_name(f'{number}.jpg'))
+
+
 TABLE.add(
   'folder of persons',
   {
+    'names that tell nobody': wrong_persons(named_otherwise),
+    'a folder too high': wrong_persons(within_another),
+    'a list is missing': wrong_persons(msmt17()),
+    'a list of another kind': wrong_persons(
+      msmt17(list_train='0000/0000_c1_0001.jpg\n')
+    ),
+    'an image listed twice': wrong_persons(
+      msmt17(list_train='0000/0000_000_01_x.jpg 0\n' * 2, list_val='')
+    ),
+    'a listed image is missing': wrong_persons(
+      msmt17(
+        list_train='0000/0000_000_01_x.jpg 0\n',
+        list_val='',
+        list_query='0000/0000_000_01_x.jpg 0\n',
+        list_gallery='0000/0000_000_02_x.jpg 0\n',
+      )
+    ),
     'no folder of queries': wrong_persons(
       lambda copy: shutil.rmtree(copy / QUERY)
     ),
