@@ -28,18 +28,13 @@ _DAMAGE = (
 )
 
 
-def _dtype(kind: str, align: Any = False, copy: Any = False) -> np.dtype:
-  # Old pickles have numbers here, at which numpy warns.
-  return np.dtype(kind, align=bool(align), copy=bool(copy))
-
-
 def _encode(text: str, encoding: str = 'latin1') -> bytes:
   return text.encode(encoding)
 
 
 _reconstruct = np.empty(0).__reduce__()[0]
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
-  ('numpy', 'dtype'): _dtype,
+  ('numpy', 'dtype'): np.dtype,
   ('numpy', 'ndarray'): np.ndarray,
   ('numpy.core.multiarray', '_reconstruct'): _reconstruct,
   ('numpy._core.multiarray', '_reconstruct'): _reconstruct,

@@ -12,7 +12,7 @@ from srdl_jax import data
 from srdl_jax.data import folder_files, persons
 from srdl_jax.data.persons import Part, layouts
 from srdl_jax.data.persons import checks as person_checks
-from srdl_jax.data.persons.layouts import Found
+from srdl_jax.data.persons.layouts import Folder
 from srdl_jax.errors import ConfigError, DataError
 
 NAME = 'reid_folder'
@@ -91,7 +91,7 @@ def read(root: pathlib.Path, source: data.Location) -> dict[str, Part]:
   return parts
 
 
-def _tell_others(root: pathlib.Path, found: Mapping[str, Found]) -> None:
+def _tell_others(root: pathlib.Path, found: Mapping[str, Folder]) -> None:
   if others := [path for part in found.values() for path in part.others]:
     _log.warning(
       'in %s, %d file(s) that are not called images, or in no list, are '
@@ -122,7 +122,7 @@ def _base(path: str) -> str:
   return path.rpartition('/')[2]
 
 
-def _asked_for(boxes: Found, queries: Found) -> list[str]:
+def _asked_for(boxes: Folder, queries: Folder) -> list[str]:
   """Returns the boxes of identities and cameras that queries are of."""
   asked = set(queries.told.values())
   kept = [path for path, its in boxes.told.items() if its in asked]

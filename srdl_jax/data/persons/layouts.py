@@ -37,7 +37,7 @@ _FIRST = {'train': 10_001, 'query': 1, 'gallery': 1}
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Folder:
   """The images of a part.
 
   Attributes:
@@ -53,7 +53,7 @@ class Found:
   others: list[str]
 
 
-def find(root: pathlib.Path) -> dict[str, Found]:
+def find(root: pathlib.Path) -> dict[str, Folder]:
   """Returns the parts in a folder, none of whose images is looked at.
 
   Raises:
@@ -107,12 +107,12 @@ def _below(root: pathlib.Path) -> str:
   return f'. Name one of those in it: {", ".join(found)}' if found else ''
 
 
-def _from_names(root: pathlib.Path, folder: str) -> Found:
+def _from_names(root: pathlib.Path, folder: str) -> Folder:
   try:
     names = sorted(os.listdir(root / folder))
   except OSError as error:
     raise DataError(f'cannot read {root / folder}: {error.strerror}') from error
-  found = Found(folder, {}, [], [])
+  found = Folder(folder, {}, [], [])
   for name in names:
     path = f'{folder}/{name}'
     if told := persons.parse(name):
@@ -129,7 +129,9 @@ def _is_image(name: str) -> bool:
   return not hidden and name.lower().endswith(folder_files.SUFFIXES)
 
 
-def _from_lists(root: pathlib.Path, split: str, train: str, test: str) -> Found:
+def _from_lists(
+  root: pathlib.Path, split: str, train: str, test: str
+) -> Folder:
   folder = train if split == 'train' else test
   told = {}
   for name in _LISTS[split]:
@@ -149,7 +151,7 @@ def _from_lists(root: pathlib.Path, split: str, train: str, test: str) -> Found:
     }
     there = (path.relative_to(root) for path in root.glob(f'{folder}/*/*'))
     others = sorted({path.as_posix() for path in there} - listed)
-  return Found(folder, {path: told[path] for path in by_name}, [], others)
+  return Folder(folder, {path: told[path] for path in by_name}, [], others)
 
 
 def _lines(path: pathlib.Path) -> list[tuple[str, int, int]]:
