@@ -145,6 +145,22 @@ def test_known_pickles_are_official(name, expected, form, tmp_path):
   assert list(tmp_path.rglob('copy.txt'))
 
 
+@pytest.mark.parametrize('form', FORMS)
+def test_known_contents_are_official_in_every_form(name, form, tmp_path):
+  records = binary_files(name)
+  text = ''.join(f'{n}\n' for n in NAMES) * len(SPECS[name].files.classes)
+  known = {'names': hashlib.sha256(text.encode()).hexdigest()} | {
+    split: hashlib.sha256(b''.join(records[f] for f in files)).hexdigest()
+    for split, files in SPECS[name].files.records.items()
+  }
+  write(tmp_path / 'x', FORMS[form](name))
+  check = spec_of(name, official=known).check_copy
+  assert check(tmp_path / 'x') == ''
+  for part in known:
+    other = spec_of(name, official={**known, part: '0' * 64})
+    assert other.check_copy(tmp_path / 'x') == DIGESTS[name]
+
+
 def test_the_real_cifar100_is_known(real_records, tmp_path):
   write(tmp_path / BINARY['cifar100'], real_records)
   spec = cifar.CIFAR100

@@ -739,7 +739,7 @@ def test_a_directory_that_tfds_prepared_reads_the_same(made, tmp_path, capsys):
 def test_what_is_no_image_is_counted_and_named(made, tmp_path, caplog):
   """In one line, though the preparation may have been ended between them."""
   names = list(made.files['train'])
-  content = {names[n]: b'x' * n for n in (0, 1, 2, 70, 150, 230)}
+  content = {names[n]: b'x' * n for n in (0, 1, 2, 70, 120, 230)}
   spoilt = dataclasses.replace(
     made,
     folder=tmp_path,
