@@ -315,6 +315,8 @@ def test_the_folder_is_found_above_and_below(made, tmp_path):
   for number, manual in enumerate((made.folder, made.folder.parent)):
     source = data.Location(str(tmp_path / str(number)), str(manual))
     assert len(market1501.load(source, made.counts).train.labels) == 16
+    source = data.Location(str(tmp_path / f'p{number}'), path=str(manual))
+    assert len(market1501.load(source, made.counts).train.labels) == 16
   # Where archives are put by hand by default.
   default = tmp_path / 'tfds' / 'downloads' / 'manual' / made_market.FOLDER
   shutil.copytree(made.folder, default)
