@@ -5,12 +5,14 @@
         --config.data.data_dir=TFDS --config.data.workers=16 \
         --workdir=runs/imagenet_srdl
 
-Arguments: model=densenet201, method=srdl|vanilla|...
+Arguments: model=densenet201, method=srdl|vanilla|...; path=DIR, without a comma
+in it, reads train/<class>/ and val/<class>/ in DIR as they lie, unprepared.
 Paper, DenseNet-201, top-1/top-5: vanilla 77.20/94.57, SRDL 77.72/94.89. It
 doesn't state epochs, batch size and weight decay: those here are ours.
 """
 
 from srdl_jax import config as config_lib
+from srdl_jax.errors import ConfigError
 
 
 def get_config(arguments=None):
@@ -23,4 +25,12 @@ def get_config(arguments=None):
   config.checkpoint.every_steps = 1000
   config.augment.padding = 0  # Random parts of the images take its place.
   config.optimiser.weight_decay = 1e-4
-  return config_lib.apply_arguments(config, arguments)
+  paths, others = [], []
+  for item in (arguments or '').split(','):
+    name, _, value = item.partition('=')
+    own = name == 'path' and value
+    (paths if own else others).append(value if own else item)
+  if len(paths) > 1:
+    raise ConfigError("Config argument 'path' is given twice.")
+  config.data.path = ''.join(paths)
+  return config_lib.apply_arguments(config, ','.join(others))

@@ -119,7 +119,7 @@ FIELDS: dict[str, Field] = {
   ),
   'data.manual_dir': _path('where archives got by hand lie'),
   'data.download': _local(True, 'fetch what is missing'),
-  'data.path': _path('data set folder: the directory of images'),
+  'data.path': _path('the directory of images, or a copy of a data set'),
   'data.image_size': _at_least(
     0,
     0,
@@ -128,11 +128,11 @@ FIELDS: dict[str, Field] = {
   ),
   'data.skip_unreadable': _local(
     False,
-    'data set folder: decode every image at the start, and leave out those '
-    "that can't be read",
+    'folders: decode every image at the start, and leave out those that '
+    "can't be read",
   ),
   'data.allow_differences': _local(
-    False, "persons: take a copy that isn't the official one"
+    False, "persons, imagenet: take a copy that isn't the official one"
   ),
   'data.workers': _at_least(
     0,

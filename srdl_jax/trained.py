@@ -76,7 +76,9 @@ def open_run(workdir: pathlib.Path, data_dir: str | None) -> Experiment:
   config.devices = min(_devices(workdir), jax.device_count())
   # Reading must not fetch.
   config.data.download = False
-  if data_dir is not None and config.data.path:
+  if data_dir is not None and config.data.name in data.PREPARED:
+    config.data.data_dir = data_dir
+  elif data_dir is not None and config.data.path:
     config.data.path = data_dir
   elif data_dir is not None:
     config.data.data_dir = data_dir

@@ -95,6 +95,18 @@ def make(
   return made
 
 
+def write_folders(
+  made: Made, root: pathlib.Path, *, flat: bool = False
+) -> None:
+  """Writes train/<class>/ and val/<class>/ or, flat, val/ alone."""
+  for split, folder in (('train', 'train'), ('validation', 'val')):
+    for name, content in made.files[split].items():
+      wnid = made.classes[made.labels[split][name]]
+      inner = '.' if flat and split == 'validation' else wnid
+      (root / folder / inner).mkdir(parents=True, exist_ok=True)
+      (root / folder / inner / name).write_bytes(content)
+
+
 def write_tar(path: pathlib.Path, files: dict[str, bytes], mode: str = 'w'):
   """Writes a tar of files, in the order given."""
   with tarfile.open(path, mode) as tar:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import pickle
 import shutil
 import sys
 import tarfile
@@ -17,6 +18,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import made_cifar
 import made_imagenet
 import numpy as np
 from PIL import Image
@@ -25,6 +27,7 @@ from situation_table import Place, Provoke, Table, refused, rewrite
 from srdl_jax import data
 from srdl_jax.data import tfds_reader, tiny_imagenet
 from srdl_jax.data.imagenet import archives as imagenet_archives
+from srdl_jax.data.imagenet import folder as imagenet_folder
 from srdl_jax.data.imagenet import preparation as imagenet_preparation
 from srdl_jax.data.persons import market1501
 from srdl_jax.errors import DataError
@@ -98,6 +101,163 @@ TABLE.add(
     'persons without a path': loaded('reid_folder'),
     'persons are missing': loaded('reid_folder', path='{tmp}/none'),
   },
+)
+
+
+# Directories of other versions.
+
+
+def version(*versions: str, data_dir: str = '', folder: str = 'cifar100'):
+  """Loads where there are folders of versions alone, with metadata."""
+
+  def provoke(place):
+    for number in versions:
+      directory = place.folder / 'tfds' / folder / number
+      directory.mkdir(parents=True)
+      (directory / 'dataset_info.json').write_text('{}')
+    name = {'imagenet2012': 'imagenet'}.get(folder, folder)
+    loaded(name, **{**OFFLINE, 'data_dir': f'{{tmp}}/tfds{data_dir}'})(place)
+
+  return provoke
+
+
+TABLE.add(
+  'TFDS directory',
+  {
+    'an older version': version('3.0.1'),
+    'a newer version': version('3.1.0', '10.0.0'),
+    'an older version is named': version('3.0.1', data_dir='/cifar100/3.0.1'),
+    'the folder of other versions': version('3.0.1', data_dir='/cifar100'),
+    'a version of ImageNet': version('5.0.0', folder='imagenet2012'),
+    'a missing version is named': version(data_dir='/cifar100/3.0.2'),
+  },
+)
+
+
+# Copies of CIFAR in other forms.
+
+
+def copy_of_cifar(
+  name: str = 'cifar10', binary: bool = False, **changes: Any
+) -> Provoke:
+  """Loads a small copy whose files are others or, by None, left out."""
+
+  def provoke(place):
+    files = (made_cifar.binary_files if binary else made_cifar.pickled_files)(
+      name
+    )
+    for file, change in changes.items():
+      files[file] = change(files[file]) if callable(change) else change
+    names = made_cifar.BINARY if binary else made_cifar.PICKLED
+    made_cifar.write(
+      place.folder / names[name],
+      {file: content for file, content in files.items() if content is not None},
+    )
+    made_cifar.spec_of(name).load(
+      data.Location(
+        str(place.folder / 'tfds'), download=False, path=str(place.folder)
+      )
+    )
+
+  return provoke
+
+
+def batch(**changes: Any) -> Callable[[bytes], bytes]:
+  """Changes values of a pickled batch."""
+
+  def change(content):
+    found = pickle.loads(content, encoding='latin1')
+    return made_cifar.python2(
+      {key: changes.get(key, lambda v: v)(found[key]) for key in found}
+    )
+
+  return change
+
+
+def not_packed(place):
+  (place.folder / 'cifar-10-python.tar.gz').write_bytes(b'moved')
+  loaded('cifar10', manual_dir='{tmp}', **OFFLINE)(place)
+
+
+def cut_short(place):
+  path = place.folder / 'cifar-10-python.tar.gz'
+  made_cifar.pack(path, made_cifar.pickled_files('cifar10'))
+  os.truncate(path, path.stat().st_size // 2)
+  loaded('cifar10', manual_dir='{tmp}', **OFFLINE)(place)
+
+
+TABLE.add(
+  'copy of CIFAR',
+  {
+    'none where data.path says': loaded('cifar10', path='{tmp}', **OFFLINE),
+    'none of this name': loaded('cifar10', path='{tmp}/none', **OFFLINE),
+    'a batch is missing': copy_of_cifar(data_batch_3=None),
+    'names are missing': copy_of_cifar(**{'batches.meta': None}),
+    'a file of records is missing': copy_of_cifar(
+      binary=True, **{'test_batch.bin': None}
+    ),
+    'records cut short': copy_of_cifar(
+      binary=True, **{'data_batch_1.bin': lambda c: c[:-1]}
+    ),
+    'fewer records': copy_of_cifar(
+      binary=True, **{'data_batch_1.bin': lambda c: c[:-3073]}
+    ),
+    'an empty file of records': copy_of_cifar(
+      'cifar100', binary=True, **{'train.bin': b''}
+    ),
+    'a label too many': copy_of_cifar(
+      binary=True, **{'data_batch_1.bin': lambda c: b'\3' + c[1:]}
+    ),
+    'a coarse label too many': copy_of_cifar(
+      'cifar100', binary=True, **{'test.bin': lambda c: b'\xff' + c[1:]}
+    ),
+    'other numbers of a class': copy_of_cifar(
+      binary=True, **{'data_batch_1.bin': lambda c: b'\1' + c[1:]}
+    ),
+    'a name too few': copy_of_cifar(
+      binary=True, **{'batches.meta.txt': b'cat\ndog\n'}
+    ),
+    'a name twice': copy_of_cifar(
+      binary=True, **{'batches.meta.txt': b'cat\ndog\ncat\n'}
+    ),
+    'pickle of something else': copy_of_cifar(
+      data_batch_1=made_cifar.python2([1])
+    ),
+    'no labels': copy_of_cifar(
+      'cifar100', train=made_cifar.python2({'data': 1})
+    ),
+    'a label too few': copy_of_cifar(
+      data_batch_1=batch(labels=lambda labels: labels[1:])
+    ),
+    'negative labels': copy_of_cifar(
+      data_batch_1=batch(labels=lambda labels: [-1, *labels[1:]])
+    ),
+    'labels that are no numbers': copy_of_cifar(
+      data_batch_1=batch(labels=lambda labels: ['cat'] * len(labels))
+    ),
+    'ragged labels': copy_of_cifar(
+      data_batch_1=batch(labels=lambda labels: [[0], *labels[1:]])
+    ),
+    'images of another size': copy_of_cifar(
+      data_batch_1=batch(data=lambda pixels: pixels[:, :768])
+    ),
+    'images of another type': copy_of_cifar(
+      data_batch_1=batch(data=lambda pixels: pixels / np.float32(255))
+    ),
+    'a pickle that calls': copy_of_cifar(
+      data_batch_1=b"cos\nsystem\n(S'touch x'\ntR."
+    ),
+  },
+)
+TABLE.add(
+  'copy of CIFAR',
+  {'a damaged pickle': copy_of_cifar(data_batch_1=lambda c: c[:5000])},
+  others='(?<=cannot read data_batch_1: ).*(?=; replace)',
+)
+TABLE.add(
+  'copy of CIFAR',
+  {'no tar': not_packed, 'a tar cut short': cut_short},
+  others=r'(?<=tar\.gz: ).*(?=; replace)',
 )
 
 
@@ -249,6 +409,78 @@ TABLE.add(
   'archives of ImageNet',
   {'another development kit': wrong_archives(kit={'readme': b''})},
   others=r'(?<=another file \().*(?=\); fetch)',
+)
+
+
+# ImageNet in folders of classes; what is in its images is not looked at.
+
+
+def imagenet_folders(
+  names: str = '', counts: imagenet_archives.Counts = COUNTS, **files: bytes
+) -> Provoke:
+  """Loads images at these paths, and files beside them."""
+
+  def provoke(place):
+    root = place.folder / 'images'
+    root.mkdir()
+    for name, content in {
+      **dict.fromkeys(names.split(), b'x'),
+      **files,
+    }.items():
+      (root / name).parent.mkdir(parents=True, exist_ok=True)
+      (root / name).write_bytes(content)
+    imagenet_folder.load(data.Location(path=str(root)), counts)
+
+  return provoke
+
+
+def in_folders(split: str, *numbers: int) -> str:
+  names = (f'{split}/{CLASSES[n % 2]}/{n}.JPEG' for n in numbers)
+  return ' '.join(names)
+
+
+TRAINED, TESTED = in_folders('train', 0, 1, 2, 3), in_folders('val', 0, 1, 2)
+FLAT = ' '.join(f'val/ILSVRC2012_val_{n:08}.JPEG' for n in (1, 2, 3))
+TABLE.add(
+  'ImageNet in folders',
+  {
+    'none': imagenet_folders(),
+    'tars of classes': imagenet_folders(f'train/{CLASSES[0]}.tar {TESTED}'),
+    'no validation': imagenet_folders(TRAINED),
+    'an image without content': imagenet_folders(
+      f'{TRAINED} {TESTED}', **{f'train/{CLASSES[0]}/0.JPEG': b''}
+    ),
+    'other files': imagenet_folders(
+      f'{TRAINED} {TESTED} train/{CLASSES[0]}/0.tar train/5.JPEG'
+    ),
+    'a class without images': imagenet_folders(
+      f'{TRAINED} {TESTED} train/n02504458/.hidden'
+    ),
+    'a class to train on only': imagenet_folders(
+      f'{TRAINED} {TESTED} train/n02504458/4.JPEG'
+    ),
+    'a class to test on only': imagenet_folders(
+      f'{TRAINED} {TESTED} val/n02504458/4.JPEG'
+    ),
+    'fewer images': imagenet_folders(f'{in_folders("train", 0, 1)} {TESTED}'),
+    'more classes': imagenet_folders(
+      f'{TRAINED} {TESTED}', counts=imagenet_archives.OFFICIAL
+    ),
+    'classes by other names': imagenet_folders(
+      'train/cat/0.png train/cat/1.png train/dog/0.png train/dog/1.png '
+      'val/cat/0.png val/cat/1.png val/dog/0.png'
+    ),
+    'flat, by other names': imagenet_folders(f'{TRAINED} val/0.JPEG'),
+    'flat, one is missing': imagenet_folders(
+      f'{TRAINED} {FLAT}'.replace('val_00000002', 'val_00000004')
+    ),
+    'flat and empty': imagenet_folders(f'{TRAINED} val/readme.txt'),
+  },
+)
+TABLE.add(
+  'ImageNet in folders',
+  {'flat, of unknown classes': imagenet_folders(f'{TRAINED} {FLAT}')},
+  others=r'(?<=TFDS has them for )[\d,]+',
 )
 
 
@@ -470,6 +702,53 @@ TABLE.add(
 )
 
 
+def unpacked(*moves: str, **changes: bytes | None) -> Provoke:
+  """Prepares from the unpacked folder, where files are 'here>there'."""
+
+  def provoke(place):
+    top = place.folder / TOP
+    for name, content in members(**changes).items():
+      (place.folder / name).parent.mkdir(parents=True, exist_ok=True)
+      (place.folder / name).write_bytes(content)
+    for here, there in (move.split('>') for move in moves):
+      (top / there).parent.mkdir(exist_ok=True)
+      (top / here).rename(top / there)
+    spec = zip_spec(zip_of(place))
+    spec.load(data.Location(str(place.folder), download=False))
+
+  return provoke
+
+
+TABLE.add(
+  'unpacked Tiny ImageNet',
+  {
+    'no validation labels': unpacked(**{NOTES: None}),
+    'sorted into another class': unpacked(
+      'val/images/0.JPEG>val/n02124075/0.JPEG'
+    ),
+    'sorted into an unknown class': unpacked(
+      'val/images/0.JPEG>val/n9/0.JPEG',
+      'val/images/1.JPEG>val/n02124075/1.JPEG',
+      **{NOTES: None},
+    ),
+    'too many of a class': unpacked(
+      'val/images/0.JPEG>val/n02124075/0.JPEG',
+      'val/images/1.JPEG>val/n02124075/1.JPEG',
+      **{NOTES: None},
+    ),
+    'a class is missing': unpacked(
+      **{'train/n02124075/images/n02124075_0.JPEG': None, 'wnids.txt': None}
+    ),
+    'no image': unpacked(
+      **{'train/n02124075/images/n02124075_0.JPEG': b'image'}
+    ),
+    'none where data.path says': loaded(
+      'tiny_imagenet', path='{tmp}', **OFFLINE
+    ),
+  },
+)
+
+
 # Folders of images.
 
 
@@ -676,9 +955,49 @@ def damaged_after_preparing(place):
   market1501.load(source, counts)
 
 
+def msmt17(**lists: str) -> Callable[[pathlib.Path], Any]:
+  """Leaves the folders of MSMT17 with such lists."""
+
+  def damage(copy):
+    for name in ('mask_train_v2', 'mask_test_v2'):
+      (copy / name).mkdir()
+    for name, text in {'list_train': '', **lists}.items():
+      (copy / f'{name}.txt').write_text(text)
+
+  return damage
+
+
+def within_another(copy):
+  (copy / 'labeled').mkdir()
+  for name in (TRAIN, QUERY, GALLERY):
+    (copy / name).rename(copy / 'labeled' / name)
+
+
+def named_otherwise(copy):
+  for number, path in enumerate(sorted((copy / QUERY).glob('*.jpg'))):
+    path.rename(path.with_name(f'{number}.jpg'))
+
+
 TABLE.add(
   'folder of persons',
   {
+    'names that tell nobody': wrong_persons(named_otherwise),
+    'a folder too high': wrong_persons(within_another),
+    'a list is missing': wrong_persons(msmt17()),
+    'a list of another kind': wrong_persons(
+      msmt17(list_train='0000/0000_c1_0001.jpg\n')
+    ),
+    'an image listed twice': wrong_persons(
+      msmt17(list_train='0000/0000_000_01_x.jpg 0\n' * 2, list_val='')
+    ),
+    'a listed image is missing': wrong_persons(
+      msmt17(
+        list_train='0000/0000_000_01_x.jpg 0\n',
+        list_val='',
+        list_query='0000/0000_000_01_x.jpg 0\n',
+        list_gallery='0000/0000_000_02_x.jpg 0\n',
+      )
+    ),
     'no folder of queries': wrong_persons(
       lambda copy: shutil.rmtree(copy / QUERY)
     ),

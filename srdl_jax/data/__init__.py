@@ -26,6 +26,7 @@ __all__ = [
   'Dataset',
   'Entry',
   'Location',
+  'PREPARED',
   'Retrieval',
   'Shape',
   'Sightings',
@@ -53,14 +54,14 @@ class Location:
     manual_dir: directory with archives put there by hand; '' is
       downloads/manual below the TFDS directory.
     download: whether a missing archive may be downloaded.
-    path: of a folder with images of one's own.
+    path: of a folder with images of one's own; or of a copy of a data set.
     image_size: side, in pixels, of the square that is cut out of images of
       any size, or the height of images of persons; 0 is the data set's usual
       one.
     skip_unreadable: leave out images of a folder that can't be read: each is
       decoded for that.
-    allow_differences: take a copy of Market-1501 that isn't the official one,
-      or folders of persons that look swapped.
+    allow_differences: take a copy of Market-1501 or ImageNet that isn't the
+      official one, or folders of persons that look swapped.
   """
 
   data_dir: str = ''
@@ -261,6 +262,8 @@ DATASETS: dict[str, Entry] = {
   ),
   'reid_folder': Entry(_loader('persons.folder:load')),
 }
+# Those that are read from `data_dir`, wherever they were prepared from.
+PREPARED = ('cifar10', 'cifar100', 'tiny_imagenet', 'market1501')
 
 
 def shape(name: str) -> Shape:

@@ -3,19 +3,20 @@
 
 Read from a TFDS directory in ArrayRecord form; where that is missing it is
 prepared, with the rows, ids and layout that TFDS gives it, from the official
-archive of binary files. TFDS's own preparation needs TensorFlow.
+archive of binary files, or from a copy: those files unpacked, or the pickles
+for Python, packed or not. TFDS's own preparation needs TensorFlow.
 """
 
 import dataclasses
+import hashlib
 import pathlib
-import tarfile
-from collections.abc import Iterable
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from srdl_jax.data import preparation
+from srdl_jax.data import cifar_files, preparation
+from srdl_jax.data.cifar_files import PIXELS, Contents, Names
 
 _SHAPE = (32, 32, 3)
 
@@ -25,22 +26,23 @@ class Cifar(preparation.Archive):
   """One of the two data sets and its archive.
 
   Attributes:
-    folder: the archive's only folder.
-    files: per split, files of records: labels, then a 3 x 32 x 32 image.
-    class_names: per label, in the order of a record, its file of names.
+    files: what they are called.
+    per_class: per split, images of each class.
+    official: what shows a copy to be official: the MD5 of each pickle, or the
+      sha256 of the classes' names and of each split's records.
   """
 
-  folder: str
-  files: dict[str, tuple[str, ...]]
-  class_names: dict[str, str]
+  files: Names
+  per_class: dict[str, int]
+  official: dict[str, str]
 
   def features(
     self, path: pathlib.Path
   ) -> dict[str, tfds.features.FeatureConnector]:
-    files = self._read(path, self.class_names.values())
-    labels = [tfds.features.ClassLabel(names=f.decode().split()) for f in files]
+    names = cifar_files.read(path, self.files).names
+    labels = [tfds.features.ClassLabel(names=its) for its in names]
     return {
-      **dict(zip(self.class_names, labels, strict=True)),
+      **dict(zip(self.files.classes, labels, strict=True)),
       'id': tfds.features.Text(),
       'image': tfds.features.Image(shape=_SHAPE),
     }
@@ -48,28 +50,65 @@ class Cifar(preparation.Archive):
   def examples(
     self, path: pathlib.Path
   ) -> dict[str, preparation.KeyedExamples]:
-    return {split: self._examples_of(path, split) for split in self.splits}
+    records = cifar_files.read(path, self.files).records
+    return {s: self._examples_of(s, records[s]) for s in self.splits}
+
+  def is_copy(self, path: pathlib.Path) -> bool:
+    if path.is_file():
+      return '.t' in path.name
+    forms = (self.files.in_form(pickled=pickled) for pickled in (False, True))
+    return any((path / name).is_file() for form in forms for name in form)
+
+  def check_copy(self, path: pathlib.Path) -> str:
+    contents = cifar_files.read(path, self.files)
+    self._check_counts(path, contents)
+    lines = (f'{name}\n' for names in contents.names for name in names)
+    digests = {'names': hashlib.sha256(''.join(lines).encode()).hexdigest()}
+    for split, files in contents.records.items():
+      digests[split] = hashlib.sha256(b''.join(files)).hexdigest()
+    if self.official in (digests, contents.md5):
+      return ''
+    return hashlib.sha256(''.join(digests.values()).encode()).hexdigest()
+
+  def _check_counts(self, path: pathlib.Path, contents: Contents) -> None:
+    count, names = self.num_classes, contents.names[-1]
+    if {len(names), len(set(names))} != {count}:
+      raise cifar_files.wrong(
+        path, f'it names {len(set(names))} classes, expected {count}'
+      )
+    for split, files in contents.records.items():
+      each = self.per_class[split]
+      expected = each * count // len(files)
+      for name, rows in zip(self.files.records[split], files, strict=True):
+        if len(rows) != expected:
+          raise cifar_files.wrong(
+            path, f'{name} has {len(rows):,} images, expected {expected:,}'
+          )
+      labels = np.concatenate(files)[:, :-PIXELS]
+      for names, its in zip(contents.names, labels.T, strict=True):
+        if its.max() >= len(names):
+          raise cifar_files.wrong(
+            path, f'{split} has a label {its.max()}, of {len(names)} classes'
+          )
+      counts = np.bincount(labels[:, -1], minlength=count)
+      for name, found in zip(contents.names[-1], counts, strict=True):
+        if found != each:
+          raise cifar_files.wrong(
+            path, f'{split} has {found:,} images of {name}, expected {each:,}'
+          )
 
   def _examples_of(
-    self, path: pathlib.Path, split: str
+    self, split: str, files: list[np.ndarray]
   ) -> preparation.KeyedExamples:
-    records = b''.join(self._read(path, self.files[split]))
-    count = len(self.class_names)
-    rows = np.frombuffer(records, np.uint8).reshape(-1, count + 3072)
-    for i, row in enumerate(rows):
-      pixels = row[count:].reshape(3, 32, 32).transpose(1, 2, 0)
+    for i, row in enumerate(row for rows in files for row in rows):
+      pixels = row[-PIXELS:].reshape(3, 32, 32).transpose(1, 2, 0)
       # A row begins with the labels; its pixels are left over.
-      example = dict(zip(self.class_names, row.tolist(), strict=False))
+      example = dict(zip(self.files.classes, row.tolist(), strict=False))
       example['id'] = f'{split}_{i:05d}'
       # TFDS would encode an array with TensorFlow.
       example['image'] = Image.fromarray(pixels)
       # TFDS's order is a hash of the key, which is that of its own builder.
       yield i, example
-
-  def _read(self, path: pathlib.Path, files: Iterable[str]) -> list[bytes]:
-    with tarfile.open(path) as tar:
-      members = [tar.extractfile(f'{self.folder}/{file}') for file in files]
-      return [member.read() for member in members]
 
 
 _BOTH = {
@@ -86,12 +125,30 @@ CIFAR10 = Cifar(
   std=(0.2470, 0.2435, 0.2616),
   url='https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz',
   sha256='c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd',
-  folder='cifar-10-batches-bin',
-  files={
-    'train': tuple(f'data_batch_{i}.bin' for i in range(1, 6)),
-    'test': ('test_batch.bin',),
+  copies=(
+    'cifar-10-batches-py',
+    'cifar-10-batches-bin',
+    'cifar-10-python.tar.gz',
+  ),
+  files=Names(
+    records={
+      'train': tuple(f'data_batch_{i}.bin' for i in range(1, 6)),
+      'test': ('test_batch.bin',),
+    },
+    classes={'label': 'batches.meta.txt'},
+    pickled=('batches.meta', 'label_names'),
+  ),
+  per_class={'train': 5000, 'test': 1000},
+  # As torchvision has them.
+  official={
+    'data_batch_1': 'c99cafc152244af753f735de768cd75f',
+    'data_batch_2': 'd4bba439e000b95fd0a9bffe97cbabec',
+    'data_batch_3': '54ebc095f3ab1f0389bbae665268c751',
+    'data_batch_4': '634d18415352ddfa80567beed471001a',
+    'data_batch_5': '482c414d41f54cd18b22e5b47cb7c3cb',
+    'test_batch': '40351d587109b95175f43aff81a1287e',
+    'batches.meta': '5ff9c542aee3614f3951f8cda6e48888',
   },
-  class_names={'label': 'batches.meta.txt'},
 )
 CIFAR100 = Cifar(
   **_BOTH,
@@ -101,10 +158,20 @@ CIFAR100 = Cifar(
   std=(0.2673, 0.2564, 0.2762),
   url='https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz',
   sha256='58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec',
-  folder='cifar-100-binary',
-  files={'train': ('train.bin',), 'test': ('test.bin',)},
-  class_names={
-    'coarse_label': 'coarse_label_names.txt',
-    'label': 'fine_label_names.txt',
+  copies=('cifar-100-python', 'cifar-100-binary', 'cifar-100-python.tar.gz'),
+  files=Names(
+    records={'train': ('train.bin',), 'test': ('test.bin',)},
+    classes={
+      'coarse_label': 'coarse_label_names.txt',
+      'label': 'fine_label_names.txt',
+    },
+    pickled=('meta', 'coarse_label_names', 'fine_label_names'),
+  ),
+  per_class={'train': 500, 'test': 100},
+  # Of the official archive's, as TFDS prepares it.
+  official={
+    'names': '94f5133b758c7346651203f245ef47baa76176447130aa72cfb4edd08b131a25',
+    'train': 'f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29',
+    'test': 'd8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a',
   },
 )

@@ -120,7 +120,7 @@ class _TfdsImages:
 
 def _tfds(text: str, classes: Sequence[str], data_dir: str) -> Labelled:
   name, _, split = text.partition('/')
-  root = tfds_reader.root(data_dir)
+  root = tfds_reader.root(data_dir, name)
   versions = [path.parent for path in (root / name).glob('*/dataset_info.json')]
   if not versions:
     raise DataError(

@@ -2,8 +2,10 @@
 """Makes a TFDS directory from an official archive, all of it or nothing.
 
 The archive is found where it was put by hand or is downloaded, and its digest
-is checked. Of several processes one prepares, in a staging folder that is
-renamed when everything is there, and the others wait.
+is checked. So are copies of the data set in other forms, unpacked or packed
+otherwise; what can't be shown to be the archive's is marked as a copy. Of
+several processes one prepares, in a staging folder that is renamed when
+everything is there, and the others wait.
 """
 
 import abc
@@ -40,6 +42,7 @@ class Archive(abc.ABC):
     version: such as '1.0.0'.
     mean, std: per channel, of training pixels scaled to [0, 1].
     splits: names of those to train and to test on.
+    copies: names of files and folders that hold the same in other forms.
   """
 
   name: str
@@ -52,6 +55,7 @@ class Archive(abc.ABC):
   homepage: str
   url: str
   sha256: str
+  copies: tuple[str, ...]
 
   @property
   def file(self) -> str:
@@ -67,6 +71,21 @@ class Archive(abc.ABC):
   @abc.abstractmethod
   def examples(self, path: pathlib.Path) -> dict[str, KeyedExamples]:
     """Returns the examples of each split: keys, and features by name."""
+
+  @abc.abstractmethod
+  def is_copy(self, path: pathlib.Path) -> bool:
+    """Whether a file or folder of any name looks like one of `copies`."""
+
+  @abc.abstractmethod
+  def check_copy(self, path: pathlib.Path) -> str:
+    """Looks at all of a copy.
+
+    Returns:
+      A digest of its contents; '' where they are shown to be the archive's.
+
+    Raises:
+      DataError: it is damaged, incomplete or has other counts.
+    """
 
   def words(self, path: pathlib.Path) -> dict[str, str]:
     """Returns what classes' names mean, where they are codes."""
@@ -84,6 +103,9 @@ class Archive(abc.ABC):
     place = tfds_reader.directory(source.data_dir, self.name, self.version)
     if not place.exists():
       self.prepare(source)
+    elif source.path:
+      told = place, source.path
+      _log.info('%s was prepared before; data.path, %s, is not read', *told)
     builder = tfds_reader.open_builder(place, self.splits)
     train, test = (
       tfds_reader.read_split(builder, split, self.num_classes)
@@ -102,13 +124,13 @@ class Archive(abc.ABC):
     )
 
   def prepare(self, source: data.Location) -> None:
-    """Makes the TFDS directory from the archive, all of it or nothing.
+    """Makes the TFDS directory from the archive or a copy, or nothing.
 
     Of several processes that call this at once, one prepares and others wait.
 
     Raises:
-      DataError: there is no archive, it is damaged or not as it should be, or
-        nothing can be written.
+      DataError: there is no archive and no copy, it is damaged or not as it
+        should be, or nothing can be written.
     """
     if _find(self, source) is None:
       # Fails, before anything is written, where a download could not begin.
@@ -119,9 +141,22 @@ class Archive(abc.ABC):
 
     def write(draft: pathlib.Path) -> None:
       path = _find(self, source) or _download(self, source)
-      fetching.verify(path, self.sha256)
-      _log.info('preparing %s, once; it takes minutes', directory)
+      if path.name == self.file:
+        fetching.verify(path, self.sha256)
+        mark = ''
+      else:
+        mark = self.check_copy(path)
+      told = directory, path
+      _log.info('preparing %s from %s, once; it takes minutes', *told)
       _run(self, path, draft)
+      if mark:
+        _log.warning(
+          '%s is not shown to be the official archive: its fingerprint is that '
+          'of a copy, %s',
+          path,
+          mark,
+        )
+        (draft / tfds_reader.COPY).write_text(f'{mark}\n')
 
     directory = tfds_reader.directory(source.data_dir, self.name, self.version)
     make_once(directory, write)
@@ -237,18 +272,40 @@ def make_once(
     ) from error
 
 
-def folders(source: data.Location) -> tuple[pathlib.Path, pathlib.Path]:
+def folders(
+  source: data.Location, dataset: str
+) -> tuple[pathlib.Path, pathlib.Path]:
   """Where archives are put by hand, and where they are downloaded to."""
-  downloads = tfds_reader.root(source.data_dir) / 'downloads'
+  downloads = tfds_reader.root(source.data_dir, dataset) / 'downloads'
   if source.manual_dir:
     return pathlib.Path(source.manual_dir).expanduser(), downloads
   return downloads / 'manual', downloads
 
 
 def _find(archive: Archive, source: data.Location) -> pathlib.Path | None:
-  """Returns where an archive is, not verified, or None."""
-  paths = [folder / archive.file for folder in folders(source)]
-  return next((path for path in paths if path.is_file()), None)
+  """Returns where an archive, or else a copy, is, not verified, or None.
+
+  Raises:
+    DataError: data.path is given, and there is none.
+  """
+  manual, downloads = folders(source, archive.name)
+  places = manual, downloads, tfds_reader.root(source.data_dir, archive.name)
+  if source.path:
+    given = pathlib.Path(source.path).expanduser()
+    if given.name == archive.file or archive.is_copy(given):
+      return given
+    places = (given,)
+  for name in (archive.file, *archive.copies):
+    for place in places:
+      if (place / name).exists():
+        return place / name
+  if source.path:
+    known = ', '.join((archive.file, *archive.copies))
+    raise DataError(
+      f'data.path, {source.path}, is no copy of {archive.name} and holds none: '
+      f'name one of {known}, or the folder that it is in'
+    )
+  return manual if archive.is_copy(manual) else None
 
 
 @contextlib.contextmanager
@@ -259,14 +316,15 @@ def _or_by_hand(archive: Archive, source: data.Location) -> Iterator[None]:
   except DataError as error:
     raise DataError(
       f'{archive.name}/{archive.version} is not in '
-      f'{tfds_reader.root(source.data_dir)}, and {error}. Put {archive.file} '
-      f'from {archive.url} (sha256 {archive.sha256}) into '
-      f'{folders(source)[0]}, or set data_dir to where it is prepared'
+      f'{tfds_reader.root(source.data_dir, archive.name)}, and {error}. Put '
+      f'{archive.file} from {archive.url} (sha256 {archive.sha256}) into '
+      f'{folders(source, archive.name)[0]}, set data.path to a copy (one of '
+      f'{", ".join(archive.copies)}), or data_dir to where it is prepared'
     ) from error
 
 
 def _download(archive: Archive, source: data.Location) -> pathlib.Path:
-  folder = folders(source)[1]
+  folder = folders(source, archive.name)[1]
   folder.mkdir(parents=True, exist_ok=True)
   with _or_by_hand(archive, source):
     path = folder / archive.file

@@ -2,8 +2,10 @@
 """Reads a prepared TFDS directory of ArrayRecord files, without TensorFlow."""
 
 import io
+import logging
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -19,6 +21,9 @@ from srdl_jax.errors import DataError
 
 # Beside the files of a prepared data set whose classes' names are codes.
 WORDS = 'words.txt'
+# Beside those that were not shown to be the official archive's: a digest.
+COPY = 'copy.txt'
+_VERSION = re.compile(r'\d+\.\d+\.\d+')
 _CHUNK = 1024
 # What array_record, the parsers and the image decoder raise when the bytes are
 # not what they should be.
@@ -37,6 +42,7 @@ _UNDECODABLE = (
   SyntaxError,
   ValueError,
 )
+_log = logging.getLogger(__name__)
 
 
 def directory(data_dir: str, dataset: str, version: str) -> pathlib.Path:
@@ -51,33 +57,74 @@ def directory(data_dir: str, dataset: str, version: str) -> pathlib.Path:
     version: such as '1.0.0'.
 
   Raises:
-    DataError: it is not in the bucket or cannot be copied from there, or the
-      path is another address.
+    DataError: it is not in the bucket or cannot be copied from there, the path
+      is another address, or there are other versions of it only.
   """
-  chosen = _chosen(data_dir)
+  chosen = _chosen(data_dir, dataset)
+  if chosen != _given(data_dir):
+    told = _given(data_dir), dataset, chosen
+    _log.info('data_dir %s is a folder of %s itself: taking %s', *told)
   if storage.is_bucket(chosen):
     return fetching.copy_from_bucket(chosen, dataset, version)
-  return root(data_dir) / dataset / version
+  place = root(data_dir, dataset) / dataset / version
+  if not place.exists() and (others := _versions(place.parent)):
+    raise DataError(
+      f'{place.parent} holds {dataset}/{", ".join(others)} and not {version}, '
+      'which is wanted: set data_dir to where that is, or to another '
+      'directory, to have it prepared there'
+    )
+  return place
 
 
-def root(data_dir: str) -> pathlib.Path:
+def root(data_dir: str, dataset: str = '') -> pathlib.Path:
   """The TFDS directory of this machine that a `data_dir` stands for.
+
+  Args:
+    data_dir: see `directory`.
+    dataset: whose own folder, or that of a version of it, may be named, too.
 
   Raises:
     DataError: the path is an address, such as that of a bucket.
   """
-  chosen = _chosen(data_dir)
+  chosen = _chosen(data_dir, dataset)
   if '://' in chosen:
     raise DataError(
       f'data_dir {chosen} is not a local directory; copy the data set to a '
       'local disk and give its path'
     )
-  return pathlib.Path(chosen).expanduser()
+  return _local(chosen)
 
 
-def _chosen(data_dir: str) -> str:
+def _given(data_dir: str) -> str:
   default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   return data_dir or default
+
+
+def _chosen(data_dir: str, dataset: str) -> str:
+  """Returns the directory above a data set's own, where that is named."""
+  given = _given(data_dir)
+  away = '://' in given
+  path = given.rstrip('/') if away else os.path.abspath(_local(given))
+  above, name = os.path.split(path)
+  if _VERSION.fullmatch(name) and os.path.basename(above) == dataset:
+    own = above
+  elif dataset and name == dataset and not away and _versions(_local(path)):
+    own = path
+  else:
+    return given
+  # What lies below it is there to be read: a directory may have any name.
+  inside = not away and os.path.isdir(os.path.join(path, dataset))
+  return given if inside else os.path.dirname(own)
+
+
+def _local(path: str) -> pathlib.Path:
+  return pathlib.Path(path).expanduser()
+
+
+def _versions(folder: pathlib.Path) -> list[str]:
+  """Returns the versions of a data set that are prepared in its folder."""
+  found = (path.parent.name for path in folder.glob('*/dataset_info.json'))
+  return sorted(filter(_VERSION.fullmatch, found))
 
 
 def open_builder(
@@ -162,7 +209,8 @@ def read_split(
     ids.append(example_id)
   if count:
     check_labels(f'{info.full_name}, {name}', labels, num_classes)
-  identity = data.fingerprint(info.full_name, name, ids, labels)
+  full_name = info.full_name + copy_mark(pathlib.Path(builder.data_path))
+  identity = data.fingerprint(full_name, name, ids, labels)
   return data.Split(name, images, labels, identity)
 
 
@@ -204,6 +252,22 @@ def write_words(directory: pathlib.Path, meaning: Mapping[str, str]) -> None:
   if meaning:
     lines = (f'{name}\t{words}\n' for name, words in meaning.items())
     (directory / WORDS).write_text(''.join(lines), encoding='utf-8')
+
+
+def copy_mark(directory: pathlib.Path) -> str:
+  """Returns what the name of a prepared copy is marked with, by COPY.
+
+  Raises:
+    DataError: the file can't be read.
+  """
+  path = directory / COPY
+  try:
+    return f'+copy {path.read_text().strip()}' if path.exists() else ''
+  except (OSError, UnicodeDecodeError) as error:
+    raise DataError(
+      f'cannot read {path}: {error}; remove {directory} to have it prepared '
+      'again'
+    ) from error
 
 
 def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:

@@ -2,13 +2,16 @@
 """Tiny ImageNet: 200 classes of ImageNet at 64 x 64 pixels (Stanford CS231n).
 
 Read from a TFDS directory in ArrayRecord form; where that is missing it is
-prepared from the official zip. TFDS has no builder of its own for it. The
-archive's test images have no labels; the validation split takes their place.
+prepared from the official zip, or from its folder, unpacked, whose validation
+images may have been sorted into folders of classes. TFDS has no builder of its
+own for it. The archive's test images have no labels; the validation split takes
+their place.
 """
 
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import pathlib
 import zipfile
 import zlib
@@ -26,6 +29,54 @@ _FOLDER = 'tiny-imagenet-200'
 _CLASSES = f'{_FOLDER}/wnids.txt'
 _WORDS = f'{_FOLDER}/words.txt'
 _ANNOTATIONS = f'{_FOLDER}/val/val_annotations.txt'
+# Where images are in it, or where scripts put them.
+_IMAGES = ('train/*', 'train/*/images', 'val', 'val/*', 'val/*/images')
+
+
+class _Unpacked:
+  """The unpacked folder, with the names that its files have in the zip."""
+
+  def __init__(self, path: pathlib.Path):
+    self.filename = str(path)
+    texts = (_CLASSES, _WORDS, _ANNOTATIONS)
+    self._files = {
+      name: file
+      for name in texts
+      if (file := path / name.removeprefix(f'{_FOLDER}/')).is_file()
+    }
+    # What scripts leave that make a folder of each class.
+    self._sorted: dict[str, str] = {}
+    for file in sorted(
+      file for folder in _IMAGES for file in path.glob(f'{folder}/[!.]*.JPEG')
+    ):
+      part, *folders = file.relative_to(path).parts[:-1]
+      if part == 'train':
+        self._files[f'{_FOLDER}/train/{folders[0]}/images/{file.name}'] = file
+      else:
+        self._files[f'{_FOLDER}/val/images/{file.name}'] = file
+        if folders and folders[0] != 'images':
+          self._sorted[file.name] = folders[0]
+
+  def namelist(self) -> list[str]:
+    return list(self._files)
+
+  def read(self, member: str) -> bytes:
+    if member in self._files:
+      return self._files[member].read_bytes()
+    train = f'{_FOLDER}/train/'
+    made = {
+      _CLASSES: {n.split('/')[2] for n in self._files if n.startswith(train)}
+    }
+    if self._sorted:
+      made[_ANNOTATIONS] = map('\t'.join, self._sorted.items())
+    return '\n'.join(made[member]).encode()
+
+  def disagreeing(self, labels: Mapping[str, str]) -> list[str]:
+    """Returns whose folders of classes are others than the labels."""
+    return [n for n, wnid in self._sorted.items() if labels.get(n) != wnid]
+
+
+_Zip = zipfile.ZipFile | _Unpacked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +104,22 @@ class TinyImageNet(preparation.Archive):
     self, path: pathlib.Path
   ) -> dict[str, preparation.KeyedExamples]:
     # All lists are looked at before the first image is written.
-    with _opened(path) as archive:
-      classes = _classes(archive, self)
-      labels = (
-        _train_labels(archive, self, classes),
-        _validation_labels(archive, self, classes),
-      )
     return {
       split: self._examples_of(path, split, found)
-      for split, found in zip(self.splits, labels, strict=True)
+      for split, found in self._labels(path).items()
     }
+
+  def is_copy(self, path: pathlib.Path) -> bool:
+    return (path / 'train').is_dir() and (path / 'val').is_dir()
+
+  def check_copy(self, path: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    for labels in self._labels(path).values():
+      with _opened(path) as archive:
+        for member, label in labels.items():
+          content = hashlib.sha256(archive.read(member)).hexdigest()
+          digest.update(f'{member}\t{label}\t{content}\n'.encode())
+    return digest.hexdigest()
 
   def words(self, path: pathlib.Path) -> dict[str, str]:
     with _opened(path) as archive:
@@ -72,6 +129,16 @@ class TinyImageNet(preparation.Archive):
       lines = (line.partition('\t') for line in _lines(archive, _WORDS))
       meaning = {name: words for name, _, words in lines}
       return {n: meaning.get(n, '') for n in _classes(archive, self)}
+
+  def _labels(self, path: pathlib.Path) -> dict[str, dict[str, str]]:
+    """Returns, per split, classes by image."""
+    with _opened(path) as archive:
+      classes = _classes(archive, self)
+      labels = (
+        _train_labels(archive, self, classes),
+        _validation_labels(archive, self, classes),
+      )
+    return dict(zip(self.splits, labels, strict=True))
 
   def _examples_of(
     self, path: pathlib.Path, split: str, labels: Mapping[str, str]
@@ -97,6 +164,7 @@ OFFICIAL = TinyImageNet(
   description=__doc__,
   homepage='http://cs231n.stanford.edu',
   url='http://cs231n.stanford.edu/tiny-imagenet-200.zip',
+  copies=(_FOLDER,),
   sha256='6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821',
   num_classes=200,
   mean=(0.4802, 0.4481, 0.3975),
@@ -107,22 +175,25 @@ OFFICIAL = TinyImageNet(
 )
 
 
-def _wrong(archive: zipfile.ZipFile, reason: str) -> DataError:
+def _wrong(archive: _Zip, reason: str) -> DataError:
   return DataError(
     f'{archive.filename} is not as the official archive: {reason}; replace it'
   )
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+def _opened(path: pathlib.Path) -> Iterator[_Zip]:
   try:
+    if path.is_dir():
+      yield _Unpacked(path)
+      return
     with zipfile.ZipFile(path) as archive:
       yield archive
-  except (zipfile.BadZipFile, zlib.error) as error:
+  except (OSError, zipfile.BadZipFile, zlib.error) as error:
     raise DataError(f'cannot read {path}: {error}; replace it') from error
 
 
-def _lines(archive: zipfile.ZipFile, member: str) -> list[str]:
+def _lines(archive: _Zip, member: str) -> list[str]:
   """Returns the lines of a text file that are not empty."""
   try:
     text = archive.read(member).decode()
@@ -133,7 +204,7 @@ def _lines(archive: zipfile.ZipFile, member: str) -> list[str]:
   return [line for line in text.splitlines() if line.strip()]
 
 
-def _classes(archive: zipfile.ZipFile, spec: TinyImageNet) -> list[str]:
+def _classes(archive: _Zip, spec: TinyImageNet) -> list[str]:
   """Returns the classes by name, not in the order of their file.
 
   Readers of folders number classes so, here and elsewhere: models agree on
@@ -148,14 +219,14 @@ def _classes(archive: zipfile.ZipFile, spec: TinyImageNet) -> list[str]:
   return classes
 
 
-def _files(archive: zipfile.ZipFile, folder: str) -> list[str]:
+def _files(archive: _Zip, folder: str) -> list[str]:
   """Returns the images below a folder, whichever way they were packed."""
   names = {n for n in archive.namelist() if n.startswith(f'{folder}/')}
   return sorted(name for name in names if name.endswith('.JPEG'))
 
 
 def _train_labels(
-  archive: zipfile.ZipFile, spec: TinyImageNet, classes: list[str]
+  archive: _Zip, spec: TinyImageNet, classes: list[str]
 ) -> dict[str, str]:
   """Returns classes by image: those of the folders that images are in."""
   folder = f'{_FOLDER}/train'
@@ -173,7 +244,7 @@ def _train_labels(
 
 
 def _validation_labels(
-  archive: zipfile.ZipFile, spec: TinyImageNet, classes: list[str]
+  archive: _Zip, spec: TinyImageNet, classes: list[str]
 ) -> dict[str, str]:
   """Returns classes by image: those of the file of annotations."""
   folder = f'{_FOLDER}/val/images'
@@ -185,6 +256,12 @@ def _validation_labels(
         archive, f'{_ANNOTATIONS} has no class, or a second one, for {name!r}'
       )
     labels[f'{folder}/{name}'] = rest[0]
+  if isinstance(archive, _Unpacked):
+    its = {member.rpartition('/')[2]: wnid for member, wnid in labels.items()}
+    if wrong := archive.disagreeing(its):
+      raise _wrong(
+        archive, f'{_ANNOTATIONS} has another class for {listed(wrong, 1)}'
+      )
   files = set(_files(archive, folder))
   if unlabelled := sorted(files - set(labels)):
     raise _wrong(archive, f'{_ANNOTATIONS} lacks {listed(unlabelled, 1)}')
@@ -202,7 +279,7 @@ def _validation_labels(
 
 
 def _check_counts(
-  archive: zipfile.ZipFile,
+  archive: _Zip,
   split: str,
   labels: Mapping[str, str],
   classes: Iterable[str],

@@ -143,7 +143,8 @@ def _test_alone(workdir: pathlib.Path) -> tuple[str, str]:
   `labelled`, and its TFDS directory; '' where it isn't told apart."""
   config = run_directory.load_identity(workdir).config
   given = flags.FLAGS.data_dir
-  if config.data.name == 'folder':
+  in_folders = config.data.name == 'imagenet' and config.data.path
+  if config.data.name == 'folder' or in_folders:
     root = pathlib.Path(given or config.data.path).expanduser()
     there = any((root / name).is_dir() for name in ('val', 'test'))
     return (str(root) if there else ''), ''

@@ -210,7 +210,7 @@ def _training_command(config: ConfigDict) -> str:
   if config.data.name not in command.bundled.names():
     return ''
   arguments = f'model={config.model.name},method={config.method}'
-  if config.data.path:
+  if config.data.path and config.data.name in ('folder', 'imagenet'):
     arguments = f'path=DIR,{arguments}'
   setting = Setting(config.data.name, config.model.name, config.method)
   ours, usual = map(config_lib.flatten, (config, scales.config(setting)))

@@ -9,6 +9,7 @@ import http.server
 import importlib.util
 import io
 import json
+import logging
 import pathlib
 import re
 import shutil
@@ -87,7 +88,7 @@ def _contents(name):
   rng = np.random.default_rng(0)
   records = {}
   for split, count in COUNTS.items():
-    labels = [rng.integers(classes[k], size=count) for k in spec.class_names]
+    labels = [rng.integers(classes[k], size=count) for k in spec.files.classes]
     pixels = rng.integers(256, size=(count, 3072))
     records[split] = np.c_[(*labels, pixels)].astype(np.uint8)
   return records
@@ -96,10 +97,10 @@ def _contents(name):
 def _make(name, folder):
   spec, records = SPECS[name], _contents(name)
   members = {}
-  for split, files in spec.files.items():
+  for split, files in spec.files.records.items():
     parts = np.array_split(records[split], len(files))
     members |= {f: p.tobytes() for f, p in zip(files, parts, strict=True)}
-  for label, file in spec.class_names.items():
+  for label, file in spec.files.classes.items():
     count = 20 if label == 'coarse_label' else spec.num_classes
     names = ''.join(f'{label}_{i}\n' for i in range(count))
     # The real CIFAR-10 has an empty line at the end.
@@ -107,7 +108,7 @@ def _make(name, folder):
   path = folder / spec.file
   with tarfile.open(path, 'w:gz') as tar:
     for member, content in members.items():
-      header = tarfile.TarInfo(f'{spec.folder}/{member}')
+      header = tarfile.TarInfo(f'folder/{member}')
       header.size = len(content)
       tar.addfile(header, io.BytesIO(content))
   sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -307,6 +308,56 @@ def test_the_default_directory_is_that_of_tfds(prepared, tiny100, monkeypatch):
   assert len(data.load('cifar100', download=False).train.labels) == 40
   monkeypatch.delenv('TFDS_DATA_DIR')
   assert tfds_reader.root('') == pathlib.Path.home() / 'tensorflow_datasets'
+
+
+# Directories that are named too deep.
+
+
+@pytest.mark.parametrize('inner', ['cifar100', 'cifar100/3.0.2', 'cifar100/'])
+def test_a_data_sets_own_folder_stands_for_what_is_above(
+  tiny100, prepared, inner, caplog, monkeypatch
+):
+  expected = tiny100.spec.load(data.Location(str(prepared)))
+  with caplog.at_level(logging.INFO):
+    loaded = tiny100.spec.load(data.Location(f'{prepared}/{inner}'))
+  assert loaded.train.fingerprint == expected.train.fingerprint
+  assert f'is a folder of cifar100 itself: taking {prepared}' in caplog.text
+  assert not (prepared / inner / 'cifar100').exists()
+  found = labelled.read('tfds:cifar100', loaded.classes, f'{prepared}/{inner}')
+  assert len(found.labels) == 20
+  monkeypatch.chdir(prepared)
+  monkeypatch.setenv('TFDS_DATA_DIR', inner)
+  assert tfds_reader.directory('', 'cifar100', '3.0.2') == (
+    prepared / 'cifar100' / '3.0.2'
+  )
+
+
+def test_nothing_is_prepared_within_a_version(tiny100, tmp_path):
+  tiny100.spec.load(tiny100.source(tmp_path / 'cifar100' / '3.0.2'))
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['cifar100']
+  assert (tmp_path / 'cifar100' / '3.0.2' / 'dataset_info.json').is_file()
+  assert not list((tmp_path / 'cifar100' / '3.0.2').glob('cifar100/'))
+
+
+@pytest.mark.parametrize('name', ['cifar100', 'cifar100/3.0.2'])
+def test_a_directory_may_be_called_as_a_data_set(copied, tmp_path, name):
+  inside = tmp_path / name / 'cifar100' / '3.0.2'
+  inside.parent.mkdir(parents=True)
+  copied.rename(inside)
+  found = tfds_reader.directory(str(tmp_path / name), 'cifar100', '3.0.2')
+  assert found == inside
+  empty = tmp_path / 'new' / 'cifar100'
+  empty.mkdir(parents=True)
+  found = tfds_reader.directory(str(empty), 'cifar100', '3.0.2')
+  assert found == empty / 'cifar100' / '3.0.2'
+
+
+def test_of_several_versions_the_right_one_is_read(tiny100, copied):
+  for other in ('3.0.1', '10.0.0'):
+    shutil.copytree(copied, copied.with_name(other))
+  for deep in ('', 'cifar100', 'cifar100/3.0.1'):
+    source = data.Location(str(copied.parents[1] / deep), download=False)
+    assert tiny100.spec.load(source).version == '3.0.2'
 
 
 def test_preparing_twice_changes_nothing(tiny100, copied):

@@ -2,6 +2,7 @@
 """Tests of ImageNet: from made archives of the official form to batches."""
 
 import dataclasses
+import importlib.util
 import io
 import multiprocessing
 import pathlib
@@ -24,10 +25,11 @@ from srdl_jax import data
 from srdl_jax.data import decoding, imagenet
 from srdl_jax.data import records as records_lib
 from srdl_jax.data.imagenet import archives as imagenet_archives
+from srdl_jax.data.imagenet import folder as imagenet_folder
 from srdl_jax.data.imagenet import index as imagenet_index
 from srdl_jax.data.imagenet import preparation as imagenet_preparation
 from srdl_jax.data.imagenet.archives import Counts
-from srdl_jax.errors import DataError
+from srdl_jax.errors import ConfigError, DataError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SPLITS = ('train', 'validation')
@@ -732,3 +734,151 @@ def test_a_directory_that_tfds_prepared_reads_the_same(made, tmp_path, capsys):
   assert dataset.train.fingerprint == data.fingerprint(
     'imagenet2012/5.1.0', 'train', names, dataset.train.labels
   )
+
+
+def test_what_is_no_image_is_counted_and_named(made, tmp_path, caplog):
+  """In one line, though the preparation may have been ended between them."""
+  names = list(made.files['train'])
+  content = {names[n]: b'x' * n for n in (0, 1, 2, 70, 120, 230)}
+  spoilt = dataclasses.replace(
+    made,
+    folder=tmp_path,
+    files={**made.files, 'train': {**made.files['train'], **content}},
+  )
+  for name in (VALIDATION, DEVKIT):
+    shutil.copy(made.folder / name, tmp_path)
+  made_imagenet.write_tar(tmp_path / TRAIN, made_imagenet.class_tars(spoilt))
+  notes = tmp_path / STAGING / 'finished'
+  process = start(spoilt, tmp_path, 'replace', 4)
+  ended = process.communicate(timeout=started.SECONDS)
+  assert len(list(notes.glob('*train*.npz'))) > 1, ended
+  prepare(tmp_path, tmp_path)
+  (told,) = (r.getMessage() for r in caplog.records if 'no images' in r.msg)
+  assert told.startswith(
+    f'{tmp_path / TRAIN}: 6 file(s) are empty or no images'
+  )
+  assert f'{names[0]} (the file is empty), {names[1]} (not an image' in told
+  assert 'and 1 more; training ends where it needs one' in told
+  caplog.clear()
+  prepare(made.folder, tmp_path / 'good')
+  assert 'no images' not in caplog.text
+
+
+# --- Folders of classes
+
+
+@pytest.fixture
+def folders(made, tmp_path):
+  """Folders of the classes, which may be changed."""
+  made_imagenet.write_folders(made, tmp_path / 'folders')
+  return tmp_path / 'folders'
+
+
+def load_folders(root, counts=COUNTS, **changes):
+  source = data.Location(path=str(root), **{'image_size': 32, **changes})
+  return imagenet_folder.load(source, counts)
+
+
+def test_folders_have_the_rows_of_what_is_prepared(prepared, folders):
+  ours, theirs = load_folders(folders), load(prepared)
+  assert (ours.name, ours.classes) == ('imagenet', theirs.classes)
+  for split in ('train', 'test'):
+    read, expected = getattr(ours, split), getattr(theirs, split)
+    np.testing.assert_array_equal(read.images[:], expected.images[:])
+    np.testing.assert_array_equal(read.labels, expected.labels)
+    assert read.labels.dtype == np.int32
+    name = 'validation' if split == 'test' else split
+    ids = [
+      f'{pathlib.Path(path).name}\t{(folders / path).stat().st_size}'
+      for path in read.images.records.paths
+    ]
+    assert read.fingerprint == data.fingerprint(
+      'imagenet2012/5.1.0+copy', name, ids, read.labels
+    )
+
+
+@pytest.mark.parametrize('below', ['Data/CLS-LOC', 'ILSVRC/Data/CLS-LOC'])
+def test_folders_are_found_below(folders, tmp_path, below):
+  (tmp_path / 'x' / below).parent.mkdir(parents=True)
+  (folders / 'val').rename(folders / 'validation')
+  folders.rename(tmp_path / 'x' / below)
+  assert len(load_folders(tmp_path / 'x').test.labels) == 40
+
+
+def test_no_image_is_opened_before_it_is_needed(folders):
+  first = min(folders.glob('train/*/*.JPEG'))
+  first.write_bytes(b'no image')
+  train = load_folders(folders).train
+  with pytest.raises(DataError, match=first.name):
+    train.images[0]
+
+
+def test_a_flat_validation_folder_is_labelled_by_the_kit(
+  made, folders, tmp_path
+):
+  expected = load_folders(folders)
+  root = tmp_path / 'flat'
+  made_imagenet.write_folders(made, root, flat=True)
+  shutil.copy(made.folder / DEVKIT, root)
+  flat = load_folders(root)
+  assert flat.test.fingerprint == expected.test.fingerprint
+  np.testing.assert_array_equal(flat.test.images[:], expected.test.images[:])
+  assert flat.words == tuple(f'words of {n}' for n in flat.classes)
+
+
+def test_words_may_lie_beside_folders(folders):
+  assert load_folders(folders).words == ()
+  (folders / 'words.txt').write_text('n01440764\ttench\n')
+  assert load_folders(folders).words == ('tench', '', '', '')
+
+
+def test_another_size_of_a_file_is_another_copy(folders):
+  before = load_folders(folders)
+  path = min(folders.glob('train/*/*.JPEG'))
+  path.write_bytes(path.read_bytes() + b'x')
+  after = load_folders(folders)
+  assert after.train.fingerprint != before.train.fingerprint
+  assert after.test.fingerprint == before.test.fingerprint
+
+
+def test_what_is_left_out_of_folders_is_said(folders, caplog):
+  first, second = sorted(folders.glob('train/*/*.JPEG'))[:2]
+  first.write_bytes(b'')
+  second.unlink()
+  second.symlink_to('nowhere')
+  with pytest.raises(DataError, match='238 training images instead of 240'):
+    load_folders(folders, skip_unreadable=True)
+  loaded = load_folders(folders, skip_unreadable=True, allow_differences=True)
+  assert len(loaded.train.labels) == 238
+  assert (
+    f'2 file(s) cannot be used: train/n01440764/{first.name}' in caplog.text
+  )
+  assert 'training images instead of 240; going on' in caplog.text
+
+
+def test_official_folders_have_official_counts(folders):
+  with pytest.raises(DataError, match='240 training .* instead of 1,281,167'):
+    data.load('imagenet', path=str(folders))
+  loaded = data.load('imagenet', path=str(folders), allow_differences=True)
+  assert loaded.train.images.shape == (240, 224, 224, 3)
+
+
+def config_of(text):
+  path = ROOT / 'configs' / 'imagenet.py'
+  spec = importlib.util.spec_from_file_location('imagenet_config', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(text)
+
+
+@pytest.mark.parametrize('text', ['path=a/b,model=resnet50', 'path=a/b', None])
+def test_the_config_takes_a_path(text):
+  config = config_of(text)
+  assert config.data.path == ('a/b' if text else '')
+  model = 'resnet50' if text and 'model' in text else 'densenet201'
+  assert config.model.name == model
+
+
+def test_the_config_takes_one_path():
+  with pytest.raises(ConfigError, match="'path' is given twice"):
+    config_of('path=a,path=b')

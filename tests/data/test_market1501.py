@@ -110,6 +110,14 @@ def swap(first, second):
   ('0005_c2_f0046985.jpg', (5, 2)),
   ('4100_c15_0003.jpg', (4100, 15)),
   ('0012_c05_0003.jpg', (12, 5)),
+  # CUHK03-NP and VeRi-776.
+  ('0001_c1_1.png', (1, 1)),
+  ('0767_c2_10.png', (767, 2)),
+  ('0001_c001_00016450_0.jpg', (1, 1)),
+  ('0776_c020_00085635_1.jpg', (776, 20)),
+  ('0776_c020_85635_1.jpg', None),
+  ('0001_c001_00016450_0.png', None),
+  ('0001_c001_0003.jpg', None),
   ('Thumbs.db', None),
   ('0002_c1s1_000451_03.JPG', None),
   ('0002_c1s1_000451_03.png', None),
@@ -307,6 +315,8 @@ def test_the_folder_is_found_above_and_below(made, tmp_path):
   for number, manual in enumerate((made.folder, made.folder.parent)):
     source = data.Location(str(tmp_path / str(number)), str(manual))
     assert len(market1501.load(source, made.counts).train.labels) == 16
+    source = data.Location(str(tmp_path / f'p{number}'), path=str(manual))
+    assert len(market1501.load(source, made.counts).train.labels) == 16
   # Where archives are put by hand by default.
   default = tmp_path / 'tfds' / 'downloads' / 'manual' / made_market.FOLDER
   shutil.copytree(made.folder, default)
@@ -489,6 +499,93 @@ def test_cameras_may_have_two_digits(tmp_path):
   _renamed(made.folder, lambda i, c, *rest: f'{i}_{c[:-2]}_{rest[-1]:04}.jpg')
   loaded = from_folder(made.folder)
   assert set(loaded.test.gallery.cameras) == {9, 10}
+
+
+def test_folders_of_cuhk03_are_read(copy, loaded):
+  drop(copy, '-1', '0000')
+  shutil.rmtree(copy / BOXES)
+  _renamed(copy, lambda i, c, *rest: f'{i}_{c[:2]}_{rest[-1]}.png')
+  cuhk = from_folder(copy)
+  np.testing.assert_array_equal(cuhk.train.labels, loaded.train.labels)
+  assert all(name.endswith('.png') for name in cuhk.test.query.file_names)
+  (copy.parent / 'cuhk03-np').mkdir()
+  copy.rename(copy.parent / 'cuhk03-np' / 'detected')
+  message = refused(copy.parent / 'cuhk03-np', 'has no folder')
+  assert message.endswith('Name one of those in it: detected')
+
+
+def test_folders_of_veri_are_read(copy, loaded):
+  drop(copy, '-1', '0000')
+  shutil.rmtree(copy / BOXES)
+  _renamed(copy, lambda i, c, *rest: f'{i}_c00{c[1]}_{rest[-1]:08}_0.jpg')
+  for market, veri in ((TRAIN, 'image_train'), (QUERY, 'image_query'),
+                       (GALLERY, 'image_test')):  # fmt: skip
+    (copy / market).rename(copy / veri)
+  veri = from_folder(copy)
+  np.testing.assert_array_equal(veri.train.labels, loaded.train.labels)
+  assert set(veri.test.query.cameras) == set(loaded.test.query.cameras)
+  (copy / 'image_query').rename(copy / 'aside')
+  refused(copy, f'{copy} has no folder')
+
+
+def _as_msmt17(copy, train='mask_train_v2', test='mask_test_v2'):
+  """Renames a copy; both parts number their persons from 0."""
+  drop(copy, '-1', '0000')
+  lists = {name: '' for name in ('train', 'val', 'query', 'gallery')}
+  for folder, where in ((TRAIN, train), (QUERY, test), (GALLERY, test)):
+    paths = sorted((copy / folder).glob('*.jpg'))
+    persons = sorted({path.name[:4] for path in paths})
+    for number, path in enumerate(paths):
+      identity, camera = persons.index(path.name[:4]), path.name[6]
+      base = f'{identity:04}_{folder[-3]}{number:03}_0{camera}_x.jpg'
+      name = f'{identity:04}/{base}'
+      (copy / where / name).parent.mkdir(parents=True, exist_ok=True)
+      path.rename(copy / where / name)
+      its = {TRAIN: 'val' if number < 3 else 'train', QUERY: 'query'}
+      lists[its.get(folder, 'gallery')] += f'{name} {identity}\n'
+  for folder in folders_of(copy):
+    shutil.rmtree(folder)
+  for name, lines in lists.items():
+    (copy / f'list_{name}.txt').write_text(lines)
+
+
+@pytest.mark.parametrize(
+  'folders', [('mask_train_v2', 'mask_test_v2'), ('train', 'test')]
+)
+def test_lists_of_msmt17_are_read(copy, loaded, folders, caplog):
+  _as_msmt17(copy, *folders)
+  msmt = from_folder(copy)
+  assert not caplog.records
+  # Names sort its cameras otherwise: they are compared as a whole.
+  assert msmt.num_classes == loaded.num_classes
+  counts = np.bincount(loaded.train.labels)
+  np.testing.assert_array_equal(np.bincount(msmt.train.labels), counts)
+  for ours, theirs in zip(msmt.test.parts, loaded.test.parts[:2], strict=True):
+    wanted = [
+      ((identity - 2) // 2 + 1, camera)
+      for identity, camera in zip(
+        theirs.identities, theirs.cameras, strict=True
+      )
+      if identity > 0
+    ]
+    pairs = zip(ours.identities, ours.cameras, strict=True)
+    assert sorted(pairs) == sorted(wanted)
+  (copy / folders[1] / '0000' / 'x.jpg').write_bytes(b'')
+  from_folder(copy)
+  assert '1 file(s) that are not called images, or in no list' in caplog.text
+  assert f'{folders[1]}/0000/x.jpg' in caplog.text
+
+
+def test_names_that_tell_nobody_are_refused_or_left_out(copy, made, caplog):
+  for name in ('2.jpg', '0002_c1.JPEG', '.hidden.jpg'):
+    (copy / QUERY / name).write_bytes(b'not read')
+  message = refused(copy, 'the names of 2 image')
+  assert f'{QUERY}/0002_c1.JPEG, {QUERY}/2.jpg; rename or remove' in message
+  for allowed in ('skip_unreadable', 'allow_differences'):
+    caplog.clear()
+    loaded = from_folder(copy, **{allowed: True})
+    assert len(loaded.test.query.images) == made.counts['queries']
+    assert f'{QUERY}/2.jpg; they are left out' in caplog.text
 
 
 def test_a_folder_must_be_named():

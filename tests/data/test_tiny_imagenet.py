@@ -628,3 +628,81 @@ def test_a_killed_preparation_is_not_read_and_is_cleaned_up(made, tmp_path):
   found = made.spec.load(made.source(tmp_path))
   assert len(found.train.labels) == 12
   assert not list(tmp_path.rglob('incomplete.*'))
+
+
+# Unpacked, as it is or sorted into folders of classes.
+
+
+def _unpack(folder, arrangement='as it is', **changes):
+  """Writes the archive's files; scripts arrange those for validation."""
+  members = {n: c for n, c in _contents().items() if not n.endswith('/')}
+  members |= {f'{TOP}/{name}': content for name, content in changes.items()}
+  notes = members[ANNOTATIONS].decode().splitlines()
+  for line in notes if arrangement != 'as it is' else ():
+    name, wnid = line.split('\t')[:2]
+    inner = '/images' if arrangement == 'deep' else ''
+    content = members.pop(f'{TOP}/val/images/{name}')
+    members[f'{TOP}/val/{wnid}{inner}/{name}'] = content
+  if arrangement == 'alone':
+    kept = {n for n in members if n.endswith('.JPEG')}
+    members = {n.replace('images/n', 'n'): members[n] for n in kept}
+  for name, content in members.items():
+    if content is not None:
+      (folder / name).parent.mkdir(parents=True, exist_ok=True)
+      (folder / name).write_bytes(content)
+  return folder / TOP
+
+
+def _digest():
+  """Of names, classes and contents, in whichever folders they are."""
+  notes = _contents()[ANNOTATIONS].decode().splitlines()
+  classes = dict(line.split('\t')[:2] for line in notes)
+  lines = [
+    f'{name}\t{classes.get(path.name, path.name.split("_")[0])}\t'
+    f'{hashlib.sha256(content).hexdigest()}\n'
+    for name, content in sorted(_contents().items())
+    if (path := pathlib.PurePosixPath(name)).suffix == '.JPEG'
+    and '/test/' not in name
+  ]
+  return hashlib.sha256(''.join(lines).encode()).hexdigest()
+
+
+def _load_unpacked(made, data_dir, path=''):
+  return made.spec.load(data.Location(str(data_dir), path=str(path)))
+
+
+@pytest.mark.parametrize('arrangement', ['as it is', 'deep', 'flat', 'alone'])
+def test_an_unpacked_copy_has_the_rows_of_the_archive(
+  made, loaded, prepared, tmp_path, arrangement, caplog
+):
+  folder = _unpack(tmp_path / 'x', arrangement)
+  (folder / 'train' / CLASSES[0] / '._n02124075_1.JPEG').write_bytes(b'mac')
+  with caplog.at_level(logging.INFO):
+    copy = _load_unpacked(made, tmp_path, folder)
+  assert f'{folder} is not shown to be the official archive' in caplog.text
+  for split in ('train', 'test'):
+    ours, theirs = getattr(copy, split), getattr(loaded, split)
+    np.testing.assert_array_equal(ours.images, theirs.images)
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
+    ids = [e['id'].decode() for e in _stock(prepared, ours.name)]
+    assert ours.fingerprint == data.fingerprint(
+      f'tiny_imagenet/1.0.0+copy {_digest()}', ours.name, ids, ours.labels
+    )
+  words = () if arrangement == 'alone' else loaded.words
+  assert (copy.classes, copy.words) == (loaded.classes, words)
+
+
+@pytest.mark.parametrize('place', ['', 'downloads/manual'])
+def test_an_unpacked_copy_is_found(made, loaded, tmp_path, place):
+  _unpack(tmp_path / place)
+  copy = _load_unpacked(made, tmp_path)
+  np.testing.assert_array_equal(copy.test.images, loaded.test.images)
+
+
+def test_sorting_that_was_interrupted_is_no_matter(made, loaded, tmp_path):
+  folder = _unpack(tmp_path)
+  (folder / 'val' / CLASSES[1]).mkdir()
+  name = 'val_4.JPEG'
+  (folder / 'val/images' / name).rename(folder / 'val' / CLASSES[1] / name)
+  copy = _load_unpacked(made, tmp_path)
+  np.testing.assert_array_equal(copy.test.images, loaded.test.images)

@@ -17,6 +17,7 @@ from srdl_jax import data, evaluate, srdl, trained
 from srdl_jax.data import labelled
 from srdl_jax.errors import DataError
 from srdl_jax.evaluate import details
+from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import stop_request
 
 
@@ -162,10 +163,14 @@ def test_bad_command_lines_are_one_line(place, arguments, message):
   assert len(told.stderr.splitlines()) == 1
 
 
-def test_a_test_is_evaluated_when_what_trained_is_gone(tmp_path):
+@pytest.mark.parametrize('name', ['folder', 'imagenet'])
+def test_a_test_is_evaluated_when_what_trained_is_gone(tmp_path, name):
   photos.write(tmp_path / 'images' / 'train')
   photos.write(tmp_path / 'images' / 'val', count=4, seed=1)
   config = photos.config(tmp_path / 'images', epochs=2)
+  config.data.name = name
+  # Of ImageNet's counts.
+  config.data.allow_differences = True
   run = str(tmp_path / 'run')
   result = srdl.run(config, run, stop_request.StopRequest())
   call = ['-m', 'srdl_jax.evaluate', f'--workdir={run}', '--import=tiny']
@@ -184,3 +189,27 @@ def test_a_test_is_evaluated_when_what_trained_is_gone(tmp_path):
   shutil.rmtree(tmp_path / 'images' / 'val')
   told = ask()
   assert told.returncode == 3 and '--data=FOLDER' in told.stderr
+
+
+@pytest.mark.parametrize(
+  ('name', 'field'), [('cifar10', 'data_dir'), ('imagenet', 'path')]
+)
+def test_data_dir_says_where_the_data_of_a_run_is_now(
+  place, monkeypatch, name, field
+):
+  """What is prepared isn't looked for in the place of a copy."""
+  identity = run_directory.load_identity(place / 'run')
+  identity.config.data.update(name=name, path='copy', data_dir='tfds')
+  monkeypatch.setattr(run_directory, 'load_identity', lambda _: identity)
+  asked = []
+
+  def build_(config, **_):
+    asked.append(config.data)
+    raise DataError('enough')
+
+  monkeypatch.setattr(trained.build, 'build', build_)
+  with pytest.raises(DataError, match='enough'):
+    trained.open_run(place / 'run', 'there')
+  (found,) = asked
+  expected = {'path': 'copy', 'data_dir': 'tfds', field: 'there'}
+  assert {name: found[name] for name in expected} == expected

@@ -3,7 +3,8 @@
 
 Read from TFDS's imagenet2012 in ArrayRecord form, which `python -m
 srdl_jax.data.prepare imagenet2012` makes, or TFDS itself where TensorFlow is
-installed. Images stay on disk; labels are in memory.
+installed; or from folders of classes, see `folder`. Images stay on disk; labels
+are in memory.
 """
 
 import contextlib
@@ -17,7 +18,12 @@ from srdl_jax import data
 from srdl_jax.data import tfds_reader
 from srdl_jax.data.imagenet import index as imagenet_index
 from srdl_jax.data.imagenet.index import Index
-from srdl_jax.data.images import IMAGENET_MEAN, IMAGENET_STD, StreamedImages
+from srdl_jax.data.images import (
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  EncodedImages,
+  StreamedImages,
+)
 from srdl_jax.data.records import Records
 from srdl_jax.errors import DataError
 from srdl_jax.storage import locks
@@ -28,9 +34,11 @@ __all__ = [
   'VERSION',
   'archives',
   'directory_of',
+  'folder',
   'load',
   'open_builder',
   'preparation',
+  'streamed',
 ]
 
 NAME = 'imagenet2012'
@@ -45,31 +53,32 @@ def load(source: data.Location) -> data.Dataset:
 
   Returns:
     The data set; `test` is TFDS's split 'validation'. Its number of classes is
-    that of the prepared directory.
+    that of the prepared directory, or of `source.path`'s folders.
 
   Raises:
     DataError: it is missing, damaged or in another form than ArrayRecord.
   """
+  if source.path:
+    from srdl_jax.data.imagenet import folder
+
+    return folder.load(source)
   directory = directory_of(source)
   if not directory.exists():
     raise DataError(
-      f'{NAME}/{VERSION} is not in {tfds_reader.root(source.data_dir)}. '
+      f'{NAME}/{VERSION} is not in {tfds_reader.root(source.data_dir, NAME)}. '
       f'Prepare it from the official archives with `python -m '
       f'srdl_jax.data.prepare {NAME} --manual_dir=DIR --data_dir=DIR`, or set '
       'data_dir to where it is prepared'
     )
   builder = open_builder(directory)
   num_classes = builder.info.features['label'].num_classes
-  size = source.image_size or _SIZE
   indices = _indices(builder, directory)
   splits = [builder.info.splits[split] for split in SPLITS]
   train, validation = (
     data.Split(
       name=name,
-      images=StreamedImages(
-        records=Records(info.filepaths, info.shard_lengths),
-        size=size,
-        resize=round(size * _RESIZE / _SIZE),
+      images=streamed(
+        Records(info.filepaths, info.shard_lengths), source.image_size
       ),
       labels=indices[info.name].labels,
       fingerprint=indices[info.name].fingerprint,
@@ -87,6 +96,12 @@ def load(source: data.Location) -> data.Dataset:
     classes=(names := tfds_reader.class_names(builder)),
     words=tfds_reader.class_words(directory, names),
   )
+
+
+def streamed(records: EncodedImages, size: int) -> StreamedImages:
+  """Returns images as networks for ImageNet see them; `size` 0 is 224."""
+  size = size or _SIZE
+  return StreamedImages(records, size, resize=round(size * _RESIZE / _SIZE))
 
 
 def directory_of(source: data.Location) -> pathlib.Path:

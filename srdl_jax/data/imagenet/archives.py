@@ -257,7 +257,7 @@ def read_labels(
   """
   path = folder / DEVKIT
   there = path.is_file()
-  known, truth = _read_devkit(path)[:2] if there else _read_tfds()
+  known, truth = _read_devkit(path)[:2] if there else read_tfds()
   if len(truth) == count:
     return known, truth
   if there:
@@ -272,7 +272,7 @@ def read_labels(
   )
 
 
-def _read_tfds() -> tuple[list[str], list[str]]:
+def read_tfds() -> tuple[list[str], list[str]]:
   """The official lists, from TFDS's package: they need no development kit."""
   folder = pathlib.Path(tfds.core.tfds_path('datasets/imagenet2012'))
   lists = [folder / name for name in ('labels.txt', 'validation_labels.txt')]

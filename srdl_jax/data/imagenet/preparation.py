@@ -8,22 +8,30 @@ was ended at any moment goes on behind the last finished shard.
 """
 
 import hashlib
+import io
 import itertools
 import json
+import logging
 import pathlib
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
 
 from srdl_jax import data
-from srdl_jax.data import imagenet, preparation, tfds_reader
+from srdl_jax.data import (
+  folder_files,
+  image_files,
+  imagenet,
+  preparation,
+  tfds_reader,
+)
 from srdl_jax.data.imagenet import archives as imagenet_archives
 from srdl_jax.data.imagenet import index as imagenet_index
 from srdl_jax.data.imagenet.archives import Archives, Counts
 from srdl_jax.data.imagenet.index import Index
-from srdl_jax.data.records import Shards
+from srdl_jax.data.records import Example, Shards
 from srdl_jax.errors import DataError
 from srdl_jax.storage import Told, files, locks
 
@@ -32,6 +40,8 @@ SHARD_EXAMPLES = 5000
 # are, which isn't known before the last is written.
 _FILE_NAMES = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}'
 _STAGING = f'incomplete.srdl_{imagenet.VERSION}'
+_SHOWN = 5
+_log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -57,7 +67,7 @@ def prepare(
     # Left by a process that was ended behind the rename.
     shutil.rmtree(directory.with_name(_STAGING), ignore_errors=True)
     return directory
-  folder = preparation.folders(source)[0]
+  folder = preparation.folders(source, imagenet.NAME)[0]
   archives = imagenet_archives.open_archives(folder, counts)
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +102,9 @@ def _write(
   for split in imagenet.SPLITS:
     name = f'{imagenet.NAME}-{split}.array_record'
     shards[split] = Shards(folder, notes, name)
-    _write_split(archives, split, shards[split], shard_examples)
+    damaged = notes / f'{split}.damaged'
+    _write_split(archives, split, shards[split], shard_examples, damaged)
+    _tell_damaged(archives.path(split), damaged)
   if counts is not None:
     path, found = archives.path('train'), len(shards['train'].names)
     imagenet_archives.check_count(path, found, counts.train, 'images')
@@ -133,16 +145,47 @@ def _check_plan(
 
 
 def _write_split(
-  archives: Archives, split: str, shards: Shards, shard_examples: int
+  archives: Archives,
+  split: str,
+  shards: Shards,
+  shard_examples: int,
+  damaged: pathlib.Path,
 ) -> None:
   """Writes the shards that aren't finished yet."""
   size = archives.path(split).stat().st_size
   told = Told(split, 'images', size=size, done=shards.image_bytes)
-  images = archives.images(split, shards.last_name)
+  images = _looked_at(archives.images(split, shards.last_name), damaged)
   while first := next(images, None):
     rest = itertools.islice(images, shard_examples - 1)
     shards.append(itertools.chain([first], rest), told)
   told.close()
+
+
+def _looked_at(
+  images: Iterable[Example], damaged: pathlib.Path
+) -> Iterator[Example]:
+  """Yields images; names of those that can't be one are noted in a file."""
+  for example in images:
+    try:
+      image_files.check(io.BytesIO(example.content))
+    except image_files.DecodeError as error:
+      with damaged.open('a') as file:
+        file.write(f'{example.name} ({error})\n')
+    yield example
+
+
+def _tell_damaged(archive: pathlib.Path, damaged: pathlib.Path) -> None:
+  if not damaged.exists():
+    return
+  # Where a process was ended, some are noted again by the next one.
+  names = sorted(set(damaged.read_text().splitlines()))
+  _log.warning(
+    '%s: %d file(s) are empty or no images: %s; training ends where it needs '
+    'one: fetch the archive again',
+    archive,
+    len(names),
+    folder_files.listed(names, _SHOWN),
+  )
 
 
 def _write_metadata(

@@ -3,8 +3,9 @@
 they become a `data.Dataset`.
 
 0002_c1s1_000451_03.jpg of Market-1501 is identity 2, seen by camera 1 in its
-first sequence, frame 451, box 3. DukeMTMC-reID has 0005_c2_f0046985.jpg, and
-MSMT17 is usually renamed to 0012_c14_0003.jpg. Some end in .jpg.jpg.
+first sequence, frame 451, box 3. DukeMTMC-reID has 0005_c2_f0046985.jpg, MSMT17
+is often renamed to 0012_c14_0003.jpg, CUHK03-NP has 0001_c1_1.png, and VeRi-776
+0001_c001_00016450_0.jpg. Some end in .jpg.jpg.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ __all__ = [
   'Part',
   'dataset',
   'folder',
+  'layouts',
   'market1501',
   'parse',
 ]
@@ -39,8 +41,10 @@ DISTRACTOR = 0
 VERSION = '1.0.0'
 HEIGHT = 256
 _NAME = re.compile(
-  r'(-1|[0-9]{4})_c([0-9]{1,2})'
-  r'(?:s[0-9]_[0-9]{6}_[0-9]{2}|_f?[0-9]+)\.jpg(?:\.jpg)?'
+  r'(-1|[0-9]{4})_c([0-9]{1,2}|[0-9]{3}(?=_[0-9]{8}_))(?:'
+  r's[0-9]_[0-9]{6}_[0-9]{2}\.jpg(?:\.jpg)?|'
+  r'_f?[0-9]+(?:\.png|\.jpg(?:\.jpg)?)|'
+  r'_[0-9]{8}_[0-9]+\.jpg)'
 )
 
 
@@ -58,19 +62,23 @@ class Part:
   """The images of one folder, in the order of their names.
 
   Attributes:
-    names: of the N files; `parse` knows each.
+    folder: what it is called in the data set.
+    names: of the N files.
+    told: the N identities and cameras.
     digests: of the files' content.
-    identities, cameras: int32 [N], from the names.
+    identities, cameras: int32 [N].
   """
 
+  folder: str
   names: Sequence[str]
+  told: Sequence[tuple[int, int]]
   digests: Sequence[str]
   records: EncodedImages
   identities: np.ndarray = dataclasses.field(init=False)
   cameras: np.ndarray = dataclasses.field(init=False)
 
   def __post_init__(self):
-    told = np.array([parse(name) for name in self.names], np.int32)
+    told = np.array(self.told, np.int32)
     identities, cameras = told.reshape(-1, 2).T
     object.__setattr__(self, 'identities', identities)
     object.__setattr__(self, 'cameras', cameras)

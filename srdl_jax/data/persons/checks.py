@@ -9,12 +9,6 @@ import numpy as np
 from srdl_jax.data.persons import DISTRACTOR, JUNK, Part
 from srdl_jax.errors import DataError
 
-FOLDERS = {
-  'train': 'bounding_box_train',
-  'query': 'query',
-  'gallery': 'bounding_box_test',
-  'multi_query': 'gt_bbox',
-}
 _log = logging.getLogger(__name__)
 
 
@@ -75,8 +69,8 @@ def _check_junk(where: object, parts: Mapping[str, Part]) -> None:
   for split in ('train', 'query'):
     if count := int((parts[split].identities == JUNK).sum()):
       raise DataError(
-        f'{where}: {FOLDERS[split]} has {count} junk images (-1), which only '
-        f'{FOLDERS["gallery"]} may have: the folders are swapped'
+        f'{where}: {parts[split].folder} has {count} junk images (-1), which '
+        f'only {parts["gallery"].folder} may have: the folders are swapped'
       )
 
 
@@ -84,24 +78,24 @@ def _mixed(parts: Mapping[str, Part]) -> list[str]:
   """Says what looks as if folders were swapped, or copied onto another."""
   train, query, gallery = (parts[s] for s in ('train', 'query', 'gallery'))
   found = []
-  for split, part in (('query', query), ('gallery', gallery)):
+  for part in (query, gallery):
     both = np.intersect1d(train.identities, part.identities)
     both = both[both > DISTRACTOR]
     if len(both):
       found.append(
-        f'{FOLDERS["train"]} and {FOLDERS[split]} share {len(both)} '
+        f'{train.folder} and {part.folder} share {len(both)} '
         f'identities, {both[0]:04} the first, and should share none: one is '
         "in the other's place"
       )
   if set(gallery.digests) <= set(query.digests):
     found.append(
-      f'{FOLDERS["gallery"]} has no image that is not in {FOLDERS["query"]}: '
+      f'{gallery.folder} has no image that is not in {query.folder}: '
       "the queries are in the gallery's place"
     )
   elif len(query) > len(gallery):
     found.append(
-      f'{FOLDERS["query"]} has more images ({len(query):,}) than '
-      f'{FOLDERS["gallery"]} ({len(gallery):,}): they look swapped'
+      f'{query.folder} has more images ({len(query):,}) than '
+      f'{gallery.folder} ({len(gallery):,}): they look swapped'
     )
   return found
 
@@ -116,11 +110,11 @@ def _check_matches(where: object, query: Part, gallery: Part) -> None:
     return
   if any(i in cameras for i, _ in asked):
     raise DataError(
-      f'{where}: whoever is in {FOLDERS["query"]} was seen by the same camera '
-      f'alone in {FOLDERS["gallery"]}, and such images are not ranked: no '
+      f'{where}: whoever is in {query.folder} was seen by the same camera '
+      f'alone in {gallery.folder}, and such images are not ranked: no '
       'query is valid. See the cameras (_c1) in the file names'
     )
   raise DataError(
-    f'{where}: no identity of {FOLDERS["query"]} is in {FOLDERS["gallery"]}: '
+    f'{where}: no identity of {query.folder} is in {gallery.folder}: '
     'no query is valid. See that both are of the same data set'
   )

@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Persons in folders that are named as Market-1501's, of any data set.
+"""Persons, or vehicles, in folders of the usual layouts, of any data set.
 
-bounding_box_train, query and bounding_box_test, and gt_bbox for queries of
-several images. File names tell identities and cameras, see `persons`.
+See `layouts`. Market-1501's gt_bbox holds images for queries of several.
 """
 
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from srdl_jax import data
 from srdl_jax.data import folder_files, persons
-from srdl_jax.data.persons import Part
+from srdl_jax.data.persons import Part, layouts
 from srdl_jax.data.persons import checks as person_checks
-from srdl_jax.data.persons.checks import FOLDERS
+from srdl_jax.data.persons.layouts import Folder
 from srdl_jax.errors import ConfigError, DataError
 
 NAME = 'reid_folder'
-_NEEDED = ('train', 'query', 'gallery')
 _SHOWN = 5
 _log = logging.getLogger(__name__)
 
@@ -28,8 +26,9 @@ def load(source: data.Location) -> data.Dataset:
 
   Args:
     source: `path` is the folder; `image_size` the height of the images, 0 for
-      256; `skip_unreadable` leaves out files that can't be read;
-      `allow_differences` takes folders that look swapped.
+      256; `skip_unreadable` leaves out files that can't be read or whose names
+      don't tell whom they show; `allow_differences` takes folders that look
+      swapped, and leaves such names out, too.
 
   Returns:
     The data set, see `persons.dataset`; rows are in the order of the names.
@@ -40,95 +39,97 @@ def load(source: data.Location) -> data.Dataset:
   """
   if not source.path:
     raise ConfigError(
-      'data.path is empty: name the folder that holds '
-      f'{", ".join(FOLDERS[split] for split in _NEEDED)}'
+      'data.path is empty: name the folder that holds bounding_box_train, '
+      'query, bounding_box_test'
     )
   root = pathlib.Path(os.path.expanduser(source.path)).absolute()
-  parts = read(root, source.skip_unreadable)
+  parts = read(root, source)
   person_checks.check(root, parts, allow_differences=source.allow_differences)
   return persons.dataset(NAME, parts, source.image_size)
 
 
-def read(root: pathlib.Path, skip_unreadable: bool = False) -> dict[str, Part]:
+def read(root: pathlib.Path, source: data.Location) -> dict[str, Part]:
   """Finds the images, and looks whether they can be read.
 
-  Files that are named otherwise are skipped; their number is logged. Of
-  gt_bbox only what shows a query's identity to the query's camera is kept.
+  What isn't called an image is skipped; its number is logged. Of gt_bbox only
+  what shows a query's identity to the query's camera is kept.
 
   Args:
-    skip_unreadable: decode all images, leave out those that can't be read, and
-      log them.
+    source: `skip_unreadable` decodes all images, leaves out those that can't be
+      read, and logs them; it or `allow_differences` those of other names.
 
   Returns:
     The parts; 'multi_query' only if there is a folder gt_bbox.
 
   Raises:
-    DataError: a folder is missing, has no images, or some can't be read.
+    DataError: a folder is missing, has no images, some are named otherwise, or
+      some can't be read.
   """
-  # Path.is_dir raises where a name is too long.
-  missing = [
-    f for f in map(FOLDERS.get, _NEEDED) if not os.path.isdir(root / f)
-  ]
-  if missing:
-    raise DataError(
-      f'{root} has no folder {", ".join(missing)}: it needs '
-      f'{", ".join(FOLDERS[s] for s in _NEEDED)}'
-    )
-  paths, skipped = {}, []
-  for split, folder in FOLDERS.items():
-    if (root / folder).is_dir():
-      paths[split], others = _listed(root, folder)
-      skipped += others
-  if skipped:
-    _log.warning(
-      'in %s, %d file(s) of other names than 0002_c1s1_000451_03.jpg are '
-      'skipped: %s',
-      root,
-      len(skipped),
-      folder_files.listed(skipped, _SHOWN),
-    )
+  found = layouts.find(root)
+  _tell_others(root, found)
+  strange = [path for part in found.values() for path in part.strange]
+  if strange:
+    leave_out = source.skip_unreadable or source.allow_differences
+    _refuse_strange(root, strange, leave_out)
+  paths = {split: list(part.told) for split, part in found.items()}
   if 'multi_query' in paths:
-    paths['multi_query'] = _asked_for(paths['multi_query'], paths['query'])
+    paths['multi_query'] = _asked_for(found['multi_query'], found['query'])
   digests, faults = folder_files.look_at(
-    root, sum(paths.values(), []), whole=skip_unreadable
+    root, sum(paths.values(), []), whole=source.skip_unreadable
   )
   if faults:
-    _report(root, faults, skip_unreadable)
+    _report(root, faults, source.skip_unreadable)
   parts = {}
-  for split, found in paths.items():
-    found = [path for path in found if path in digests]
-    if not found:
-      raise DataError(_nothing(root, split))
+  for split, its in paths.items():
+    its = [path for path in its if path in digests]
+    if not its:
+      raise DataError(_nothing(root / found[split].folder, split))
     parts[split] = Part(
-      names=[_base(path) for path in found],
-      digests=[digests[path] for path in found],
-      records=folder_files.Files(str(root), tuple(found)),
+      folder=found[split].folder,
+      names=[_base(path) for path in its],
+      told=[found[split].told[path] for path in its],
+      digests=[digests[path] for path in its],
+      records=folder_files.Files(str(root), tuple(its)),
     )
   return parts
 
 
-def _listed(root: pathlib.Path, folder: str) -> tuple[list[str], list[str]]:
-  """Returns the paths of a folder's images, and of other files, sorted."""
-  try:
-    names = sorted(os.listdir(root / folder))
-  except OSError as error:
-    raise DataError(f'cannot read {root / folder}: {error.strerror}') from error
-  found, others = [], []
-  for name in names:
-    kind = found if persons.parse(name) else others
-    kind.append(f'{folder}/{name}')
-  return found, others
+def _tell_others(root: pathlib.Path, found: Mapping[str, Folder]) -> None:
+  if others := [path for part in found.values() for path in part.others]:
+    _log.warning(
+      'in %s, %d file(s) that are not called images, or in no list, are '
+      'skipped: %s',
+      root,
+      len(others),
+      folder_files.listed(others, _SHOWN),
+    )
+
+
+def _refuse_strange(
+  root: pathlib.Path, strange: Sequence[str], leave_out: bool
+) -> None:
+  told = (
+    f'in {root}, the names of {len(strange)} image(s) do not tell whom they '
+    f'show, as 0002_c1s1_000451_03.jpg does: '
+    f'{folder_files.listed(strange, _SHOWN)}'
+  )
+  if not leave_out:
+    raise DataError(
+      f'{told}; rename or remove them, or have them left out by '
+      'data.skip_unreadable=True'
+    )
+  _log.warning('%s; they are left out', told)
 
 
 def _base(path: str) -> str:
   return path.rpartition('/')[2]
 
 
-def _asked_for(boxes: Sequence[str], queries: Sequence[str]) -> list[str]:
+def _asked_for(boxes: Folder, queries: Folder) -> list[str]:
   """Returns the boxes of identities and cameras that queries are of."""
-  asked = {persons.parse(_base(path)) for path in queries}
-  kept = [path for path in boxes if persons.parse(_base(path)) in asked]
-  boxed = {persons.parse(_base(path)) for path in kept}
+  asked = set(queries.told.values())
+  kept = [path for path, its in boxes.told.items() if its in asked]
+  boxed = {boxes.told[path] for path in kept}
   if kept and asked - boxed:
     _log.warning(
       '%d of %d pairs of identity and camera in query have no image in gt_bbox',
@@ -152,13 +153,13 @@ def _report(
   _log.warning('%s; they are skipped', told)
 
 
-def _nothing(root: pathlib.Path, split: str) -> str:
+def _nothing(folder: pathlib.Path, split: str) -> str:
   if split == 'multi_query':
     return (
-      f'{root / FOLDERS[split]} has no image with the identity and camera of '
-      'a query; take the right folder, or remove it to do without'
+      f'{folder} has no image with the identity and camera of a query; take '
+      'the right folder, or remove it to do without'
     )
   return (
-    f'{root / FOLDERS[split]} has no images that are named like '
-    '0002_c1s1_000451_03.jpg and can be read'
+    f'{folder} has no images that are named like 0002_c1s1_000451_03.jpg and '
+    'can be read'
   )

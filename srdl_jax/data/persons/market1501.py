@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from srdl_jax import data
 from srdl_jax.data import persons, preparation, tfds_reader
 from srdl_jax.data import records as records_lib
-from srdl_jax.data.persons import Part
+from srdl_jax.data.persons import Part, layouts
 from srdl_jax.data.persons import checks as person_checks
 from srdl_jax.data.persons import folder as persons_folder
 from srdl_jax.data.records import Example, Records
@@ -78,7 +78,7 @@ def prepare(
   Of several processes that call this at once, one prepares and others wait.
 
   Args:
-    source: `manual_dir` is the folder, or holds it.
+    source: `path`, or else `manual_dir`, is the folder, or holds it.
 
   Raises:
     DataError: there is no folder, it is damaged or not the official one, or
@@ -87,7 +87,7 @@ def prepare(
   directory, root = _directory(source), _folder(source)
 
   def write(draft: pathlib.Path) -> None:
-    parts = persons_folder.read(root, source.skip_unreadable)
+    parts = persons_folder.read(root, source)
     person_checks.check(
       root, parts, counts=counts, allow_differences=source.allow_differences
     )
@@ -102,14 +102,16 @@ def _directory(source: data.Location) -> pathlib.Path:
 
 
 def _folder(source: data.Location) -> pathlib.Path:
-  """Finds the official folder: `manual_dir` is it, or holds it."""
-  manual = preparation.folders(source)[0].absolute()
+  """Finds the official folder: what is named is it, or holds it."""
+  given = source.path or preparation.folders(source, NAME)[0]
+  manual = pathlib.Path(given).expanduser().absolute()
   if (manual / FOLDER).is_dir():
     return manual / FOLDER
-  if any((manual / name).is_dir() for name in person_checks.FOLDERS.values()):
+  if any((manual / name).is_dir() for name in layouts.MARKET.values()):
     return manual
   raise DataError(
-    f'{NAME}/{persons.VERSION} is not in {tfds_reader.root(source.data_dir)}'
+    f'{NAME}/{persons.VERSION} is not in '
+    f'{tfds_reader.root(source.data_dir, NAME)}'
     f', and there is no folder {FOLDER} in {manual}, from which it would be '
     "prepared. Unpack the authors' archive there, set data.manual_dir to where "
     'it is unpacked, or data.data_dir to where it is prepared'
@@ -154,23 +156,24 @@ def _read(directory: pathlib.Path) -> dict[str, Part]:
     # Again, so that its file, too, is seen to be there.
     builder = tfds_reader.open_builder(directory, (*_SPLITS, 'multi_query'))
   return {
-    split: _part(Records(info.filepaths, info.shard_lengths))
+    split: _part(split, Records(info.filepaths, info.shard_lengths))
     for split, info in builder.info.splits.items()
   }
 
 
-def _part(records: Records) -> Part:
-  names, digests = [], []
+def _part(split: str, records: Records) -> Part:
+  names, told, digests = [], [], []
   try:
     for row in range(len(records)):
       example = records.example(row)
-      if persons.parse(example.name) is None:
+      if (its := persons.parse(example.name)) is None:
         raise ValueError(f'row {row} is called {example.name!r}')
       names.append(example.name)
+      told.append(its)
       digests.append(hashlib.sha256(example.content).hexdigest())
   except ValueError as error:
     folder = pathlib.Path(records.path(0)).parent
     raise DataError(
       f'{error}; remove {folder} to have it prepared again'
     ) from error
-  return Part(names, digests, records)
+  return Part(layouts.MARKET[split], names, told, digests, records)

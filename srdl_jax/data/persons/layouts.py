@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a re-identification data set has its images, and whom they show.
+
+Folders are named as Market-1501's, or as VeRi-776's; their files' names tell
+identities and cameras. MSMT17 has lists, and folders of identities.
+"""
+
+import dataclasses
+import os
+import pathlib
+
+from srdl_jax.data import folder_files, persons
+from srdl_jax.errors import DataError
+
+MARKET = {
+  'train': 'bounding_box_train',
+  'query': 'query',
+  'gallery': 'bounding_box_test',
+  'multi_query': 'gt_bbox',
+}
+_VERI = {
+  'train': 'image_train',
+  'query': 'image_query',
+  'gallery': 'image_test',
+}
+_NEEDED = ('train', 'query', 'gallery')
+# Of MSMT17's two editions, to train and to test on.
+_MSMT17 = (('mask_train_v2', 'mask_test_v2'), ('train', 'test'))
+_LISTS = {
+  'train': ('list_train.txt', 'list_val.txt'),
+  'query': ('list_query.txt',),
+  'gallery': ('list_gallery.txt',),
+}
+# Its identities for training and for testing are numbered from 0 each; here 0
+# is a distractor's, and no two persons share a number.
+_FIRST = {'train': 10_001, 'query': 1, 'gallery': 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """The images of a part.
+
+  Attributes:
+    folder: what it is called.
+    told: identity and camera by path below the root, in the order of names.
+    strange: paths of images that don't tell whom they show.
+    others: paths of what is no image, or in no list.
+  """
+
+  folder: str
+  told: dict[str, tuple[int, int]]
+  strange: list[str]
+  others: list[str]
+
+
+def find(root: pathlib.Path) -> dict[str, Folder]:
+  """Returns the parts in a folder, none of whose images is looked at.
+
+  Raises:
+    DataError: it has none of the layouts, or a list is wrong.
+  """
+  edition = _edition(root)
+  if edition:
+    return {split: _from_lists(root, split, *edition) for split in _LISTS}
+  folders = _VERI if _has(root, _VERI) else MARKET
+  missing = [folders[s] for s in _NEEDED if not (root / folders[s]).is_dir()]
+  if missing:
+    raise DataError(
+      f'{root} has no folder {", ".join(missing)}: it needs '
+      f'{", ".join(MARKET[split] for split in _NEEDED)}; '
+      f"{', '.join(_VERI.values())}; or MSMT17's {' and '.join(_MSMT17[0])} "
+      f'with its lists{_below(root)}'
+    )
+  return {
+    split: _from_names(root, folder)
+    for split, folder in folders.items()
+    if (root / folder).is_dir()
+  }
+
+
+def _has(root: pathlib.Path, folders: dict[str, str]) -> bool:
+  return all((root / folders[split]).is_dir() for split in _NEEDED)
+
+
+def _edition(root: pathlib.Path) -> tuple[str, str] | None:
+  """Returns MSMT17's folders, where they are."""
+  return next(
+    (
+      pair
+      for pair in _MSMT17
+      if all((root / name).is_dir() for name in pair)
+      and any((root / name).is_file() for name in _LISTS['train'])
+    ),
+    None,
+  )
+
+
+def _below(root: pathlib.Path) -> str:
+  """Says which folders in it have one of the layouts."""
+  inner = folder_files.folders(root) if root.is_dir() else []
+  found = [
+    name
+    for name in inner
+    if _has(root / name, MARKET) or _has(root / name, _VERI)
+    or _edition(root / name)
+  ]  # fmt: skip
+  return f'. Name one of those in it: {", ".join(found)}' if found else ''
+
+
+def _from_names(root: pathlib.Path, folder: str) -> Folder:
+  try:
+    names = sorted(os.listdir(root / folder))
+  except OSError as error:
+    raise DataError(f'cannot read {root / folder}: {error.strerror}') from error
+  found = Folder(folder, {}, [], [])
+  for name in names:
+    path = f'{folder}/{name}'
+    if told := persons.parse(name):
+      found.told[path] = told
+    elif _is_image(name) and not (root / path).is_dir():
+      found.strange.append(path)
+    else:
+      found.others.append(path)
+  return found
+
+
+def _is_image(name: str) -> bool:
+  hidden = name.startswith('.')
+  return not hidden and name.lower().endswith(folder_files.SUFFIXES)
+
+
+def _from_lists(
+  root: pathlib.Path, split: str, train: str, test: str
+) -> Folder:
+  folder = train if split == 'train' else test
+  told = {}
+  for name in _LISTS[split]:
+    for path, identity, camera in _lines(root / name):
+      if f'{folder}/{path}' in told:
+        raise DataError(f'{root / name} has {path} a second time; restore it')
+      told[f'{folder}/{path}'] = (identity + _FIRST[split], camera)
+  by_name = sorted(told, key=lambda path: (path.rpartition('/')[2], path))
+  others = []
+  if split != 'query':
+    lists = ('query', 'gallery') if split == 'gallery' else ('train',)
+    listed = {
+      f'{folder}/{line[0]}'
+      for its in lists
+      for name in _LISTS[its]
+      for line in _lines(root / name)
+    }
+    there = (path.relative_to(root) for path in root.glob(f'{folder}/*/*'))
+    others = sorted({path.as_posix() for path in there} - listed)
+  return Folder(folder, {path: told[path] for path in by_name}, [], others)
+
+
+def _lines(path: pathlib.Path) -> list[tuple[str, int, int]]:
+  """Reads a list of MSMT17: paths, identities and, in the names, cameras."""
+  try:
+    lines = path.read_text().splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise DataError(f'cannot read {path}: {error}; restore it') from error
+  found = []
+  for line in filter(None, map(str.strip, lines)):
+    try:
+      name, identity = line.split()
+      found.append((name, int(identity), int(name.split('_')[2])))
+    except (IndexError, ValueError):
+      raise DataError(
+        f'{path}: {line!r} is not like '
+        '"0000/0000_000_01_0303morning_0008_0.jpg 0"; restore it'
+      ) from None
+  return found
