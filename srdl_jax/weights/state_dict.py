@@ -2,10 +2,12 @@
 """State dicts in files of anyone's: tensors by PyTorch's names."""
 
 import collections
+import contextlib
 import itertools
 import os
 import pathlib
 import re
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +22,10 @@ from srdl_jax.weights import torch as torch_layout
 STEMS = ('conv1', 'features.conv0')
 _DTYPES = {f'F{n}': f'float{n}' for n in (16, 32, 64)} | {'BF16': 'bfloat16'}
 _SAFE = '.safetensors'
+# A tensor's name; beyond it lies damage.
+_LONGEST = 300
+# NumPy takes no more.
+_MOST_AXES = 64
 # Of the names in a message.
 _FEW = 4
 # Of PyTorch's pickles; .tar is that of .pth.tar.
@@ -62,6 +68,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str]]:
   found, told = {}, []
   tensors = _safetensors(path) if suffix == _SAFE else _pickled(path, told)
   for name, dtype, value in tensors:
+    if not (name.isprintable() and len(name) < _LONGEST):
+      raise CheckpointError(f'{path}: a tensor is named {name!r:.99}.')
     if name.endswith(torch_layout.IGNORED):
       continue
     if dtype != 'float32':
@@ -126,6 +134,7 @@ def _pickled(
       f'{path}: PyTorch is needed for {path.suffix} files, and is not '
       f'installed. Install it, or take a {_SAFE} file.'
     ) from error
+  _refuse_compressed(path)
   try:
     loaded = torch.load(path, map_location='cpu', weights_only=True)
   except Exception as error:
@@ -137,21 +146,39 @@ def _pickled(
   for name, value in _opened(path, loaded, told).items():
     if not (isinstance(value, torch.Tensor) and value.layout == torch.strided):
       raise CheckpointError(
-        f'{path} is not a state dict of dense tensors: {name} is none.'
+        f'{path} is not a state dict of dense tensors: {name!r:.99} is none.'
       )
     if value.is_meta:
       raise CheckpointError(f'{path}: {name} has a shape, but no values.')
+    if value.ndim > _MOST_AXES:
+      raise CheckpointError(f'{path}: {name} has {value.ndim} dimensions.')
     dtype = str(value.dtype).removeprefix('torch.')
     # Forced, as some are stored with their sign apart.
     yield name, dtype, value.numpy(force=True) if dtype == 'float32' else None
+
+
+def _refuse_compressed(path: pathlib.Path) -> None:
+  """Raises a CheckpointError where more would be unpacked than the file holds;
+  PyTorch compresses nothing, but reads what is."""
+  unpacked = 0
+  # An older one is no zip file; damage is found by who reads it.
+  with contextlib.suppress(*arrays.DAMAGE), zipfile.ZipFile(path) as archive:
+    unpacked = sum(member.file_size for member in archive.infolist())
+  if unpacked > path.stat().st_size:
+    raise CheckpointError(
+      f'{path} is compressed, to be unpacked to {unpacked:,} bytes: save it '
+      'with torch.save.'
+    )
 
 
 def _opened(
   path: pathlib.Path, loaded: Any, told: list[str]
 ) -> Mapping[str, Any]:
   """Returns the state dict of what a training script saved."""
-  while isinstance(loaded, dict):
-    within = [n for n in _WRAPPERS if isinstance(loaded.get(n), dict)]
+  # Deeper than any script; a dict may hold itself.
+  for _ in range(4):
+    known = _WRAPPERS if isinstance(loaded, dict) else ()
+    within = [name for name in known if isinstance(loaded.get(name), dict)]
     if not within:
       break
     if len(within) > 1:
@@ -181,7 +208,7 @@ def of_network(
     wanted: the network's names.
 
   Raises:
-    CheckpointError: no name is the network's, or several tensors have one.
+    CheckpointError: most names are not the network's, or several tensors have one.
   """
   names = {n: n if n in wanted else _present_name(n) for n in tensors}
   hits = collections.Counter(
@@ -190,13 +217,13 @@ def of_network(
     for prefix in _prefixes(name)
     if name[len(prefix) :] in wanted
   )
-  if not hits:
-    first = min(names)
+  most = max(hits.values(), default=0)
+  # Any layer within another network may be named as one of these.
+  if 2 * most < min(len(names), len(wanted)):
     raise CheckpointError(
-      f'{path}: no tensor in it is of a {model}: names begin with '
-      f'{_begin(names)}, such as {first}; wanted are such as {min(wanted)}.'
+      f'{path} holds no {model}: names begin with {_begin(names)}, such as '
+      f'{min(names)}; wanted are such as {min(wanted)}.'
     )
-  most = max(hits.values())
   prefix, *rivals = sorted((p for p in hits if hits[p] == most), key=len)
   if rivals and prefix:
     raise CheckpointError(
@@ -223,7 +250,8 @@ def of_network(
   if taken:
     told.append(f'{", ".join(map(repr, taken))} is taken off names')
   if left := [n for n in names if n not in {*itertools.chain(*own.values())}]:
-    told.append(f'{len(left)} tensors of other things are left out: {left[0]}')
+    more = f' and {len(left) - 1} more' if left[1:] else ''
+    told.append(f'{left[0]}{more} left out, as other things')
   return {bare: tensors[first] for bare, (first,) in own.items()}, told
 
 
