@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 
 import tensorflow_datasets as tfds
@@ -20,6 +19,7 @@ from srdl_jax import storage
 from srdl_jax.data import preparation, tfds_reader
 from srdl_jax.data.folder_files import listed
 from srdl_jax.errors import DataError
+from srdl_jax.storage import arrays
 
 _SHAPE = (64, 64, 3)
 _FOLDER = 'tiny-imagenet-200'
@@ -82,7 +82,7 @@ class TinyImageNet(preparation.Archive):
         try:
           content = archive.read(member)
           tfds_reader.pixels_of(content, _SHAPE)
-        except (ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except arrays.DAMAGE as error:
           raise _wrong(archive, f'cannot decode {member}: {error}') from error
         name = member.rpartition('/')[2]
         # TFDS orders by a hash of the key: another would renumber all rows.
@@ -116,10 +116,11 @@ def _wrong(archive: zipfile.ZipFile, reason: str) -> DataError:
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
   try:
-    with zipfile.ZipFile(path) as archive:
-      yield archive
-  except (zipfile.BadZipFile, zlib.error) as error:
+    archive = zipfile.ZipFile(path)
+  except arrays.DAMAGE as error:
     raise DataError(f'cannot read {path}: {error}; replace it') from error
+  with archive:
+    yield archive
 
 
 def _lines(archive: zipfile.ZipFile, member: str) -> list[str]:
@@ -128,7 +129,7 @@ def _lines(archive: zipfile.ZipFile, member: str) -> list[str]:
     text = archive.read(member).decode()
   except KeyError:
     raise _wrong(archive, f'it has no {member}') from None
-  except ValueError as error:
+  except arrays.DAMAGE as error:
     raise _wrong(archive, f'cannot decode {member}: {error}') from error
   return [line for line in text.splitlines() if line.strip()]
 

@@ -208,7 +208,8 @@ def of_network(
     wanted: the network's names.
 
   Raises:
-    CheckpointError: most names are not the network's, or several tensors have one.
+    CheckpointError: most names aren't the network's, or several tensors have
+      one.
   """
   names = {n: n if n in wanted else _present_name(n) for n in tensors}
   hits = collections.Counter(

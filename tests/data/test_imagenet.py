@@ -2,6 +2,7 @@
 """Tests of ImageNet: from made archives of the official form to batches."""
 
 import dataclasses
+import functools
 import io
 import multiprocessing
 import pathlib
@@ -14,13 +15,14 @@ import tarfile
 
 import made_imagenet
 import numpy as np
+import odd_arrays
 import pytest
 import started
 import tensorflow_datasets as tfds
 from made_imagenet import DEVKIT, TRAIN, VALIDATION
 from PIL import Image
 
-from srdl_jax import data
+from srdl_jax import data, storage
 from srdl_jax.data import decoding, imagenet
 from srdl_jax.data import records as records_lib
 from srdl_jax.data.imagenet import archives as imagenet_archives
@@ -672,6 +674,26 @@ def test_an_index_is_made_again(prepared, copied_tfds, capsys, how):
   assert dataset.test.labels.tolist() == expected.test.labels.tolist()
   assert path.read_bytes() == before
   assert 'index of train: 240 of 240 images' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind', [*odd_arrays.DAMAGES, *odd_arrays.SHAPES])
+def test_an_odd_index_or_note_is_none(tmp_path, caplog, kind):
+  shards = records_lib.Shards(tmp_path, tmp_path, 'train')
+  examples = [records_lib.Example(f'{n}.jpg', n, b'x') for n in range(3)]
+  shards.append(examples, storage.Told('train', 'images', 3))
+  index = imagenet_index.Index(np.arange(3), 'f', np.array([[3, 9]]))
+  imagenet_index.write(tmp_path, {'train': index})
+  assert records_lib.Shards(tmp_path, tmp_path, 'train').names == shards.names
+  assert imagenet_index.read(tmp_path, ['train']).keys() == {'train'}
+  for path in tmp_path.glob('*.npz'):
+    change = odd_arrays.DAMAGES.get(kind) or functools.partial(
+      odd_arrays.shaped, value=odd_arrays.SHAPES.get(kind)
+    )
+    path.write_bytes(change(path.read_bytes()))
+  assert imagenet_index.read(tmp_path, ['train']) == {}
+  assert f'{imagenet_index.FILE} is damaged (' in caplog.text
+  assert '\n' not in caplog.text.strip()
+  assert not records_lib.Shards(tmp_path, tmp_path, 'train').finished
 
 
 def test_an_index_that_cannot_be_kept_is_used(copied_tfds, prepared, caplog):
