@@ -165,7 +165,9 @@ def test_malformed_results_are_left_out(tmp_path, path, value):
   read = rows.read([str(tmp_path)])
   assert not read.rows and len(read.left_out) == 1
   assert str(tmp_path) in read.left_out[0]
-  assert 'damaged' not in read.left_out[0]
+  # It is read, and then misses something.
+  told = read.left_out[0]
+  assert 'damaged' not in told or 'is no number of it' in told
 
 
 def test_older_results_lack_names_and_fields(place):
