@@ -458,7 +458,6 @@ TABLE.add(
   {
     'times of another shape': times_of_another_shape,
     'record of two values': record('{"config": {"epochs": 1, "epochs": 2}}'),
-    'record of a list': record('{"config": {"seed": {}}, "fingerprint": "x"}'),
     'record without a number': record('{"config": {"epochs": NaN}}'),
     'another seed': another_run(seed=1),
     'another method': another_run(method='vanilla'),
@@ -495,6 +494,11 @@ TABLE.add(
     'record is null': record('null'),
   },
   others=r'(?<=of this program \().*(?=\)\.$)',
+)
+TABLE.add(
+  'workdir',
+  {'record of a list': record('{"config": {"seed": []}, "fingerprint": "x"}')},
+  others=r'(?<=seed = \(\): ).*(?=\)\.$)',
 )
 TABLE.add(
   'workdir',
