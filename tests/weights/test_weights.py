@@ -200,6 +200,87 @@ def test_what_training_scripts_save_around_a_state_dict(tmp_path, wrap, told):
   assert set(variables['params']['fc']['bias']) == {-1.0}
 
 
+class Tensor:
+  """As much of PyTorch's as is asked for, where that isn't installed."""
+
+  layout = 'strided'
+
+  def __init__(self, values, *, is_meta=False, ndim=None):
+    self._values, self.is_meta = np.asarray(values), is_meta
+    self.ndim = self._values.ndim if ndim is None else ndim
+    self.dtype = f'torch.{self._values.dtype}'
+
+  def numpy(self, *, force):
+    assert force and not self.is_meta and self.ndim <= 64
+    return self._values
+
+
+def loading(content):
+  """Returns a PyTorch that loads this of any file."""
+  torch = types.ModuleType('torch')
+  torch.Tensor, torch.strided = Tensor, 'strided'
+
+  def load(path, *, map_location, weights_only):
+    # Else it would run what the file says.
+    assert weights_only and map_location == 'cpu' and path.exists()
+    return content
+
+  torch.load = load
+  return torch
+
+
+LOADED = {
+  'an expanded tensor': (
+    Tensor(np.broadcast_to(np.float32(0), (10**6, 10**7))),
+    r'fc.weight \(1000000, 10000000\) is larger than the file',
+  ),
+  'no values': (
+    Tensor(np.float32(0), is_meta=True),
+    'fc.weight has a shape, but no values',
+  ),
+  'dimensions': (Tensor(np.float32(0), ndim=65), 'fc.weight has 65 dimensions'),
+  'half precision': (Tensor(np.float16([0])), 'fc.weight is float16, not'),
+  'a number': (3, "not a state dict of dense tensors: 'fc.weight' is none"),
+}
+
+
+@pytest.mark.parametrize('kind', LOADED)
+def test_what_a_pickle_may_hold_is_named(tmp_path, monkeypatch, kind):
+  value, pattern = LOADED[kind]
+  monkeypatch.setitem(sys.modules, 'torch', loading({'fc.weight': value}))
+  (tmp_path / 'in.pth').write_bytes(b'x')
+  with pytest.raises(CheckpointError, match=pattern):
+    weights_command.import_weights(
+      tmp_path / 'in.pth', 'resnet8', tmp_path / 'out'
+    )
+
+
+@pytest.mark.parametrize('content', [of_itself(), [], {1: Tensor(1.0)}, 'x'])
+def test_pickles_of_no_names_are_refused(tmp_path, monkeypatch, content):
+  monkeypatch.setitem(sys.modules, 'torch', loading(content))
+  (tmp_path / 'in.CKPT').write_bytes(b'x')
+  with pytest.raises(CheckpointError, match='not a state dict of dense tens'):
+    weights_command.import_weights(
+      tmp_path / 'in.CKPT', 'resnet8', tmp_path / 'out'
+    )
+
+
+@pytest.mark.parametrize('names', [['model', 'ema'], ['ema', 'state_dict']])
+def test_of_several_networks_in_a_pickle_the_plain_one_is_said(
+  tmp_path, monkeypatch, names
+):
+  own = {name: Tensor(value) for name, value in state_dict('resnet8').items()}
+  content = {name: {} if name == 'ema' else {'net': own} for name in names}
+  monkeypatch.setitem(sys.modules, 'torch', loading({**content, 'epoch': 3}))
+  # Its size is that of what would be saved.
+  (tmp_path / 'in.pth').write_bytes(bytes(10**6))
+  told = weights_command.import_weights(
+    tmp_path / 'in.pth', 'resnet8', tmp_path / 'out'
+  )
+  (plain,) = {*names} - {'ema'}
+  assert f'out ({plain} is read, not ema); start' in told
+
+
 def test_pth_files_that_grow_when_unpacked_are_refused(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', types.ModuleType('torch'))
   with zipfile.ZipFile(
