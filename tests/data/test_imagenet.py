@@ -317,6 +317,10 @@ def test_another_preparation_does_not_go_on(copied, tmp_path):
   with pytest.raises(DataError, match=f'another {VALIDATION} '):
     prepare(copied.folder, tmp_path)
   assert contents(tmp_path / STAGING) == before
+  for odd in ('[3]', '{"shard', '{"shard_examples": NaN}'):
+    (tmp_path / STAGING / 'plan.json').write_text(odd)
+    with pytest.raises(DataError, match='another shard.*remove that folder'):
+      prepare(copied.folder, tmp_path)
 
 
 def test_finished_classes_are_not_read_again(copied):
