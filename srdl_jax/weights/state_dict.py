@@ -250,7 +250,8 @@ def of_network(
   taken = [*sorted(wrapped), *([prefix] if prefix else [])]
   if taken:
     told.append(f'{", ".join(map(repr, taken))} is taken off names')
-  if left := [n for n in names if n not in {*itertools.chain(*own.values())}]:
+  used = {*itertools.chain(*own.values())}
+  if left := [name for name in names if name not in used]:
     more = f' and {len(left) - 1} more' if left[1:] else ''
     told.append(f'{left[0]}{more} left out, as other things')
   return {bare: tensors[first] for bare, (first,) in own.items()}, told

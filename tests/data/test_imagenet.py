@@ -700,6 +700,13 @@ def test_an_odd_index_or_note_is_none(tmp_path, caplog, kind):
   assert not records_lib.Shards(tmp_path, tmp_path, 'train').finished
 
 
+def test_an_index_of_too_few_labels_is_none(tmp_path):
+  for count in (3, 2):
+    index = imagenet_index.Index(np.arange(count), 'f', np.array([[3, 9]]))
+    imagenet_index.write(tmp_path, {'train': index})
+    assert (imagenet_index.read(tmp_path, ['train']) == {}) == (count == 2)
+
+
 def test_an_index_that_cannot_be_kept_is_used(copied_tfds, prepared, caplog):
   path = copied_tfds / FOLDER / imagenet_index.FILE
   path.unlink()

@@ -71,7 +71,7 @@ def read(directory: pathlib.Path, splits: Sequence[str]) -> dict[str, Index]:
     return {
       s: _index(*(found[f'{s}_{name}'] for name in names)) for s in splits
     }
-  except (LookupError, ValueError) as error:
+  except (LookupError, OSError, ValueError) as error:
     _log.warning('%s is damaged (%s); it is made again', path, error)
     return {}
 
