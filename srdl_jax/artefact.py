@@ -2,7 +2,7 @@
 """What it takes to use trained networks without their data: model.json."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +17,18 @@ from srdl_jax.network import CLASSIFICATION, RETRIEVAL, Network
 from srdl_jax.runs import formats, processes
 
 FILE = 'model.json'
+_AXES = 3
+# What model.json holds, by name: of lists, each of the values.
+_LISTS = {
+  'image_shape': int,
+  'mean': float,
+  'std': float,
+  'classes': str,
+  'words': str,
+  'networks': dict,
+}
+_KINDS = {'task': str, 'resize': int, 'data': dict, **_LISTS}
+_TOLD = {'name': str, 'fingerprint': str, 'train_examples': int}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +146,34 @@ def read(workdir: storage.Path) -> Artefact | None:
     found = {f.name: record[f.name] for f in dataclasses.fields(Artefact)}
   except KeyError as error:
     raise WorkdirError(f'{path} does not say {error}.') from error
+  if wrong := _wrong(found):
+    raise WorkdirError(
+      f'{path} is not the record of a network: its {wrong} can not be '
+      f'{found[wrong]!r:.99}.'
+    )
   lists = {n: tuple(v) for n, v in found.items() if isinstance(v, list)}
   return Artefact(**{**found, **lists})
+
+
+def _wrong(found: Mapping[str, Any]) -> str | None:
+  """Returns the name of what no record can hold, None where all is well."""
+  for name, kind in _KINDS.items():
+    several = name in _LISTS
+    values = found[name] if several else [found[name]]
+    if not isinstance(values, list) or not all(
+      isinstance(value, kind) for value in values
+    ):
+      return name
+  told, shape = found['data'], found['image_shape']
+  right = {
+    'task': found['task'] in (CLASSIFICATION, RETRIEVAL),
+    'image_shape': len(shape) == _AXES and min(shape) > 0,
+    'mean': len(found['mean']) == len(found['std']) > 0,
+    'classes': len(found['classes']) > 0,
+    'words': len(found['words']) in (0, len(found['classes'])),
+    'data': all(isinstance(told.get(n), kind) for n, kind in _TOLD.items()),
+  }
+  return next((name for name, is_right in right.items() if not is_right), None)
 
 
 def create_model(config: ConfigDict, name: str, num_classes: int) -> nn.Module:

@@ -115,7 +115,8 @@ def from_flat(flat: Mapping[str, Any]) -> ConfigDict:
     try:
       config.update_from_flattened_dict({name: value})
     except (TypeError, ValueError) as error:
-      raise ConfigError(f'{name} = {value!r}: {error}') from error
+      told = ' '.join(f'{error}'.split())
+      raise ConfigError(f'{name} = {value!r}: {told}') from error
   return config
 
 

@@ -105,7 +105,9 @@ def _read(experiment, teacher, directory, new=False) -> Knowledge | None:
     return None
   with storage.failures(timing, 'read'):
     timed = timing.exists()
-  seconds = storage.read_json(timing)['seconds'] if timed else None
+  seconds = (
+    storage.read_json(timing, seconds=float)['seconds'] if timed else None
+  )
   return Knowledge(teacher, bank, seconds, load)
 
 

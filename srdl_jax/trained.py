@@ -49,7 +49,9 @@ def chosen(given: Iterable[str], checkpoint: str) -> dict[pathlib.Path, str]:
   names = {}
   for one in given:
     path, _, name = one.rpartition(':')
-    if not (path and _NAMES.fullmatch(name)):
+    named = path and _NAMES.fullmatch(name)
+    # A directory's own name may end so.
+    if not named or storage.exists(run_directory.resolve(one)):
       path, name = one, checkpoint
     workdir = storage.absolute(run_directory.resolve(path))
     if workdir in names:

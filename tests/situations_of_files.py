@@ -361,6 +361,15 @@ def import_file(name: str, content: bytes) -> Provoke:
   return provoke
 
 
+def import_folder(*names: str) -> Provoke:
+  def provoke(place):
+    for name in names:
+      (place.folder / name).write_bytes(b'')
+    weights_command.import_weights(place.folder, 'resnet8', place.folder)
+
+  return provoke
+
+
 def import_into_a_full_folder(place):
   (place.folder / 'out').mkdir()
   (place.folder / 'out' / 'mine').write_text('mine')
@@ -401,10 +410,25 @@ TABLE.add(
     'half precision': imported(with_tensor('fc.bias', np.zeros(10, 'f2'))),
     'integers': imported(with_tensor('fc.bias', np.zeros(10, 'i4'))),
     'no tensors': imported(lambda tensors: {}),
+    'of another suffix': import_file('in.npz', b''),
+    'of no suffix': import_file('in', b''),
+    'a folder of a state dict': import_folder('config.json', 'a.SafeTensors'),
+    'a folder of several': import_folder('a.bin', 'b.bin', 'c.json'),
+    'a folder of none': import_folder('checkpoint', 'a.index'),
+    'of names that have a prefix': imported(
+      lambda t: {f'a.b.c{name}': value for name, value in t.items()}
+    ),
+    'of two networks': imported(
+      lambda t: {f'{a}.{name}': t[name] for a in 'ab' for name in t}
+    ),
     'without PyTorch': import_file('in.pth', b'x'),
     'into a full folder': import_into_a_full_folder,
     'start from no weights': refused(init__from_path='{tmp}/none'),
-    'start from a run': refused(
+    'start from a file': refused(
+      init__from_path=f'{pathlib.Path(__file__).parent}/tiny.py'
+    ),
+    'start from a run': refused(init__from_path='{shared.run}'),
+    "start from a run's checkpoints": refused(
       init__from_path='{shared.run}/stage_1/checkpoints'
     ),
     'start from a checkpoint of training': start_from_training,

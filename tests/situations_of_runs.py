@@ -447,9 +447,18 @@ def damaged_json(place):
   storage.read_json(place.folder / 'x.json')
 
 
+def times_of_another_shape(place):
+  directory = place.run(finished=False)
+  (directory / 'stage_1' / 'extraction.json').write_text('[3.5]')
+  run(directory)
+
+
 TABLE.add(
   'workdir',
   {
+    'times of another shape': times_of_another_shape,
+    'record of two values': record('{"config": {"epochs": 1, "epochs": 2}}'),
+    'record without a number': record('{"config": {"epochs": NaN}}'),
     'another seed': another_run(seed=1),
     'another method': another_run(method='vanilla'),
     'several other fields': another_run(
@@ -485,6 +494,11 @@ TABLE.add(
     'record is null': record('null'),
   },
   others=r'(?<=of this program \().*(?=\)\.$)',
+)
+TABLE.add(
+  'workdir',
+  {'record of a list': record('{"config": {"seed": []}, "fingerprint": "x"}')},
+  others=r'(?<=seed = \(\): ).*(?=\)\.$)',
 )
 TABLE.add(
   'workdir',

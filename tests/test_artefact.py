@@ -12,7 +12,7 @@ import tiny
 
 from srdl_jax import artefact, srdl, trained
 from srdl_jax.errors import CheckpointError, DataError, WorkdirError
-from srdl_jax.runs import stop_request
+from srdl_jax.runs import formats, stop_request
 
 
 @pytest.fixture(scope='module')
@@ -112,6 +112,39 @@ def test_a_damaged_record_is_refused(moved):
   path.write_text(path.read_text().replace('grass', 'Gras'))
   with pytest.raises(WorkdirError, match=r'model.json is damaged'):
     trained.open_networks(moved)
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    *(('task', 'dream'), ('task', ['classification']), ('resize', None)),
+    *(('image_shape', 8), ('image_shape', [8, 8]), ('image_shape', [8, 8, -1])),
+    *(('mean', [0.5, 'x', 0.5]), ('mean', [0.5]), ('std', {})),
+    *(('classes', []), ('classes', 'abc'), ('words', ['one']), ('words', {})),
+    *(('networks', [3]), ('data', []), ('data', {'name': 'x'})),
+  ],
+)
+def test_a_record_of_another_shape_is_refused(moved, name, value):
+  record = json.loads((moved / artefact.FILE).read_text()) | {name: value}
+  # Sealed as if by the program, or by an earlier one that had no seals.
+  for sealed in (True, False):
+    bare = {k: v for k, v in record.items() if k not in ('digest', 'format')}
+    record = formats.sealed(bare) if sealed else bare
+    (moved / artefact.FILE).write_text(json.dumps(record))
+    with pytest.raises(WorkdirError, match=f'a network: its {name} can not be'):
+      trained.open_networks(moved)
+
+
+def test_a_directory_wins_over_the_name_of_a_checkpoint(tmp_path):
+  for name in ('a', 'b:final', 'c', 'c:best'):
+    (tmp_path / name).mkdir()
+  given = [f'{tmp_path}/{n}' for n in ('a:stage_1', 'b:final', 'c', 'c:best')]
+  assert trained.chosen(given, 'ensemble') == {
+    tmp_path / 'a': 'stage_1',
+    tmp_path / 'b:final': 'ensemble',
+    tmp_path / 'c': 'ensemble',
+    tmp_path / 'c:best': 'ensemble',
+  }
 
 
 def test_the_record_of_another_run_is_refused(moved):

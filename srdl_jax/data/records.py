@@ -11,8 +11,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module
@@ -20,14 +19,12 @@ from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from srdl_jax import storage
-from srdl_jax.storage import files
+from srdl_jax.storage import arrays, files
 
 # JPEG files don't get smaller by it.
 _OPTIONS = 'group_size:1,uncompressed'
 # What array_record and the parser raise for bytes that have changed.
 _DAMAGE = (DecodeError, IndexError, OSError, RuntimeError, ValueError)
-# What numpy raises for a note that is damaged.
-_NOTE_DAMAGE = (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +166,9 @@ class Shard:
   file_bytes: int
 
 
+_NOTED = [field.name for field in dataclasses.fields(Shard)]
+
+
 class Shards:
   """The shards of one split, in order."""
 
@@ -244,17 +244,20 @@ class Shards:
   def _read(self) -> Iterator[Shard]:
     for number in itertools.count():
       try:
-        # numpy leaves a file open that it opened itself and can't read.
-        with self._note(number).open('rb') as file, np.load(file) as note:
-          shard = Shard(
-            names=note['names'],
-            labels=note['labels'],
-            image_bytes=int(note['image_bytes']),
-            file_bytes=int(note['file_bytes']),
-          )
+        shard = _noted(arrays.read(self._note(number), _NOTED))
         if self._path(number).stat().st_size != shard.file_bytes:
           return
-      except _NOTE_DAMAGE:
+      except (LookupError, OSError, TypeError, ValueError):
         # Also where it is missing: this one is written next.
         return
       yield shard
+
+
+def _noted(note: Mapping[str, np.ndarray]) -> Shard:
+  """Returns what a note says, once its shapes fit each other."""
+  names, labels = note['names'], note['labels']
+  fit = names.shape == labels.shape == (names.size,) and names.size
+  if not fit or names.dtype.kind != 'U' or labels.dtype.kind != 'i':
+    raise ValueError(f'{names.dtype} {names.shape}, {labels.dtype}')
+  sizes = {n: int(note[n]) for n in ('image_bytes', 'file_bytes')}
+  return Shard(names, labels, **sizes)

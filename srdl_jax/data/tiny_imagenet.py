@@ -14,7 +14,6 @@ import dataclasses
 import hashlib
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 
 import tensorflow_datasets as tfds
@@ -23,6 +22,7 @@ from srdl_jax import storage
 from srdl_jax.data import preparation, tfds_reader
 from srdl_jax.data.folder_files import listed
 from srdl_jax.errors import DataError
+from srdl_jax.storage import arrays
 
 _SHAPE = (64, 64, 3)
 _FOLDER = 'tiny-imagenet-200'
@@ -149,7 +149,7 @@ class TinyImageNet(preparation.Archive):
         try:
           content = archive.read(member)
           tfds_reader.pixels_of(content, _SHAPE)
-        except (ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except arrays.DAMAGE as error:
           raise _wrong(archive, f'cannot decode {member}: {error}') from error
         name = member.rpartition('/')[2]
         # TFDS orders by a hash of the key: another would renumber all rows.
@@ -183,14 +183,18 @@ def _wrong(archive: _Zip, reason: str) -> DataError:
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[_Zip]:
-  try:
-    if path.is_dir():
+  if path.is_dir():
+    try:
       yield _Unpacked(path)
-      return
-    with zipfile.ZipFile(path) as archive:
-      yield archive
-  except (OSError, zipfile.BadZipFile, zlib.error) as error:
+    except OSError as error:
+      raise DataError(f'cannot read {path}: {error}; mend it') from error
+    return
+  try:
+    archive = zipfile.ZipFile(path)
+  except arrays.DAMAGE as error:
     raise DataError(f'cannot read {path}: {error}; replace it') from error
+  with archive:
+    yield archive
 
 
 def _lines(archive: _Zip, member: str) -> list[str]:
@@ -199,7 +203,7 @@ def _lines(archive: _Zip, member: str) -> list[str]:
     text = archive.read(member).decode()
   except KeyError:
     raise _wrong(archive, f'it has no {member}') from None
-  except ValueError as error:
+  except arrays.DAMAGE as error:
     raise _wrong(archive, f'cannot decode {member}: {error}') from error
   return [line for line in text.splitlines() if line.strip()]
 

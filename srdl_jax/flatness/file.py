@@ -85,7 +85,13 @@ def read(path: pathlib.Path) -> Flatness:
       commit=str(found.get('commit') or ''),
       device=str((found.get('device') or {}).get('kind', '')),
     )
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise WorkdirError(
       f'{path} is not what python -m srdl_jax.flatness writes.'
     ) from error

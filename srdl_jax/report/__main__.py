@@ -4,9 +4,10 @@
     python -m srdl_jax.report DIR... [--out=report.html | --out=report.md]
 
 A DIR is a run directory, or holds some anywhere below it, or is or holds a
-flatness.json. Runs that differ in nothing but the seed are one row. The last
-epoch is the result; the best one stands beside it. The HTML file needs no
-other; beside the Markdown there is a folder of figures, if it has any.
+flatness.json; what can be no run, such as last time's report, is passed over,
+so that DIR/* may be given. Runs that differ in nothing but the seed are one
+row. The last epoch is the result; the best one stands beside it. The HTML file
+needs no other; beside the Markdown there is a folder of figures, if it has any.
 """
 
 import pathlib
@@ -16,6 +17,9 @@ from absl import flags
 
 from srdl_jax import command, report, storage
 from srdl_jax.errors import ConfigError
+
+# Of the names in a line.
+_FEW = 6
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,8 +33,16 @@ def main(argv: Sequence[str]) -> None:
   found = report.read(directories)
   for line in found.left_out:
     storage.say(f'left out: {line}')
+  passed = ', '.join(found.passed_over[:_FEW])
+  if more := len(found.passed_over[_FEW:]):
+    passed += f' and {more} more'
   if not found.rows and not found.flatness:
-    raise ConfigError('None of these directories holds a finished run.')
+    raise ConfigError(
+      'None of these directories holds a finished run'
+      f'{passed and f"; no runs are {passed}"}.'
+    )
+  if passed:
+    storage.say(f'passed over, as no runs: {passed}')
   if out:
     report.write(out, found)
   else:

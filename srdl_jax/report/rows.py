@@ -18,6 +18,8 @@ from srdl_jax.runs.finished import FinishedRun
 
 # Folders that hold no runs: hidden ones, and what belongs to a run's stages.
 _WITHOUT_RUNS = re.compile(r'\..*|stage_\d+', re.DOTALL)
+# A folder of nothing else is one of figures or notes.
+_OTHERS = {'.csv', '.html', '.log', '.md', '.pdf', '.png', '.svg', '.txt'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +97,14 @@ class Found:
     rows: in the order in which they first appear.
     flatness: files of it, in their order.
     left_out: a line about each thing that can't be used.
+    passed_over: what was given and can be no run: notes, figures, last time's
+      report. A glob gives such things.
   """
 
   rows: list[ReportRow]
   flatness: list[flatness.Flatness]
   left_out: list[str]
+  passed_over: list[str] = dataclasses.field(default_factory=list)
 
 
 def read(directories: Sequence[str]) -> Found:
@@ -115,7 +120,7 @@ def read(directories: Sequence[str]) -> Found:
   rows: dict[str, ReportRow] = {}
   seen: set[str] = set()
   for name in directories:
-    for place in _search(name, found.left_out):
+    for place in _search(name, found):
       real = os.path.realpath(place)
       if real in seen:
         continue
@@ -138,18 +143,22 @@ def read(directories: Sequence[str]) -> Found:
   return found
 
 
-def _search(name: str, left_out: list[str]) -> Iterator[pathlib.Path]:
+def _search(name: str, found: Found) -> Iterator[pathlib.Path]:
   """Yields run directories and files of flatness."""
   try:
     root = run_directory.local(name)
   except SrdlError as error:
-    left_out.append(str(error))
+    found.left_out.append(str(error))
     return
   if root.is_file():
-    yield root.parent if root.name == run_directory.RESULT else root
+    if root.suffix != '.json':
+      found.passed_over.append(name)
+    else:
+      yield root.parent if root.name == run_directory.RESULT else root
     return
   unreadable: list[str] = []
   empty = True
+  kinds: set[str] = set()
   # Of itself, os.walk passes over what can't be read.
   for folder, folders, files in os.walk(
     root,
@@ -160,13 +169,16 @@ def _search(name: str, left_out: list[str]) -> Iterator[pathlib.Path]:
       yield pathlib.Path(folder) / flatness.NAME
     if run:
       yield pathlib.Path(folder)
+    kinds |= {pathlib.PurePath(file).suffix for file in files}
     empty = empty and not run and flatness.NAME not in files
     # A run holds no other.
     within = () if run else sorted(folders)
     folders[:] = [name for name in within if not _WITHOUT_RUNS.fullmatch(name)]
-  left_out += unreadable
-  if empty and not unreadable:
-    left_out.append(f'{name}: no finished run in it.')
+  found.left_out.extend(unreadable)
+  if empty and kinds and kinds <= _OTHERS:
+    found.passed_over.append(name)
+  elif empty and not unreadable:
+    found.left_out.append(f'{name}: no finished run in it.')
 
 
 def _add(rows: dict[str, ReportRow], run: FinishedRun) -> ReportRow:

@@ -2,21 +2,19 @@
 """Given features, of any program: arrays in files, checked and pooled."""
 
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from srdl_jax.errors import DataError
 from srdl_jax.retrieval.features import pool_queries
+from srdl_jax.storage import arrays as stored
 
 Arrays = dict[str, np.ndarray]
 SIDES = ('query', 'gallery', 'query_ids', 'gallery_ids')
 CAMERAS = ('query_cameras', 'gallery_cameras')
 MULTI_QUERY = ('multi_query', 'multi_query_ids', 'multi_query_cameras')
 IMAGES = ('query_images', 'gallery_images')
-_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def read(path: pathlib.Path) -> Arrays:
@@ -29,15 +27,12 @@ def read(path: pathlib.Path) -> Arrays:
   try:
     if path.is_dir():
       files = {file.stem: file for file in path.glob('*.npy')}
-      arrays = {name: np.load(files[name]) for name in known & set(files)}
+      arrays = {n: stored.read_one(files[n]) for n in known & set(files)}
     else:
-      with zipfile.ZipFile(path):  # NumPy would take other files, too.
-        pass
-      with np.load(path) as stored:
-        arrays = {name: stored[name] for name in known & set(stored)}
+      arrays = stored.read(path, known)
   except FileNotFoundError as error:
     raise DataError(f'{path}: there is no such file.') from error
-  except _DAMAGE as error:
+  except ValueError as error:
     raise DataError(
       f'{path} is no .npz file of plain arrays, or is damaged: {error}.'
     ) from error

@@ -77,11 +77,20 @@ def integers(values: np.ndarray, name: str) -> np.ndarray:
       f'{name}: one integer for each image is needed, not {values.dtype} '
       f'{list(values.shape)}.'
     )
-  return values.astype(np.int64)
+  found = values.astype(np.int64)
+  # A large number would become a negative one, as junk is.
+  if (wrong := found != values).any():
+    raise DataError(
+      f'{name}: {values[wrong.argmax()]} is larger than an int64 can be.'
+    )
+  return found
 
 
 def refuse_other_lengths(**lists: np.ndarray) -> None:
   """Raises DataError where lists of the same images, by name, differ."""
+  for name, values in lists.items():
+    if not np.ndim(values):
+      raise DataError(f'{name}: one for each image is needed, not one number.')
   lengths = {name: len(values) for name, values in lists.items()}
   if len(set(lengths.values())) > 1:
     text = ', '.join(f'{name} {length}' for name, length in lengths.items())

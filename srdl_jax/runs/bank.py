@@ -99,7 +99,8 @@ def read_attributes(folder: storage.Path) -> dict[str, Any]:
     raise _damage(folder, f'its marker is not of format {_FORMAT}')
   if marker.get('metadata') != hashlib.sha256(text).hexdigest():
     raise _damage(folder, 'its metadata are not those that were written')
-  return json.loads(text)['attributes']
+  with _failures(folder, 'read'):
+    return dict(json.loads(text)['attributes'])
 
 
 def read_values(
@@ -224,7 +225,13 @@ def _failures(path: storage.Path, verb: str) -> Iterator[None]:
     yield
   except errors.SrdlError:
     raise
-  except (*bucket.errors_of(path), ValueError, RuntimeError) as cause:
+  except (
+    *bucket.errors_of(path),
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+  ) as cause:
     # TensorStore has no class of its own: its statuses come as these.
     reason = ' '.join(str(cause).split())[:300]
     if verb == 'read':

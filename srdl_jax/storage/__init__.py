@@ -24,6 +24,7 @@ __all__ = [
   'Told',
   'Unfailing',
   'absolute',
+  'arrays',
   'bucket',
   'exists',
   'failures',

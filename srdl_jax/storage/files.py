@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import secrets
@@ -31,20 +32,50 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
   replace(path, text.encode())
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str], **wanted: Any) -> Any:
   """Reads what `write_json` wrote.
 
+  Args:
+    **wanted: types by the names that it must have, as an object.
+
   Raises:
-    WorkdirError: the file is missing, unreadable or not JSON.
+    WorkdirError: the file is missing, unreadable or not JSON, or lacks what is
+      wanted.
   """
   with failures(path, 'read'):
     content = bucket.path_of(path).read_bytes()
   try:
-    return json.loads(content)
+    found = json.loads(
+      content,
+      object_pairs_hook=_object,
+      parse_constant=_number,
+      parse_float=_number,
+    )
   except (ValueError, RecursionError) as error:
     raise errors.WorkdirError(
       f'{path} is damaged (not JSON: {error}): remove it or restore it'
     ) from error
+  for name, kind in wanted.items():
+    if not (isinstance(found, dict) and isinstance(found.get(name), kind)):
+      raise errors.WorkdirError(
+        f'{path} is damaged (it has no {name}): remove it or restore it'
+      )
+  return found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  # Of two values Python would take the last without a word.
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    raise ValueError('an object names something twice')
+  return found
+
+
+def _number(text: str) -> float:
+  # Python would take NaN, and 1e999 for infinity.
+  if not math.isfinite(number := float(text)):
+    raise ValueError(f'{text} is no number of it')
+  return number
 
 
 def replace(path: str | os.PathLike[str], content: bytes) -> None:

@@ -3,36 +3,30 @@
 
 import dataclasses
 import pathlib
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
-import safetensors
 from flax import traverse_util
 
 from srdl_jax import models, storage
-from srdl_jax.errors import CheckpointError, ConfigError, WorkdirError
+from srdl_jax.errors import CheckpointError, WorkdirError
+from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs.checkpoint import Checkpoints, Moment, digest
 from srdl_jax.weights import torch as torch_layout
 
 __all__ = [
   'Weights',
-  'channels_of',
   'check_fit',
   'load',
-  'num_classes_of',
   'overlay',
-  'read_tensors',
   'refuse_misfits',
   'save',
+  'state_dict',
   'torch',
 ]
 
-STEMS = ('conv1', 'features.conv0')
-_DTYPES = {f'F{n}': f'float{n}' for n in (16, 32, 64)} | {'BF16': 'bfloat16'}
 # Lines of a message; a longer list is printed before it.
 _MOST = 6
 
@@ -62,115 +56,6 @@ class Weights:
     if self.new_classifier or self.num_classes != classes:
       text += f', with a new classifier of {classes}'
     return text
-
-
-def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads the tensors of a PyTorch state dict.
-
-  Args:
-    path: a .safetensors file, or a .pth, .pt or .bin file, which needs PyTorch
-      and is loaded without running any code that it may hold.
-
-  Returns:
-    Finite float32 tensors by name; counts of batches are left out.
-
-  Raises:
-    CheckpointError: the file can't be read, or a tensor isn't of float32 or
-      not finite.
-    ConfigError: PyTorch is needed and isn't installed.
-  """
-  if not path.is_file():
-    raise CheckpointError(f'{path}: there is no such file.')
-  read = _safetensors if path.suffix == '.safetensors' else _pickled
-  found = {}
-  for name, dtype, value in read(path):
-    if name.endswith(torch_layout.IGNORED):
-      continue
-    if dtype != 'float32':
-      raise CheckpointError(
-        f'{path}: {name} is {dtype}, not float32: convert the file first.'
-      )
-    if not np.isfinite(value).all():
-      raise CheckpointError(f'{path}: {name} holds a NaN or an infinity.')
-    found[_present_name(name)] = value
-  if not found:
-    raise CheckpointError(f'{path}: there are no tensors in it.')
-  return found
-
-
-def _safetensors(path) -> Iterator[tuple[str, str, np.ndarray | None]]:
-  try:
-    with safetensors.safe_open(path, framework='np') as file:
-      for name in sorted(file.keys()):
-        dtype = file.get_slice(name).get_dtype()
-        # NumPy has no bfloat16.
-        value = file.get_tensor(name) if dtype == 'F32' else None
-        yield name, _DTYPES.get(dtype, dtype), value
-  except (safetensors.SafetensorError, OSError) as error:
-    raise CheckpointError(
-      f'{path} is damaged, or no safetensors file ({error}).'
-    ) from error
-
-
-def _pickled(path) -> Iterator[tuple[str, str, np.ndarray | None]]:
-  try:
-    import torch
-  except ImportError as error:
-    raise ConfigError(
-      f'{path}: PyTorch is needed for {path.suffix} files, and is not '
-      'installed. Install it, or take a .safetensors file.'
-    ) from error
-  try:
-    tensors = torch.load(path, map_location='cpu', weights_only=True)
-  except Exception as error:
-    # Damage shows as an error of the unpickler, of zip files, or of PyTorch.
-    raise CheckpointError(
-      f'{path} is damaged, or holds more than tensors: PyTorch does not load '
-      f'it with weights_only ({type(error).__name__}).'
-    ) from error
-  for wrapper in ('state_dict', 'model'):
-    if isinstance(tensors, dict) and isinstance(tensors.get(wrapper), dict):
-      tensors = tensors[wrapper]
-  if not isinstance(tensors, dict) or not all(
-    isinstance(name, str)
-    and isinstance(value, torch.Tensor)
-    and value.layout == torch.strided
-    for name, value in tensors.items()
-  ):
-    raise CheckpointError(f'{path} is not a state dict of dense tensors.')
-  for name, value in tensors.items():
-    dtype = str(value.dtype).removeprefix('torch.')
-    yield name, dtype, value.detach().numpy() if dtype == 'float32' else None
-
-
-def _present_name(name: str) -> str:
-  # torchvision's published DenseNets have the names of an older version, and
-  # a model trained on several GPUs a prefix.
-  name = name.removeprefix('module.')
-  return re.sub(r'(denselayer\d+\.(?:norm|conv))\.([12])\.', r'\1\2.', name)
-
-
-def num_classes_of(path: pathlib.Path, tensors: Mapping[str, Any]) -> int:
-  """Returns the number of classes of a state dict's classifier.
-
-  Raises:
-    CheckpointError: it has none.
-  """
-  for classifier in models.CLASSIFIERS:
-    weight = tensors.get(f'{classifier}.weight')
-    if weight is not None and weight.ndim == 2 and len(weight):
-      return len(weight)
-  names = ' or '.join(f'{name}.weight [K, D]' for name in models.CLASSIFIERS)
-  raise CheckpointError(f'{path}: there is no classifier, {names}.')
-
-
-def channels_of(tensors: Mapping[str, Any]) -> int:
-  """Returns the number of an image's channels; 3 where no stem tells it."""
-  for stem in STEMS:
-    weight = tensors.get(f'{stem}.weight')
-    if weight is not None and weight.ndim == 4:
-      return weight.shape[1]
-  return 3
 
 
 def save(
@@ -206,6 +91,17 @@ def load(directory: str) -> Weights:
     CheckpointError: there is nothing, it is damaged, or of another making.
   """
   path = pathlib.Path(directory).expanduser()
+  if path.is_file():
+    raise CheckpointError(
+      f'init.from_path = {directory!r} is a file: make a directory of it, with '
+      f'srdl weights import --from={directory} --model=MODEL --out=DIR, and '
+      'start from that.'
+    )
+  if (path / run_directory.CONFIG).is_file():
+    raise CheckpointError(
+      f'init.from_path = {directory!r} is a run: srdl weights export writes '
+      'its weights to a .safetensors file; import that, and start from it.'
+    )
   with Checkpoints(path, read_only=True) as checkpoints:
     if checkpoints.steps() != [0]:
       raise CheckpointError(

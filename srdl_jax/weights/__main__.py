@@ -38,7 +38,7 @@ from srdl_jax.reproduce import Setting, scales
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import environment, finished
 from srdl_jax.trained import Trained
-from srdl_jax.weights import folder
+from srdl_jax.weights import folder, state_dict
 from srdl_jax.weights import torch as torch_layout
 
 # What is written, by the suffix of its name.
@@ -61,7 +61,7 @@ def import_weights(source: pathlib.Path, model: str, out: pathlib.Path) -> str:
   """Reads a PyTorch state dict into a directory; returns a line about it.
 
   Args:
-    source: see `weights.read_tensors`.
+    source: see `state_dict.read`.
     model: a key of models.MODELS.
     out: missing or empty.
 
@@ -71,18 +71,30 @@ def import_weights(source: pathlib.Path, model: str, out: pathlib.Path) -> str:
       doesn't fit is named, with both shapes.
     WorkdirError: the directory isn't empty, or can't be written.
   """
-  models.create(model, 1)
-  tensors = weights_lib.read_tensors(source)
-  num_classes = weights_lib.num_classes_of(source, tensors)
+  wanted = torch_layout.shapes(_like(model, 1, 3))
+  found, told = state_dict.read(source)
+  tensors, changes = state_dict.of_network(source, found, model, wanted)
+  how = ''.join(f' ({line})' for line in (*told, *changes))
+  num_classes = state_dict.num_classes_of(source, tensors)
   variables, misfits = _fit(tensors, model, num_classes)
   weights_lib.refuse_misfits(
-    f'{source} is not a {model} of {num_classes} classes', misfits
+    f'{source} is not a {model} of {num_classes} classes{how}', misfits
   )
   weights_lib.save(out, model, variables, source.name)
   return (
     f'{len(tensors)} tensors of a {model} of {num_classes} classes are in '
-    f'{out}; start from them with --config.init.from_path={out}'
+    f'{out}{how}; start from them with --config.init.from_path={out}'
   )
+
+
+def _like(model: str, num_classes: int, channels: int, **options: Any) -> Any:
+  """Returns the shapes of a network's variables."""
+  network = models.create(model, num_classes, **options)
+  init = functools.partial(network.init, train=False)
+  # The number of pixels is of no consequence: networks pool over them all. A
+  # file may tell any number of channels: nothing has them.
+  images = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)
+  return jax.eval_shape(init, jax.random.key(0), images)
 
 
 def _fit(
@@ -90,15 +102,12 @@ def _fit(
 ) -> tuple[dict[str, Any], list[str]]:
   """Returns variables and misfits for the options that fit, or the usual."""
   found = []
-  # The number of pixels is of no consequence: networks pool over them all.
-  images = jnp.zeros((1, 64, 64, weights_lib.channels_of(tensors)))
+  channels = state_dict.channels_of(tensors)
   for options in VARIANTS:
     try:
-      network = models.create(model, num_classes, **options)
+      like = _like(model, num_classes, channels, **options)
     except ConfigError:  # Not an option of this family.
       continue
-    init = functools.partial(network.init, train=False)
-    like = jax.eval_shape(init, jax.random.key(0), images)
     variables, misfits = torch_layout.from_torch(tensors, like)
     if not misfits:
       return variables, []

@@ -9,7 +9,6 @@ name and the order of axes differ: kernels are [H, W, I, O] or [I, O] here and
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax import traverse_util
 
@@ -37,20 +36,21 @@ def name_of(path: tuple[str, ...]) -> str:
 
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Returns {params, batch_stats} by PyTorch's names, in its layout."""
-  flat = traverse_util.flatten_dict(
-    {name: variables[name] for name in ('params', 'batch_stats')}
-  )
   # safetensors writes a transposed array as if it weren't, without a word.
   return {
     name_of(path): np.ascontiguousarray(_turn(np.asarray(value), (3, 2, 0, 1)))
-    for path, value in flat.items()
+    for path, value in _flat(variables).items()
   }
 
 
 def shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
   """Returns what `to_torch` would give of arrays or shapes: its shapes."""
-  bare = jax.tree.map(lambda x: np.empty(x.shape, bool), dict(variables))
-  return {name: value.shape for name, value in to_torch(bare).items()}
+  # Arrays of one number in memory: a file's numbers of channels and classes may
+  # ask for any size.
+  return {
+    name_of(path): _turn(np.broadcast_to(False, x.shape), (3, 2, 0, 1)).shape
+    for path, x in _flat(variables).items()
+  }
 
 
 def from_torch(
@@ -85,6 +85,12 @@ def from_torch(
     if name not in wanted and not name.endswith(IGNORED)
   ]
   return traverse_util.unflatten_dict(flat), misfits
+
+
+def _flat(variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+  return traverse_util.flatten_dict(
+    {name: variables[name] for name in ('params', 'batch_stats')}
+  )
 
 
 def _turn(value: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

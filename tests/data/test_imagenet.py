@@ -2,6 +2,7 @@
 """Tests of ImageNet: from made archives of the official form to batches."""
 
 import dataclasses
+import functools
 import importlib.util
 import io
 import multiprocessing
@@ -15,13 +16,14 @@ import tarfile
 
 import made_imagenet
 import numpy as np
+import odd_arrays
 import pytest
 import started
 import tensorflow_datasets as tfds
 from made_imagenet import DEVKIT, TRAIN, VALIDATION
 from PIL import Image
 
-from srdl_jax import data
+from srdl_jax import data, storage
 from srdl_jax.data import decoding, imagenet
 from srdl_jax.data import records as records_lib
 from srdl_jax.data.imagenet import archives as imagenet_archives
@@ -317,6 +319,10 @@ def test_another_preparation_does_not_go_on(copied, tmp_path):
   with pytest.raises(DataError, match=f'another {VALIDATION} '):
     prepare(copied.folder, tmp_path)
   assert contents(tmp_path / STAGING) == before
+  for odd in ('[3]', '{"shard', '{"shard_examples": NaN}'):
+    (tmp_path / STAGING / 'plan.json').write_text(odd)
+    with pytest.raises(DataError, match='another shard.*remove that folder'):
+      prepare(copied.folder, tmp_path)
 
 
 def test_finished_classes_are_not_read_again(copied):
@@ -674,6 +680,33 @@ def test_an_index_is_made_again(prepared, copied_tfds, capsys, how):
   assert dataset.test.labels.tolist() == expected.test.labels.tolist()
   assert path.read_bytes() == before
   assert 'index of train: 240 of 240 images' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind', [*odd_arrays.DAMAGES, *odd_arrays.SHAPES])
+def test_an_odd_index_or_note_is_none(tmp_path, caplog, kind):
+  shards = records_lib.Shards(tmp_path, tmp_path, 'train')
+  examples = [records_lib.Example(f'{n}.jpg', n, b'x') for n in range(3)]
+  shards.append(examples, storage.Told('train', 'images', 3))
+  index = imagenet_index.Index(np.arange(3), 'f', np.array([[3, 9]]))
+  imagenet_index.write(tmp_path, {'train': index})
+  assert records_lib.Shards(tmp_path, tmp_path, 'train').names == shards.names
+  assert imagenet_index.read(tmp_path, ['train']).keys() == {'train'}
+  for path in tmp_path.glob('*.npz'):
+    change = odd_arrays.DAMAGES.get(kind) or functools.partial(
+      odd_arrays.shaped, value=odd_arrays.SHAPES.get(kind)
+    )
+    path.write_bytes(change(path.read_bytes()))
+  assert imagenet_index.read(tmp_path, ['train']) == {}
+  assert f'{imagenet_index.FILE} is damaged (' in caplog.text
+  assert '\n' not in caplog.text.strip()
+  assert not records_lib.Shards(tmp_path, tmp_path, 'train').finished
+
+
+def test_an_index_of_too_few_labels_is_none(tmp_path):
+  for count in (3, 2):
+    index = imagenet_index.Index(np.arange(count), 'f', np.array([[3, 9]]))
+    imagenet_index.write(tmp_path, {'train': index})
+    assert (imagenet_index.read(tmp_path, ['train']) == {}) == (count == 2)
 
 
 def test_an_index_that_cannot_be_kept_is_used(copied_tfds, prepared, caplog):

@@ -18,6 +18,7 @@ import zipfile
 import zlib
 
 import numpy as np
+import odd_arrays
 import pytest
 import started
 import tensorflow_datasets as tfds
@@ -501,6 +502,16 @@ def test_what_is_no_zip_is_named(tmp_path):
   path = tmp_path / FILE
   path.write_bytes(b'<html>moved</html>')
   _fails(_spec(path), tmp_path, tmp_path / 'tfds', f'cannot read {path}')
+
+
+@pytest.mark.parametrize(
+  'kind', [k for k in odd_arrays.DAMAGES if re.search('cryp|ver|comp|said', k)]
+)
+def test_an_odd_zip_is_named(made, tmp_path, kind):
+  path = tmp_path / FILE
+  content = (made.folder / FILE).read_bytes()
+  path.write_bytes(odd_arrays.DAMAGES[kind](content))
+  _fails(_spec(path), tmp_path, tmp_path / 'tfds', f'{path}.*: .*replace it')
 
 
 def test_a_flipped_byte_is_named(made, tmp_path):

@@ -6,6 +6,7 @@ import json
 import made_runs
 import numpy as np
 import pytest
+import started
 
 from srdl_jax import flatness, storage
 from srdl_jax.errors import WorkdirError
@@ -165,7 +166,9 @@ def test_malformed_results_are_left_out(tmp_path, path, value):
   read = rows.read([str(tmp_path)])
   assert not read.rows and len(read.left_out) == 1
   assert str(tmp_path) in read.left_out[0]
-  assert 'damaged' not in read.left_out[0]
+  # It is read, and then misses something.
+  told = read.left_out[0]
+  assert 'damaged' not in told or 'is no number of it' in told
 
 
 def test_older_results_lack_names_and_fields(place):
@@ -361,6 +364,37 @@ def test_older_flatness_groups_what_may_be_seeds_alone(tmp_path):
     'resnet8, srdl, parameters=100': ['a'],
     'resnet8, srdl, parameters=7': ['b'],
   }
+
+
+def test_what_a_glob_gives_beside_runs_is_passed_over(place, tmp_path):
+  place('a', 'srdl', 0, 0.5)
+  # A sweep's runs lie deeper, beside its logs.
+  place('sweep/runs/b', 'srdl', 1, 0.5)
+  storage.write_json(tmp_path / 'flatness.json', made_runs.flatness())
+  others = ['README.md', 'notes.txt', 'out', 'report.html', 'report.md']
+  for name in (*others, 'logs/a.log', 'report_figures/fig3.svg'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('of no use')
+  (tmp_path / 'begun').mkdir()
+  names = sorted(str(path) for path in tmp_path.iterdir())
+  found = rows.read(names)
+  assert seeds(found) == [[0, 1]] and len(found.flatness) == 1
+  assert found.left_out == [f'{tmp_path}/begun: no finished run in it.']
+  passed = sorted(
+    str(tmp_path / name) for name in (*others, 'logs', 'report_figures')
+  )
+  assert found.passed_over == passed
+  done = started.python('-m', 'srdl_jax.report', *names)
+  assert done.stderr.splitlines() == [
+    f'left out: {tmp_path}/begun: no finished run in it.',
+    f'passed over, as no runs: {", ".join(passed[:6])} and 1 more',
+  ]
+  assert '50.00' in done.stdout
+  done = started.python('-m', 'srdl_jax.report', *passed)
+  assert done.returncode == 2 and done.stderr.splitlines() == [
+    'error: None of these directories holds a finished run; no runs are '
+    f'{", ".join(passed[:6])} and 1 more.'
+  ]
 
 
 def test_files_are_read_as_well_as_directories(place, tmp_path):

@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import numpy as np
+import odd_arrays
 import pytest
 import started
 
@@ -241,6 +242,75 @@ def test_bad_features_are_refused(
     rank.rank(path, **options)
   assert '\n' not in str(raised.value)
   assert [file.name for file in tmp_path.iterdir()] == ['f.npz']
+
+
+@pytest.mark.parametrize('kind', [*odd_arrays.DAMAGES, *odd_arrays.SHAPES])
+def test_odd_files_are_refused_in_a_line(tmp_path, kind):
+  path = saved(tmp_path / 'f.npz')
+  if kind in odd_arrays.DAMAGES:
+    odd = odd_arrays.DAMAGES[kind](path.read_bytes())
+    pattern = 'f.npz is no .npz file of plain arrays, or is damaged: '
+  else:
+    odd = odd_arrays.shaped(path.read_bytes(), odd_arrays.SHAPES[kind])
+    pattern = 'features are|ids: |gallery: '
+  path.write_bytes(odd)
+  for options in ({}, {'multi_query': 'max'}):
+    with pytest.raises(DataError, match=pattern) as told:
+      rank.rank(path, **options)
+    assert '\n' not in str(told.value) and len(str(told.value)) < 500
+
+
+@pytest.mark.parametrize('kind', odd_arrays.SHAPES)
+@pytest.mark.parametrize(
+  'name',
+  ['query_ids', 'gallery_cameras', 'multi_query_ids', 'multi_query_cameras'],
+)
+def test_odd_identities_are_refused_in_a_line(tmp_path, name, kind):
+  path = saved(tmp_path / 'f.npz', **{name: odd_arrays.SHAPES[kind]})
+  with pytest.raises(DataError, match='needed') as told:
+    rank.rank(path, multi_query='average')
+  assert '\n' not in str(told.value)
+
+
+def test_odd_images_are_refused_in_a_line(tmp_path):
+  path = saved(tmp_path / 'f.npz', gallery_images=np.uint8(1))
+  with pytest.raises(DataError, match='gallery_images: one for each image'):
+    rank.rank(path, montage_file=tmp_path / 'x.png')
+
+
+def test_numbers_beyond_int64_are_no_junk(tmp_path):
+  ids = ARRAYS['gallery_ids'].astype(np.uint64)
+  ids[3] = 2**64 - 1
+  path = saved(tmp_path / 'f.npz', gallery_ids=ids)
+  with pytest.raises(DataError, match='gallery_ids: 18446744073709551615 is'):
+    rank.rank(path)
+
+
+def test_orders_of_bytes_and_axes_change_nothing(tmp_path):
+  changes = {
+    name: np.asfortranarray(value.astype(value.dtype.newbyteorder('>')))
+    for name, value in ARRAYS.items()
+  }
+  plain = rank.rank(saved(tmp_path / 'plain.npz'), multi_query='max')
+  assert rank.rank(saved(tmp_path / 'f.npz', **changes), multi_query='max') == (
+    plain
+  )
+
+
+@pytest.mark.parametrize('kind', ['archive', 'objects', 'cut short'])
+def test_odd_arrays_of_a_folder_are_refused_in_a_line(tmp_path, kind):
+  for name, value in SIDES.items():
+    np.save(tmp_path / f'{name}.npy', value)
+  file = tmp_path / 'query.npy'
+  if kind == 'archive':
+    file.write_bytes(saved(tmp_path / 'f.npz').read_bytes())
+  elif kind == 'objects':
+    np.save(file, np.array([{}]), allow_pickle=True)
+  else:
+    file.write_bytes(file.read_bytes()[:-9])
+  with pytest.raises(DataError, match='of plain arrays, or is damaged') as told:
+    rank.rank(tmp_path)
+  assert '\n' not in str(told.value)
 
 
 def test_damaged_files_are_refused(tmp_path):

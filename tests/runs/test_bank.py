@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bank on disk is whole and unchanged, or refused; kills and damage."""
 
+import hashlib
 import os
 import pathlib
 import shutil
@@ -22,7 +23,7 @@ from made_bank import (
   save,
 )
 
-from srdl_jax import soft_targets
+from srdl_jax import soft_targets, storage
 from srdl_jax.runs import bank as bank_files
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -184,6 +185,19 @@ def test_every_missing_file_is_refused(folder):
 def test_marker_of_something_else_is_refused(folder, content):
   save(folder)
   (folder / 'COMPLETE').write_bytes(content)
+  assert 'damaged' in refusal(load, folder)
+
+
+@pytest.mark.parametrize(
+  'content', [b'x', b'[1]', b'{}', b'{"attributes": 3}', b'[' * 10**5]
+)
+def test_metadata_of_something_else_are_refused(folder, content):
+  save(folder)
+  (folder / 'log_probs' / 'zarr.json').write_bytes(content)
+  marker = storage.read_json(folder / 'COMPLETE')
+  # As if it had been written so.
+  marker['metadata'] = hashlib.sha256(content).hexdigest()
+  storage.write_json(folder / 'COMPLETE', marker)
   assert 'damaged' in refusal(load, folder)
 
 

@@ -242,6 +242,36 @@ def test_damaged_json_is_refused(tmp_path, content):
     storage.read_json(tmp_path / 'x.json')
 
 
+@pytest.mark.parametrize(
+  'content',
+  [
+    *('NaN', '{"a": [-Infinity]}', '[1e999]', '-1e400', '9' * 5000),
+    *('{"a": 1, "a": 1}', '[{"b": {"c": 1, "c": 2}}]', '[' * 10**5),
+  ],
+)
+def test_json_that_python_would_take_is_refused(tmp_path, content):
+  (tmp_path / 'x.json').write_text(content)
+  with pytest.raises(errors.WorkdirError, match=r'damaged \(not JSON') as told:
+    storage.read_json(tmp_path / 'x.json')
+  assert '\n' not in str(told.value) and len(str(told.value)) < 400
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'utf-32-le'])
+def test_json_of_other_editors_is_read(tmp_path, encoding):
+  obj = {'ü': [1e300, -2]}
+  text = json.dumps(obj, ensure_ascii=False)
+  (tmp_path / 'x.json').write_bytes(text.encode(encoding))
+  assert storage.read_json(tmp_path / 'x.json') == obj
+
+
+@pytest.mark.parametrize('found', [[], 3, None, 'a', {}, {'a': '1'}, {'b': 1}])
+def test_json_of_another_shape_is_refused(tmp_path, found):
+  storage.write_json(tmp_path / 'x.json', found)
+  assert storage.read_json(tmp_path / 'x.json') == found
+  with pytest.raises(errors.WorkdirError, match=r'damaged \(it has no a\)'):
+    storage.read_json(tmp_path / 'x.json', a=int)
+
+
 def test_every_truncation_of_an_object_is_refused(tmp_path):
   path = tmp_path / 'x.json'
   storage.write_json(path, {'a': [1, 2], 'b': 'text'})

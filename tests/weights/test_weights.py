@@ -8,6 +8,8 @@ import json
 import pathlib
 import re
 import sys
+import types
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,7 @@ from srdl_jax.errors import (
 )
 from srdl_jax.runs import stop_request
 from srdl_jax.weights import __main__ as weights_command
+from srdl_jax.weights import state_dict as state_dict_lib
 from srdl_jax.weights import torch as torch_layout
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -123,16 +126,168 @@ def test_pth_files_and_load_state_dict(tmp_path, monkeypatch):
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('kind', ['integers', 'sparse', 'text'])
+def of_itself():
+  content = {}
+  content['model'] = content
+  return content
+
+
+NO_STATE_DICTS = {
+  'integers': (lambda torch: {1: torch.zeros(2)}, 'not a state dict of dense'),
+  'sparse': (
+    lambda torch: {'fc.weight': torch.zeros(2, 2).to_sparse()},
+    "not a state dict of dense tensors: 'fc.weight' is none",
+  ),
+  'text': (lambda torch: {'fc.weight': 'a'}, 'not a state dict of dense'),
+  'a list': (lambda torch: [torch.zeros(2)], 'not a state dict of dense'),
+  'in itself': (lambda torch: of_itself(), 'not a state dict of dense'),
+  'no values': (
+    lambda torch: {'fc.weight': torch.zeros(10, 64, device='meta')},
+    'fc.weight has a shape, but no values',
+  ),
+  'expanded': (
+    lambda torch: {'fc.weight': torch.zeros(1, 1).expand(10**6, 10**7)},
+    r'fc.weight \(1000000, 10000000\) is larger than the file',
+  ),
+  'dimensions': (
+    lambda torch: {'fc.weight': torch.zeros([1] * 65)},
+    'fc.weight has 65 dimensions',
+  ),
+  'quantised': (
+    lambda torch: {'fc.weight': torch.zeros(2).to(torch.float8_e4m3fn)},
+    'fc.weight is float8_e4m3fn, not float32',
+  ),
+}
+
+
+@pytest.mark.parametrize('kind', NO_STATE_DICTS)
 def test_pth_files_that_are_no_state_dict(tmp_path, kind):
   torch = pytest.importorskip('torch', reason='PyTorch is not installed')
-  content = {
-    'integers': {1: torch.zeros(2)},
-    'sparse': {'fc.weight': torch.zeros(2, 2).to_sparse()},
-    'text': {'fc.weight': 'a'},
-  }[kind]
+  content, pattern = NO_STATE_DICTS[kind]
+  torch.save(content(torch), tmp_path / 'in.pth')
+  with pytest.raises(CheckpointError, match=pattern):
+    weights_command.import_weights(
+      tmp_path / 'in.pth', 'resnet8', tmp_path / 'out'
+    )
+
+
+@pytest.mark.parametrize(
+  ('wrap', 'told'),
+  [
+    (lambda own: {'model_state_dict': own, 'epoch': 3}, ''),
+    (lambda own: {'net': own}, ''),
+    (lambda own: {'state_dict': {'model': own}}, ''),
+    (lambda own: {'model_ema': own}, ''),
+    (
+      lambda own: {'model_ema': {}, 'model': own},
+      ' (model is read, not model_ema)',
+    ),
+  ],
+)
+def test_what_training_scripts_save_around_a_state_dict(tmp_path, wrap, told):
+  torch = pytest.importorskip('torch', reason='PyTorch is not installed')
+  own = {k: torch.from_numpy(v) for k, v in state_dict('resnet8').items()}
+  # Of a sign that is stored apart, and of strides other than the usual ones.
+  own['fc.bias'] = torch.imag(torch.conj(torch.full((10,), 1j)))
+  own['fc.weight'] = torch.ones(64, 10).T
+  content = wrap(own)
   torch.save(content, tmp_path / 'in.pth')
-  with pytest.raises(CheckpointError, match='not a state dict of dense'):
+  said = weights_command.import_weights(
+    tmp_path / 'in.pth', 'resnet8', tmp_path / 'out'
+  )
+  assert f'out{told}; start' in said
+  variables = weights_lib.load(str(tmp_path / 'out')).variables
+  assert set(variables['params']['fc']['bias']) == {-1.0}
+
+
+class Tensor:
+  """As much of PyTorch's as is asked for, where that isn't installed."""
+
+  layout = 'strided'
+
+  def __init__(self, values, *, is_meta=False, ndim=None):
+    self._values, self.is_meta = np.asarray(values), is_meta
+    self.ndim = self._values.ndim if ndim is None else ndim
+    self.dtype = f'torch.{self._values.dtype}'
+
+  def numpy(self, *, force):
+    assert force and not self.is_meta and self.ndim <= 64
+    return self._values
+
+
+def loading(content):
+  """Returns a PyTorch that loads this of any file."""
+  torch = types.ModuleType('torch')
+  torch.Tensor, torch.strided = Tensor, 'strided'
+
+  def load(path, *, map_location, weights_only):
+    # Else it would run what the file says.
+    assert weights_only and map_location == 'cpu' and path.exists()
+    return content
+
+  torch.load = load
+  return torch
+
+
+LOADED = {
+  'an expanded tensor': (
+    Tensor(np.broadcast_to(np.float32(0), (10**6, 10**7))),
+    r'fc.weight \(1000000, 10000000\) is larger than the file',
+  ),
+  'no values': (
+    Tensor(np.float32(0), is_meta=True),
+    'fc.weight has a shape, but no values',
+  ),
+  'dimensions': (Tensor(np.float32(0), ndim=65), 'fc.weight has 65 dimensions'),
+  'half precision': (Tensor(np.float16([0])), 'fc.weight is float16, not'),
+  'a number': (3, "not a state dict of dense tensors: 'fc.weight' is none"),
+}
+
+
+@pytest.mark.parametrize('kind', LOADED)
+def test_what_a_pickle_may_hold_is_named(tmp_path, monkeypatch, kind):
+  value, pattern = LOADED[kind]
+  monkeypatch.setitem(sys.modules, 'torch', loading({'fc.weight': value}))
+  (tmp_path / 'in.pth').write_bytes(b'x')
+  with pytest.raises(CheckpointError, match=pattern):
+    weights_command.import_weights(
+      tmp_path / 'in.pth', 'resnet8', tmp_path / 'out'
+    )
+
+
+@pytest.mark.parametrize('content', [of_itself(), [], {1: Tensor(1.0)}, 'x'])
+def test_pickles_of_no_names_are_refused(tmp_path, monkeypatch, content):
+  monkeypatch.setitem(sys.modules, 'torch', loading(content))
+  (tmp_path / 'in.CKPT').write_bytes(b'x')
+  with pytest.raises(CheckpointError, match='not a state dict of dense tens'):
+    weights_command.import_weights(
+      tmp_path / 'in.CKPT', 'resnet8', tmp_path / 'out'
+    )
+
+
+@pytest.mark.parametrize('names', [['model', 'ema'], ['ema', 'state_dict']])
+def test_of_several_networks_in_a_pickle_the_plain_one_is_said(
+  tmp_path, monkeypatch, names
+):
+  own = {name: Tensor(value) for name, value in state_dict('resnet8').items()}
+  content = {name: {} if name == 'ema' else {'net': own} for name in names}
+  monkeypatch.setitem(sys.modules, 'torch', loading({**content, 'epoch': 3}))
+  # Its size is that of what would be saved.
+  (tmp_path / 'in.pth').write_bytes(bytes(10**6))
+  told = weights_command.import_weights(
+    tmp_path / 'in.pth', 'resnet8', tmp_path / 'out'
+  )
+  (plain,) = {*names} - {'ema'}
+  assert f'out ({plain} is read, not ema); start' in told
+
+
+def test_pth_files_that_grow_when_unpacked_are_refused(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', types.ModuleType('torch'))
+  with zipfile.ZipFile(
+    tmp_path / 'in.pth', 'w', zipfile.ZIP_DEFLATED
+  ) as archive:
+    archive.writestr('in/data/0', bytes(10**6))
+  with pytest.raises(CheckpointError, match='unpacked to 1,000,000 bytes'):
     weights_command.import_weights(
       tmp_path / 'in.pth', 'resnet8', tmp_path / 'out'
     )
@@ -155,12 +310,52 @@ def test_pickles_run_nothing(tmp_path):
 
 def test_names_of_older_densenets():
   name = 'features.denseblock1.denselayer2.norm.1.running_mean'
-  assert weights_lib._present_name(name) == (
+  assert state_dict_lib._present_name(name) == (
     'features.denseblock1.denselayer2.norm1.running_mean'
   )
-  assert weights_lib._present_name('module.layer1.0.conv1.weight') == (
-    'layer1.0.conv1.weight'
-  )
+
+
+PREFIXES = {
+  'module.': "'module.'",
+  '_orig_mod.': "'_orig_mod.'",
+  'module.module._orig_mod.': "'module.module._orig_mod.'",
+  'model.backbone.': "'model.backbone.'",
+  'encoder.module.': "'module.', 'encoder.'",
+}
+
+
+def imported_of(tmp_path, tensors, model='resnet8'):
+  """Returns what importing tensors says, and the tensors that it gave."""
+  path = tmp_path / 'in.safetensors'
+  safetensors.numpy.save_file(tensors, path)
+  said = weights_command.import_weights(path, model, tmp_path / 'out')
+  variables = weights_lib.load(str(tmp_path / 'out')).variables
+  return said, torch_layout.to_torch(variables)
+
+
+@pytest.mark.parametrize('prefix', PREFIXES)
+def test_prefixes_of_names_are_taken_off_and_said(tmp_path, prefix):
+  plain = state_dict('resnet8')
+  given = {prefix + name: value for name, value in plain.items()}
+  said, found = imported_of(tmp_path, given)
+  assert f'({PREFIXES[prefix]} is taken off names)' in said
+  for name, value in found.items():
+    np.testing.assert_array_equal(value, plain[name])
+
+
+def test_a_head_apart_inner_wrappers_and_other_things(tmp_path):
+  plain = state_dict('resnet8')
+  given = {
+    name if name.startswith('fc.') else f'backbone.{name}': value
+    for name, value in plain.items()
+  }
+  kernel = given.pop('backbone.layer1.0.conv1.weight')
+  given['backbone.layer1._orig_mod.0.conv1.weight'] = kernel
+  given |= {'loss.a': np.ones(3, np.float32), 'loss.b': np.ones(3, np.float32)}
+  said, found = imported_of(tmp_path, given)
+  assert "'_orig_mod.', 'backbone.' is taken off names" in said
+  assert '(loss.a and 1 more left out, as other things)' in said
+  np.testing.assert_array_equal(found['layer1.0.conv1.weight'], kernel)
 
 
 # Bad input.
@@ -174,7 +369,47 @@ def changed(tensors, name, value):
   return {**tensors, name: value}
 
 
+def renamed(tensors, change):
+  return {change(name): value for name, value in tensors.items()}
+
+
 BAD = {
+  'two networks': (
+    lambda t: {
+      **renamed(t, 'model.{}'.format),
+      **renamed(t, 'ema.{}'.format),
+    },
+    "several networks: names begin with 'ema.' and 'model.'",
+  ),
+  'a name twice': (
+    lambda t: changed(t, 'module.fc.bias', t['fc.bias'].copy()),
+    'fc.bias and module.fc.bias are the same tensor',
+  ),
+  'foreign names': (
+    lambda t: renamed(t, 'encoder.vit.q{}'.format),
+    "holds no resnet8: names begin with 'encoder.vit.', such as "
+    'encoder.vit.qbn1.bias; wanted are such as bn1.bias',
+  ),
+  'surplus below a prefix': (
+    lambda t: renamed({**t, 'a.b': t['fc.bias'].copy()}, 'model.{}'.format),
+    r"\('model.' is taken off names\): a.b \(10,\) is not of this network",
+  ),
+  'a name of two lines': (
+    lambda t: changed(t, 'a\nb', np.zeros(3, np.float32)),
+    r"a tensor is named 'a\\nb'",
+  ),
+  'many channels': (
+    lambda t: changed(t, 'conv1.weight', np.zeros((1, 10**6, 1, 1), 'f4')),
+    r'conv1.weight is \(1, 1000000, 1, 1\), not \(16, 1000000, 3, 3\)',
+  ),
+  'no channels': (
+    lambda t: changed(t, 'conv1.weight', np.zeros((16, 0, 3, 3), 'f4')),
+    r'conv1.weight is \(16, 0, 3, 3\), not \(16, 3, 3, 3\)',
+  ),
+  'many classes of nothing': (
+    lambda t: changed(t, 'fc.weight', np.zeros((10**12, 0), np.float32)),
+    'no classifier',
+  ),
   'missing': (
     lambda t: without(t, 'layer1.0.bn1.bias'),
     r'not a resnet8 of 10 classes: layer1.0.bn1.bias \(16,\) is missing',
@@ -240,6 +475,34 @@ def test_damaged_files(tmp_path, content, suffix):
   ):
     weights_command.import_weights(path, 'resnet8', tmp_path / 'out')
   assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+HEADERS = {
+  'more dimensions than NumPy has': ([1] * 65, 'is damaged.*dimension'),
+  'more than the file holds': ([10**15], 'is damaged.*invalid shape'),
+  'a size of no integer': ([2**64 - 1, 0], 'is damaged'),
+}
+
+
+@pytest.mark.parametrize('kind', HEADERS)
+def test_headers_that_claim_what_is_not_there(tmp_path, kind):
+  shape, pattern = HEADERS[kind]
+  end = 4 * (0 not in shape)
+  one = {'dtype': 'F32', 'shape': shape, 'data_offsets': [0, end]}
+  header = json.dumps({'fc.weight': one}).encode()
+  size = len(header).to_bytes(8, 'little')
+  (tmp_path / 'in.safetensors').write_bytes(size + header + bytes(end))
+  with pytest.raises(CheckpointError, match=pattern) as caught:
+    weights_command.import_weights(
+      tmp_path / 'in.safetensors', 'resnet8', tmp_path / 'out'
+    )
+  assert '\n' not in str(caught.value)
+
+
+def test_no_array_is_made_of_what_a_file_claims():
+  shape = jax.ShapeDtypeStruct((3, 3, 10**9, 64), jnp.float32)
+  like = {'params': {'conv1': {'kernel': shape}}, 'batch_stats': {}}
+  assert torch_layout.shapes(like) == {'conv1.weight': (64, 10**9, 3, 3)}
 
 
 def test_files_of_other_networks_name_what_differs(tmp_path):
@@ -379,6 +642,16 @@ def test_weights_of_another_network_are_refused(imported):
   config = tiny.config(**{'init.from_path': directory, 'model.name': 'resnet8'})
   with pytest.raises(ConfigError, match="weights of a tiny, but .* 'resnet8'"):
     build.build(config)
+
+
+def test_a_file_or_a_run_to_start_from_says_how(tmp_path, finished):
+  (tmp_path / 'in.safetensors').write_bytes(b'')
+  for path, remedy in (
+    (tmp_path / 'in.safetensors', 'srdl weights import --from=.*safetensors'),
+    (finished, 'is a run: srdl weights export'),
+  ):
+    with pytest.raises(CheckpointError, match=f'^init.from_path.*{remedy}'):
+      build.build(tiny.config(**{'init.from_path': str(path)}))
 
 
 @pytest.mark.parametrize('kind', ['absent', 'training'])

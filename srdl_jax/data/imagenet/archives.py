@@ -14,7 +14,6 @@ import io
 import pathlib
 import re
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -24,6 +23,7 @@ import tensorflow_datasets as tfds
 
 from srdl_jax.data.records import Example
 from srdl_jax.errors import DataError
+from srdl_jax.storage import arrays
 
 TRAIN = 'ILSVRC2012_img_train.tar'
 VALIDATION = 'ILSVRC2012_img_val.tar'
@@ -33,17 +33,7 @@ DEVKIT = 'ILSVRC2012_devkit_t12.tar.gz'
 _GROUND_TRUTH = 'data/ILSVRC2012_validation_ground_truth.txt'
 _META = 'data/meta.mat'
 # What the readers of the development kit raise when it is damaged.
-_DAMAGE = (
-  EOFError,
-  IndexError,
-  KeyError,
-  OSError,
-  TypeError,
-  ValueError,
-  scipy.io.matlab.MatReadError,
-  tarfile.TarError,
-  zlib.error,
-)
+_DAMAGE = (*arrays.DAMAGE, scipy.io.matlab.MatReadError, tarfile.TarError)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,6 @@ import dataclasses
 import logging
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,18 +16,9 @@ import tensorflow_datasets as tfds
 from srdl_jax import data
 from srdl_jax.data.records import Records
 from srdl_jax.errors import DataError
-from srdl_jax.storage import Told, files
+from srdl_jax.storage import Told, arrays, files
 
 FILE = 'srdl_index.npz'
-# What numpy raises when the file is damaged or another one.
-_DAMAGE = (
-  EOFError,
-  KeyError,
-  OSError,
-  ValueError,
-  zipfile.BadZipFile,
-  zlib.error,
-)
 _log = logging.getLogger(__name__)
 
 
@@ -62,13 +51,13 @@ def write(directory: pathlib.Path, indices: Mapping[str, Index]) -> None:
   Raises:
     OSError: it can't be written.
   """
-  arrays = {
+  content = {
     f'{split}_{name}': np.asarray(value)
     for split, index in indices.items()
     for name, value in vars(index).items()
   }
   with files.new_file(directory / FILE) as draft, draft.open('wb') as file:
-    np.savez(file, **arrays)
+    np.savez(file, **content)
 
 
 def read(directory: pathlib.Path, splits: Sequence[str]) -> dict[str, Index]:
@@ -76,20 +65,28 @@ def read(directory: pathlib.Path, splits: Sequence[str]) -> dict[str, Index]:
   path = directory / FILE
   if not path.exists():
     return {}
+  names = [field.name for field in dataclasses.fields(Index)]
   try:
-    # numpy leaves a file open that it opened itself and can't read.
-    with path.open('rb') as file, np.load(file) as arrays:
-      return {
-        split: Index(
-          labels=arrays[f'{split}_labels'],
-          fingerprint=str(arrays[f'{split}_fingerprint']),
-          shards=arrays[f'{split}_shards'],
-        )
-        for split in splits
-      }
-  except _DAMAGE as error:
+    found = arrays.read(path, [f'{s}_{name}' for s in splits for name in names])
+    return {
+      s: _index(*(found[f'{s}_{name}'] for name in names)) for s in splits
+    }
+  except (LookupError, OSError, ValueError) as error:
     _log.warning('%s is damaged (%s); it is made again', path, error)
     return {}
+
+
+def _index(
+  labels: np.ndarray, fingerprint: np.ndarray, shards: np.ndarray
+) -> Index:
+  """Returns what was stored, once its shapes fit each other."""
+  whole = {'labels': labels, 'shards': shards}
+  for name, value in whole.items():
+    if value.dtype.kind not in 'iu' or value.ndim != 1 + (name == 'shards'):
+      raise ValueError(f'{name} are {value.dtype} {list(value.shape)}')
+  if shards.shape[1] != 2 or len(labels) != shards[:, 0].sum():
+    raise ValueError(f'{len(labels)} labels, {list(shards.shape)} shards')
+  return Index(labels, str(fingerprint), shards)
 
 
 def build(full_name: str, info: tfds.core.SplitInfo) -> Index:

@@ -7,6 +7,7 @@ a staging folder, which is renamed when everything is there; a preparation that
 was ended at any moment goes on behind the last finished shard.
 """
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
 
-from srdl_jax import data
+from srdl_jax import data, storage
 from srdl_jax.data import (
   folder_files,
   image_files,
@@ -32,7 +33,7 @@ from srdl_jax.data.imagenet import index as imagenet_index
 from srdl_jax.data.imagenet.archives import Archives, Counts
 from srdl_jax.data.imagenet.index import Index
 from srdl_jax.data.records import Example, Shards
-from srdl_jax.errors import DataError
+from srdl_jax.errors import DataError, WorkdirError
 from srdl_jax.storage import Told, files, locks
 
 SHARD_EXAMPLES = 5000
@@ -135,7 +136,10 @@ def _check_plan(
   if not path.exists():
     with files.new_file(path) as draft:
       draft.write_text(json.dumps(plan, indent=2))
-  begun = json.loads(path.read_text())
+  begun = {}
+  # A damaged one says nothing, so all differs.
+  with contextlib.suppress(WorkdirError):
+    begun = storage.read_json(path, shard_examples=int)
   if differs := [name for name in plan if begun.get(name) != plan[name]]:
     raise DataError(
       f'{staging} holds a preparation that was begun with another '

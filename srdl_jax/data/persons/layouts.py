@@ -63,7 +63,9 @@ def find(root: pathlib.Path) -> dict[str, Folder]:
   if edition:
     return {split: _from_lists(root, split, *edition) for split in _LISTS}
   folders = _VERI if _has(root, _VERI) else MARKET
-  missing = [folders[s] for s in _NEEDED if not (root / folders[s]).is_dir()]
+  missing = [
+    folders[s] for s in _NEEDED if not os.path.isdir(root / folders[s])
+  ]
   if missing:
     raise DataError(
       f'{root} has no folder {", ".join(missing)}: it needs '
@@ -74,12 +76,12 @@ def find(root: pathlib.Path) -> dict[str, Folder]:
   return {
     split: _from_names(root, folder)
     for split, folder in folders.items()
-    if (root / folder).is_dir()
+    if os.path.isdir(root / folder)
   }
 
 
 def _has(root: pathlib.Path, folders: dict[str, str]) -> bool:
-  return all((root / folders[split]).is_dir() for split in _NEEDED)
+  return all(os.path.isdir(root / folders[split]) for split in _NEEDED)
 
 
 def _edition(root: pathlib.Path) -> tuple[str, str] | None:
@@ -88,8 +90,8 @@ def _edition(root: pathlib.Path) -> tuple[str, str] | None:
     (
       pair
       for pair in _MSMT17
-      if all((root / name).is_dir() for name in pair)
-      and any((root / name).is_file() for name in _LISTS['train'])
+      if all(os.path.isdir(root / name) for name in pair)
+      and any(os.path.isfile(root / name) for name in _LISTS['train'])
     ),
     None,
   )
@@ -97,7 +99,7 @@ def _edition(root: pathlib.Path) -> tuple[str, str] | None:
 
 def _below(root: pathlib.Path) -> str:
   """Says which folders in it have one of the layouts."""
-  inner = folder_files.folders(root) if root.is_dir() else []
+  inner = folder_files.folders(root) if os.path.isdir(root) else []
   found = [
     name
     for name in inner
@@ -117,7 +119,7 @@ def _from_names(root: pathlib.Path, folder: str) -> Folder:
     path = f'{folder}/{name}'
     if told := persons.parse(name):
       found.told[path] = told
-    elif _is_image(name) and not (root / path).is_dir():
+    elif _is_image(name) and not os.path.isdir(root / path):
       found.strange.append(path)
     else:
       found.others.append(path)
