@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from srdl_jax import data
+from srdl_jax import data, storage
 from srdl_jax.data import folder_files
 from srdl_jax.data.folder_files import Fault, Paths
 from srdl_jax.data.images import IMAGENET_MEAN, IMAGENET_STD, StreamedImages
@@ -87,7 +87,7 @@ def _root(path: str) -> pathlib.Path:
       f'data.path {path} is not a local folder; copy the images to a local '
       'disk and give its path'
     )
-  root = pathlib.Path(path).expanduser()
+  root = storage.expanded(path, 'data.path')
   if not root.exists():
     raise DataError(f'there is no folder {root}; data.path names it')
   if not root.is_dir():

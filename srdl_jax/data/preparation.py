@@ -241,7 +241,7 @@ def folders(source: data.Location) -> tuple[pathlib.Path, pathlib.Path]:
   """Where archives are put by hand, and where they are downloaded to."""
   downloads = tfds_reader.root(source.data_dir) / 'downloads'
   if source.manual_dir:
-    return pathlib.Path(source.manual_dir).expanduser(), downloads
+    return storage.expanded(source.manual_dir, 'manual_dir'), downloads
   return downloads / 'manual', downloads
 
 

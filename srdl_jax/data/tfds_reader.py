@@ -65,6 +65,7 @@ def root(data_dir: str) -> pathlib.Path:
 
   Raises:
     DataError: the path is an address, such as that of a bucket.
+    ConfigError: it isn't UTF-8, or there is no home directory.
   """
   chosen = _chosen(data_dir)
   if '://' in chosen:
@@ -72,7 +73,9 @@ def root(data_dir: str) -> pathlib.Path:
       f'data_dir {chosen} is not a local directory; copy the data set to a '
       'local disk and give its path'
     )
-  return pathlib.Path(chosen).expanduser()
+  path = storage.expanded(chosen, 'data_dir')
+  storage.refuse_other_letters(path, 'data_dir')
+  return path
 
 
 def _chosen(data_dir: str) -> str:

@@ -70,7 +70,7 @@ def _evaluate(runs, split: str) -> dict[str, Any]:
       return evaluate.evaluate(runs, split, each)
   if args.details:
     raise ConfigError('--details is for tests that classify.')
-  target = args.montage and pathlib.Path(args.montage).expanduser()
+  target = args.montage and storage.expanded(args.montage, '--montage')
   if target and not target.parent.is_dir():
     raise ConfigError(f'--montage={args.montage}: there is no such directory.')
   changes = {n: args[n].value for n in _RETRIEVAL if args[n].value is not None}
@@ -144,7 +144,7 @@ def _test_alone(workdir: pathlib.Path) -> tuple[str, str]:
   config = run_directory.load_identity(workdir).config
   given = flags.FLAGS.data_dir
   if config.data.name == 'folder':
-    root = pathlib.Path(given or config.data.path).expanduser()
+    root = storage.expanded(given or config.data.path, 'data.path')
     there = any((root / name).is_dir() for name in ('val', 'test'))
     return (str(root) if there else ''), ''
   test = _TESTS.get(config.data.name, '')

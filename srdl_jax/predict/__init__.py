@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from srdl_jax import evaluate, trained
+from srdl_jax import evaluate, storage, trained
 from srdl_jax.data import folder_files
 from srdl_jax.errors import DataError
 from srdl_jax.network import Member
@@ -65,7 +65,7 @@ def find(given: Sequence[str]) -> list[str]:
   """
   found: dict[str, None] = {}
   for one in given:
-    path = pathlib.Path(one).expanduser()
+    path = storage.expanded(one)
     files = [str(path)] if path.is_file() else []
     if path.is_dir():
       files = _below(path)

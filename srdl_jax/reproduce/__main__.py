@@ -25,10 +25,9 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from srdl_jax import command, cost, flatness, models, storage
+from srdl_jax import command, cost, flatness, machine, models, storage
 from srdl_jax.errors import (
   ConfigError,
-  SrdlError,
   SweepError,
   WorkdirError,
   unknown,
@@ -191,7 +190,8 @@ def main(argv: Sequence[str]) -> None:
     if args.data_dir:
       yield 'data.data_dir', args.data_dir
     if scales.starts_from_weights(setting):
-      yield 'init.from_path', str(pathlib.Path(args.weights) / setting.model)
+      weights = storage.expanded(args.weights)
+      yield 'init.from_path', str(weights / setting.model)
 
   jobs = sweep.run_jobs(root, rows, seeds, extra=extra, work=work_of)
   jobs += flatness_jobs(root, rows, scale)
@@ -277,7 +277,7 @@ def measured_apart() -> float:
   This one then neither holds an accelerator nor has to have one.
 
   Raises:
-    SrdlError: it can't be measured.
+    ConfigError: it can't be measured, as where there is no such device.
   """
   program = (
     'from srdl_jax.reproduce.__main__ import train_speed; print(train_speed())'
@@ -287,10 +287,11 @@ def measured_apart() -> float:
   )
   if done.returncode:
     reason = done.stderr.strip().splitlines()[-1:]
-    raise SrdlError(f'The speed cannot be measured: {"".join(reason)}')
+    raise ConfigError(f'The speed cannot be measured: {"".join(reason)}')
   return float(done.stdout)
 
 
+@machine.lacking()
 def train_speed() -> float:
   """Returns the forward multiply-adds, in 1e16, trained in a second here.
 

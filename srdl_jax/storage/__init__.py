@@ -10,8 +10,10 @@ from srdl_jax.storage.bucket import (
 )
 from srdl_jax.storage.files import (
   exists,
+  expanded,
   new_folder,
   read_json,
+  refuse_other_letters,
   replace,
   write_json,
 )
@@ -26,6 +28,7 @@ __all__ = [
   'absolute',
   'bucket',
   'exists',
+  'expanded',
   'failures',
   'files',
   'is_bucket',
@@ -35,6 +38,7 @@ __all__ = [
   'new_folder',
   'path_of',
   'read_json',
+  'refuse_other_letters',
   'replace',
   'say',
   'uploads',

@@ -205,7 +205,7 @@ def load(directory: str) -> Weights:
   Raises:
     CheckpointError: there is nothing, it is damaged, or of another making.
   """
-  path = pathlib.Path(directory).expanduser()
+  path = storage.expanded(directory, 'init.from_path')
   with Checkpoints(path, read_only=True) as checkpoints:
     if checkpoints.steps() != [0]:
       raise CheckpointError(

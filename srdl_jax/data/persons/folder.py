@@ -10,7 +10,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from srdl_jax import data
+from srdl_jax import data, storage
 from srdl_jax.data import folder_files, persons
 from srdl_jax.data.persons import Part
 from srdl_jax.data.persons import checks as person_checks
@@ -43,7 +43,7 @@ def load(source: data.Location) -> data.Dataset:
       'data.path is empty: name the folder that holds '
       f'{", ".join(FOLDERS[split] for split in _NEEDED)}'
     )
-  root = pathlib.Path(source.path).expanduser().absolute()
+  root = storage.expanded(source.path, 'data.path').absolute()
   parts = read(root, source.skip_unreadable)
   person_checks.check(root, parts, allow_differences=source.allow_differences)
   return persons.dataset(NAME, parts, source.image_size)
