@@ -2,14 +2,22 @@
 """What a machine lacks, in one line: a device, or memory."""
 
 import contextlib
+import math
+import os
+import pathlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from srdl_jax.errors import ConfigError, SrdlError
 
 # What XLA says, on any platform, and CUDA's libraries.
 _NO_MEMORY = re.compile('RESOURCE_EXHAUSTED|OUT.OF.MEMORY|ALLOC_FAILED', re.I)
+# Of a container, by the kernel's two ways of telling.
+_LIMITS = (
+  pathlib.Path('/sys/fs/cgroup/memory.max'),
+  pathlib.Path('/sys/fs/cgroup/memory/memory.limit_in_bytes'),
+)
 
 
 @contextlib.contextmanager
@@ -41,6 +49,31 @@ def lack(error: BaseException) -> SrdlError | None:
   if jax and isinstance(error, RuntimeError | AssertionError):
     return _device(jax)
   return None
+
+
+def check_batch(images: int, shape: Sequence[int]) -> None:
+  """Checks that a batch alone, in float32, is no larger than all memory.
+
+  Linux would kill the run without a word.
+
+  Raises:
+    ConfigError: it is.
+  """
+  needed, there = 4 * images * math.prod(shape), total_memory()
+  if needed > there:
+    raise _memory(
+      f'a batch of {images} images of {" x ".join(map(str, shape))} has '
+      f'{needed / 1e9:,.1f} GB, this machine {there / 1e9:,.1f} GB'
+    )
+
+
+def total_memory() -> int:
+  """Returns how much memory a process can have at most, in bytes."""
+  limits = [os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
+  for file in _LIMITS:
+    with contextlib.suppress(OSError, ValueError):
+      limits.append(int(file.read_text()))
+  return min(limits)
 
 
 def _memory(words: str) -> ConfigError:
