@@ -274,21 +274,16 @@ def _report(root: pathlib.Path) -> str:
 def measured_apart() -> float:
   """Returns `train_speed` as another process measures it.
 
-  This one then neither holds an accelerator nor has to have one.
-
   Raises:
     ConfigError: it can't be measured, as where there is no such device.
   """
   program = (
     'from srdl_jax.reproduce.__main__ import train_speed; print(train_speed())'
   )
-  done = subprocess.run(
-    [sys.executable, '-c', program], capture_output=True, text=True, check=False
-  )
-  if done.returncode:
-    reason = done.stderr.strip().splitlines()[-1:]
-    raise ConfigError(f'The speed cannot be measured: {"".join(reason)}')
-  return float(done.stdout)
+  try:
+    return float(sweep.apart(program))
+  except ConfigError as error:
+    raise ConfigError(f'The speed cannot be measured: {error}') from error
 
 
 @machine.lacking()
