@@ -65,7 +65,7 @@ def find(given: Sequence[str]) -> list[str]:
   """
   found: dict[str, None] = {}
   for one in given:
-    path = storage.expanded(one)
+    path = storage.expanded(one, 'image')
     files = [str(path)] if path.is_file() else []
     if path.is_dir():
       files = _below(path)

@@ -190,7 +190,7 @@ def main(argv: Sequence[str]) -> None:
     if args.data_dir:
       yield 'data.data_dir', args.data_dir
     if scales.starts_from_weights(setting):
-      weights = storage.expanded(args.weights)
+      weights = storage.expanded(args.weights, '--weights')
       yield 'init.from_path', str(weights / setting.model)
 
   jobs = sweep.run_jobs(root, rows, seeds, extra=extra, work=work_of)

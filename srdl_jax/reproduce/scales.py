@@ -198,7 +198,7 @@ def possible(
       f'{needy[0].group} starts from imported weights; give --weights=DIR, '
       f'which holds {", ".join(networks)}'
     )
-  folder = storage.expanded(weights or '')
+  folder = storage.expanded(weights or '', '--weights')
   absent = [n for n in networks if not (folder / n).is_dir()]
   if absent:
     raise ConfigError(

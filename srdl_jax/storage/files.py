@@ -19,7 +19,7 @@ from srdl_jax.storage.bucket import failures
 DRAFT = '.tmp'
 
 
-def expanded(path: str | os.PathLike[str], name: str = '') -> pathlib.Path:
+def expanded(path: str | os.PathLike[str], name: str) -> pathlib.Path:
   """Returns a path of this machine; ~ stands for the home directory.
 
   Args:
@@ -33,7 +33,7 @@ def expanded(path: str | os.PathLike[str], name: str = '') -> pathlib.Path:
   except RuntimeError as error:
     raise errors.ConfigError(
       f'{name} {path}: there is no such home directory here (HOME names one); '
-      'give a path without ~.'.lstrip()
+      'give a path without ~.'
     ) from error
 
 
@@ -41,11 +41,15 @@ def refuse_other_letters(path: str | os.PathLike[str], name: str) -> None:
   """Checks that a path is UTF-8 from the root on, as Orbax and TFDS need it.
 
   Raises:
-    ConfigError: it isn't.
+    ConfigError: it isn't, or begins in a directory that was removed.
   """
-  whole = os.path.abspath(path)
   try:
+    whole = os.path.abspath(path)
     whole.encode()
+  except FileNotFoundError as error:
+    raise errors.ConfigError(
+      f'{name} {path}: the current directory was removed; change to another.'
+    ) from error
   except UnicodeEncodeError as error:
     shown = os.fsencode(whole).decode(errors='backslashreplace')
     raise errors.ConfigError(

@@ -206,6 +206,7 @@ def load(directory: str) -> Weights:
     CheckpointError: there is nothing, it is damaged, or of another making.
   """
   path = storage.expanded(directory, 'init.from_path')
+  storage.refuse_other_letters(path, 'init.from_path')
   with Checkpoints(path, read_only=True) as checkpoints:
     if checkpoints.steps() != [0]:
       raise CheckpointError(
