@@ -192,7 +192,7 @@ def test_a_faulty_module_is_one_line(tmp_path, text, told):
 
 
 # What a notebook's processes inherit, in an environment that lacks it.
-NOTEBOOK = {'MPLBACKEND': 'module://no_such_module.backend'}
+NOTEBOOK = {'MPLBACKEND': 'module://matplotlib_inline.backend_inline'}
 
 
 def test_a_report_is_drawn_without_a_screen(tmp_path):
