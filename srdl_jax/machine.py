@@ -43,7 +43,7 @@ def lack(error: BaseException) -> SrdlError | None:
     if isinstance(cause, MemoryError):
       return _memory(words)
     by_jax = jax and isinstance(cause, jax.errors.JaxRuntimeError)
-    if by_jax and _NO_MEMORY.search(words):
+    if by_jax and _NO_MEMORY.search(str(cause)):
       return _memory(words)
     cause = cause.__cause__
   if jax and isinstance(error, RuntimeError | AssertionError):

@@ -147,7 +147,11 @@ def test_a_faulty_configuration_is_one_line(tmp_path, fault):
 
 def test_a_configuration_is_read_whatever_begins_it(tmp_path):
   file = tmp_path / 'mine.py'
-  text = f'{GOOD}return config.defaults()\n'
+  text = (
+    'from __future__ import annotations\nimport dataclasses\n'
+    '@dataclasses.dataclass\nclass Mine:\n  a: int\n'
+    f'{GOOD}return config.defaults()\n'
+  )
   file.write_bytes(b'\xef\xbb\xbf' + text.encode())
   done = started.python('-m', 'srdl_jax.command.config', f'--config={file}')
   assert done.returncode == 0, done.stderr

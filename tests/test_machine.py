@@ -32,7 +32,7 @@ def caused(error, cause):
       for text in (
         'RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.',
         'INTERNAL: CUDA_ERROR_OUT_OF_MEMORY: out of memory',
-        'INTERNAL: CUDNN_STATUS_ALLOC_FAILED',
+        f'INTERNAL: {"long " * 99} CUDNN_STATUS_ALLOC_FAILED',
       )
     ),
   ],

@@ -6,6 +6,7 @@ import difflib
 import importlib.machinery
 import itertools
 import re
+import sys
 import textwrap
 import traceback
 import types
@@ -46,6 +47,8 @@ def _loaded(path: str) -> ConfigDict:
   loader = importlib.machinery.SourceFileLoader('config_file', file)
   module = types.ModuleType('config_file')
   module.__file__ = file
+  # Dataclasses look for their module there.
+  sys.modules['config_file'] = module
   with faults(f'--config={file}', file):
     loader.exec_module(module)
     get_config = getattr(module, 'get_config', None)
