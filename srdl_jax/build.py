@@ -125,7 +125,7 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
   drawn = _drawn(config, dataset, train_rows)
   schedule = schedules.over_stages(
     config.optimiser.learning_rate,
-    [stage.epochs * drawn.steps for stage in plan],
+    machine.counted([stage.epochs * drawn.steps for stage in plan]),
     [stage.complete for stage in plan],
     decay_at=config.schedule.decay_at,
     decay_factor=config.schedule.decay_factor,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a machine lacks, in one line: a device, or memory."""
+"""What a machine lacks, in one line: a device, memory, or bits."""
 
 import contextlib
 import math
@@ -65,6 +65,19 @@ def check_batch(images: int, shape: Sequence[int]) -> None:
       f'a batch of {images} images of {" x ".join(map(str, shape))} has '
       f'{needed / 1e9:,.1f} GB, this machine {there / 1e9:,.1f} GB'
     )
+
+
+def counted(steps: list[int]) -> list[int]:
+  """Returns stages' steps, which 32 bits count.
+
+  Raises:
+    ConfigError: there are more of them.
+  """
+  if sum(steps) >= 2**31:
+    raise ConfigError(
+      f'epochs make {sum(steps):,} steps, but they are counted up to 2**31 - 1.'
+    )
+  return steps
 
 
 def total_memory() -> int:

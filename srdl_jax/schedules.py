@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from srdl_jax.errors import ConfigError
-
 
 def step_decay(
   rate: float,
@@ -75,14 +73,7 @@ def over_stages(
 
   Returns:
     A function from the global step, from 0 and never reset, to the rate.
-
-  Raises:
-    ConfigError: there are more steps than a counter holds.
   """
-  if (steps := sum(stage_steps)) >= 2**31:
-    raise ConfigError(
-      f'epochs make {steps:,} steps, but they are counted up to 2**31 - 1.'
-    )
   decay = {'decay_at': decay_at, 'decay_factor': decay_factor}
   whole = step_decay(rate, sum(stage_steps), **decay)
   starts = [sum(stage_steps[:i]) for i in range(len(stage_steps))]

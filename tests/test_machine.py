@@ -95,6 +95,13 @@ def test_a_containers_limit_is_its_memory(tmp_path, monkeypatch, text, limited):
   assert machine.total_memory() == (1000 if limited else there)
 
 
+def test_more_steps_than_32_bits_count_are_refused():
+  assert machine.counted([2**30, 2**30 - 1]) == [2**30, 2**30 - 1]
+  for steps in ([2**31], [2**30, 2**30]):
+    with pytest.raises(ConfigError, match='^epochs make 2,147,483,648 steps'):
+      machine.counted(steps)
+
+
 def on(platform, *arguments):
   env = {**os.environ, 'JAX_PLATFORMS': platform}
   command = [sys.executable, *map(str, arguments)]

@@ -8,7 +8,6 @@ import pytest
 
 from srdl_jax import config as config_lib
 from srdl_jax import methods, schedules
-from srdl_jax.errors import ConfigError
 
 HIGH, MIDDLE, LOW = 0.1, 0.01, 0.001
 
@@ -202,14 +201,3 @@ def test_boundaries_are_exact_where_floating_point_is_not():
   schedule = schedules.step_decay(1.0, 100, decay_at=(0.29, 0.57))
   rates = [float(schedule(step)) for step in (28, 29, 56, 57)]
   np.testing.assert_allclose(rates, [1.0, 0.1, 0.1, 0.01], rtol=1e-6)
-
-
-@pytest.mark.parametrize('steps', [[2**31], [2**30, 2**30]])
-def test_more_steps_than_a_counter_holds_are_refused(steps):
-  complete = [True] * len(steps)
-  with pytest.raises(ConfigError, match='^epochs make 2,147,483,648 steps'):
-    schedules.over_stages(HIGH, steps, complete)
-  # One step less is at the lowest rate to its end.
-  steps = [*steps[:-1], steps[-1] - 1]
-  schedule = schedules.over_stages(HIGH, steps, complete)
-  _assert_rates(schedule, [0, 2**31 - 2], [HIGH, LOW])
