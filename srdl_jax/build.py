@@ -16,6 +16,7 @@ from srdl_jax import (
   artefact,
   augment,
   data,
+  machine,
   methods,
   models,
   parallel,
@@ -114,6 +115,8 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
   if dataset.train.is_streamed:
     dataset = with_crops(dataset, config.augment.least_area)
   described = artefact.describe(config, plan, dataset, len(train_rows))
+  largest = max(config.batch_size, config.eval.batch_size)
+  machine.check_batch(largest // jax.process_count(), described.image_shape)
   teacher = None
   if imported is not None:
     imported_lib.check(imported, config, dataset, train_rows)
@@ -122,7 +125,7 @@ def _assemble(config, plan, devices, dataset, weights, imported) -> Experiment:
   drawn = _drawn(config, dataset, train_rows)
   schedule = schedules.over_stages(
     config.optimiser.learning_rate,
-    [stage.epochs * drawn.steps for stage in plan],
+    machine.counted([stage.epochs * drawn.steps for stage in plan]),
     [stage.complete for stage in plan],
     decay_at=config.schedule.decay_at,
     decay_factor=config.schedule.decay_factor,

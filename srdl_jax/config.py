@@ -111,8 +111,11 @@ def from_flat(flat: Mapping[str, Any]) -> ConfigDict:
   config = defaults()
   born = {name: field.born for name, field in FIELDS.items()}
   for name, value in {**born, **flat}.items():
+    value = value.tolist() if hasattr(value, 'tolist') else value
     value = tuple(value) if isinstance(value, list) else value
     try:
+      if value is True and isinstance(config[name], float):
+        raise TypeError('it must be a number')  # It would become 1.0.
       config.update_from_flattened_dict({name: value})
     except (TypeError, ValueError) as error:
       told = ' '.join(f'{error}'.split())
@@ -131,12 +134,14 @@ def validate(config: ConfigDict) -> None:
     wrong = sorted(set(flat) ^ set(FIELDS))
     raise ConfigError(f'Missing or unknown fields: {", ".join(wrong)}.')
   for name, field in FIELDS.items():
-    value = flat[name]
+    value, kind = flat[name], type(field.default)
+    # True is an int to Python, and None fits every field of a ConfigDict.
+    fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
     finite = not isinstance(value, float) or math.isfinite(value)
-    if not finite or not field.valid(value):
+    if not (fits and finite and field.valid(value)):
       raise ConfigError(
         f'{name} = {value!r} is out of range: it must be '
-        f'{field.range or "finite"}. ({name}: {field.meaning}.)'
+        f'{field.range or f"a {kind.__name__}"}. ({name}: {field.meaning}.)'
       )
 
 

@@ -25,9 +25,9 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from srdl_jax import command, retrieval
+from srdl_jax import command, retrieval, storage
 from srdl_jax.errors import ConfigError
-from srdl_jax.retrieval import METRICS, ReRanking, montage
+from srdl_jax.retrieval import METRICS, ReRanking
 from srdl_jax.retrieval import arrays as arrays_lib
 from srdl_jax.retrieval.arrays import CAMERAS, IMAGES, SIDES, Arrays
 from srdl_jax.retrieval.features import refuse_other_lengths
@@ -47,6 +47,9 @@ def write_montage(
   Raises:
     DataError: images are missing.
   """
+  # It takes matplotlib with it.
+  from srdl_jax.retrieval import montage
+
   arrays_lib.require(arrays, IMAGES, '--montage')
   for side, images in zip(('query', 'gallery'), IMAGES, strict=True):
     refuse_other_lengths(**{side: arrays[side], images: arrays[images]})
@@ -102,11 +105,11 @@ def main(argv: Sequence[str]) -> None:
   if not args.features:
     raise ConfigError('--features=PATH is missing.')
   result = rank(
-    pathlib.Path(args.features).expanduser(),
+    storage.expanded(args.features, '--features'),
     metric=args.metric,
     multi_query=args.multi_query,
     re_rank=args.re_rank,
-    montage_file=args.montage and pathlib.Path(args.montage).expanduser(),
+    montage_file=args.montage and storage.expanded(args.montage, '--montage'),
     montage_queries=args.montage_queries,
   )
   print(json.dumps(result))

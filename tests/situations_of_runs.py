@@ -27,7 +27,7 @@ from situation_table import (
   seal,
 )
 
-from srdl_jax import build, cost, imported, methods, models, storage
+from srdl_jax import build, cost, imported, machine, methods, models, storage
 from srdl_jax import config as config_lib
 from srdl_jax.reproduce import sweep
 from srdl_jax.runs import directory as run_directory
@@ -127,7 +127,31 @@ def arguments(text: str, file: str = '') -> Provoke:
   return provoke
 
 
+def in_a_kilobyte(place):
+  place.patch.setattr(machine, 'total_memory', lambda: 1000)
+  refused(batch_size=10)(place)
+
+
 TABLE.add('field', {name: out_of_range(name, WRONG[name]) for name in WRONG})
+TABLE.add(
+  'field of another kind',
+  {
+    'a number that is true': out_of_range('epochs', True),
+    'nothing': out_of_range('method', None),
+    'a rate that is true': lambda p: config_lib.changed(
+      {'optimiser.learning_rate': True}
+    ),
+  },
+)
+TABLE.add(
+  'machine',
+  {
+    'more steps than are counted': refused(epochs=2**31),
+    'a larger batch than memory': in_a_kilobyte,
+    'no home': refused(init__from_path='~no_such_user/x'),
+    'another encoding': lambda p: run(p.folder / 'caf\udce9'),
+  },
+)
 TABLE.add(
   'record of fields',
   {

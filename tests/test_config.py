@@ -6,7 +6,9 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -298,6 +300,34 @@ def test_values_outside_are_refused_by_name_and_range(name):
     assert message.startswith(f'{name} = {value!r} is out of range')
     assert FIELDS[name].range in message
     assert FIELDS[name].meaning in message
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    (name, value)
+    for name, field in FIELDS.items()
+    for value in ([None] if isinstance(field.default, bool) else [None, True])
+  ],
+)
+def test_values_of_another_kind_are_refused(name, value):
+  with pytest.raises(ConfigError, match=f'^{re.escape(name)} = {value}'):
+    config_lib.validate(config_lib.changed({name: value}))
+
+
+def test_numbers_of_numpy_are_numbers():
+  config = config_lib.changed(
+    {
+      'epochs': np.int64(3),
+      'optimiser.momentum': np.float32(0.5),
+      'augment.flip': np.bool_(False),
+      'srdl.split': np.array([1, 2]),
+    }
+  )
+  config_lib.validate(config)
+  found = config.epochs, config.augment.flip, config.srdl.split
+  assert found == (3, False, (1, 2)) and config.optimiser.momentum == 0.5
+  assert [type(value) for value in found] == [int, bool, tuple]
 
 
 # Identity.

@@ -34,6 +34,7 @@ from srdl_jax import config as config_lib
 from srdl_jax import (
   data,
   evaluate,
+  machine,
   models,
   predict,
   soft_targets,
@@ -99,7 +100,11 @@ class Run:
     """In the run's own precision; its own module known by its name."""
     wide = self.config.model.dtype == 'float64'
     name = self.config.model.name
-    with jax.enable_x64(wide), own.known(models.MODELS, name, self._own):
+    with (
+      machine.lacking(),
+      jax.enable_x64(wide),
+      own.known(models.MODELS, name, self._own),
+    ):
       yield
 
   def _one(self) -> tuple[trained.TrainedStage, Any]:
@@ -282,6 +287,7 @@ def load(
   )
 
 
+@machine.lacking()
 def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
   """Trains a configuration, or goes on where it was interrupted.
 
@@ -315,6 +321,7 @@ def _deaf() -> Iterator[stop_request.StopRequest]:
   yield stop_request.StopRequest()
 
 
+@machine.lacking()
 def fit(
   model: nn.Module,
   images: Any,

@@ -4,6 +4,7 @@
 import ast
 import pathlib
 
+from srdl_jax import storage
 from srdl_jax.errors import ConfigError, unknown
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -47,8 +48,13 @@ def find(given: str) -> pathlib.Path:
   Raises:
     ConfigError: it is neither; the names are listed.
   """
-  there = pathlib.Path(given)
+  there = storage.expanded(given, '--config')
   if there.is_file():
+    if there.suffix not in ('.py', ''):
+      raise ConfigError(
+        f'--config={given}: give a Python file that ends in .py, or the name '
+        'of one that comes along; --config.FIELD=VALUE sets single fields.'
+      )
     return there
   name = given.removeprefix('configs/').removesuffix('.py')
   if name in names():

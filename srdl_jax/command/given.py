@@ -1,22 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """The flag --config and those of its fields: names resolved, errors told."""
 
+import contextlib
 import difflib
+import importlib.machinery
 import itertools
 import re
-from collections.abc import Sequence
+import sys
+import textwrap
+import traceback
+import types
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srdl_jax.command import bundled
-from srdl_jax.errors import ConfigError
+from srdl_jax.errors import ConfigError, SrdlError
 from srdl_jax.fields import FIELDS
 
 _FIELD = re.compile(r'--?(?:no)?config\.([^=]*)')
 _FILE = re.compile(r'(--?config)(?:=(.*))?', re.DOTALL)
 # Below it a name is another, not one misspelt.
 _NEAR = 0.7
+_FORM = (
+  'A configuration is a Python file whose get_config() begins with '
+  'srdl_jax.config.defaults(); --config.FIELD=VALUE sets single fields.'
+)
 
 
 def define_config() -> None:
@@ -24,6 +34,65 @@ def define_config() -> None:
   config_flags.DEFINE_config_file(
     'config', None, 'Configuration file, and its arguments behind a colon.'
   )
+  flags.FLAGS['config'].parser.parse = _loaded
+
+
+def _loaded(path: str) -> ConfigDict:
+  """Returns what get_config of FILE[:ARGUMENTS] returns.
+
+  Raises:
+    ConfigError: the file is faulty, or it returns something else.
+  """
+  file, *text = path.split(':', 1)
+  loader = importlib.machinery.SourceFileLoader('config_file', file)
+  module = types.ModuleType('config_file')
+  module.__file__ = file
+  # Dataclasses look for their module there.
+  sys.modules['config_file'] = module
+  with faults(f'--config={file}', file):
+    loader.exec_module(module)
+    get_config = getattr(module, 'get_config', None)
+    config = callable(get_config) and get_config(*text)
+  if get_config is None:
+    raise ConfigError(f'--config={file} has no get_config(). {_FORM}')
+  if not isinstance(config, ConfigDict):
+    kind = type(config).__name__
+    raise ConfigError(
+      f'--config={file}: get_config() gives no ConfigDict, but {kind}. {_FORM}'
+    )
+  return config.lock()
+
+
+@contextlib.contextmanager
+def faults(name: str, file: str = '') -> Iterator[None]:
+  """Tells in one line what a file of the user's raises, and where in it.
+
+  Args:
+    name: the flag.
+    file: the first that isn't of the import, unless it is given.
+
+  Raises:
+    ConfigError: in place of all but our own errors and Ctrl-C.
+  """
+  try:
+    yield
+  except SrdlError:
+    raise
+  except (Exception, SystemExit) as error:
+    trace = [
+      (frame.f_code.co_filename, line)
+      for frame, line in traceback.walk_tb(error.__traceback__)
+      if 'importlib' not in frame.f_code.co_filename
+    ]
+    # The first two are ours: this one, and who imports.
+    if not file and trace[2:]:
+      file = trace[2][0]
+    lines = [line for its, line in trace if its == file]
+    # Python tells the line of what isn't Python itself.
+    where = f' ({file}, line {lines[-1]})' if lines else ''
+    words = textwrap.shorten(str(error), 300)
+    told = f'{type(error).__name__}: {words}'.removesuffix(': ')
+    raise ConfigError(f'{name} raises {told}{where}.') from error
 
 
 def given_config() -> ConfigDict:
@@ -54,19 +123,22 @@ def resolved(arguments: Sequence[str]) -> list[str]:
     list(arguments), force_gnu=False
   )
   end = arguments.index('--') if '--' in arguments else len(arguments)
-  kinds = set()
+  kinds, files = set(), 0
   for number, argument in enumerate(arguments[:end]):
     if field := _FIELD.match(argument):
       check_field(field[1])
       kinds.add('field')
     elif file := _FILE.fullmatch(argument):
       kinds.add('file')
+      files += 1
       if file[2] is not None:
         arguments[number] = f'{file[1]}={_with_file(file[2])}'
       elif number + 1 < end:
         arguments[number + 1] = _with_file(arguments[number + 1])
   if kinds == {'field'}:
     raise _missing()
+  if files > 1:
+    raise ConfigError('--config=FILE is given twice: give one.')
   return arguments
 
 

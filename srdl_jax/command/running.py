@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags
 from absl import logging as absl_logging
 
-from srdl_jax import storage
+from srdl_jax import machine, storage
 from srdl_jax.command import given, usage
 from srdl_jax.errors import ConfigError, SrdlError
 
@@ -44,15 +44,16 @@ def _import(arguments: Sequence[str]) -> None:
         f'--import={name}: give the name of a module, such as my_networks for '
         'my_networks.py.'
       )
-    try:
-      importlib.import_module(name)
-    except ModuleNotFoundError as error:
-      # What it wants itself, and isn't there, keeps its traceback.
-      if not f'{name}.'.startswith(f'{error.name}.'):
-        raise
-      raise ConfigError(
-        f'--import={name}: there is no such module, here or installed.'
-      ) from error
+    with given.faults(f'--import={name}'):
+      try:
+        importlib.import_module(name)
+      except ModuleNotFoundError as error:
+        # Not what it wants itself.
+        if not f'{name}.'.startswith(f'{error.name}.'):
+          raise
+        raise ConfigError(
+          f'--import={name}: there is no such module, here or installed.'
+        ) from error
 
 
 def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
@@ -129,15 +130,18 @@ def run(
     positional: whether it takes arguments that are no flags.
   """
   _prepare_streams()
+  # Nothing is shown; a notebook's own may not be installed here.
+  os.environ['MPLBACKEND'] = 'agg'
   if 'import' not in flags.FLAGS:
     flags.DEFINE_multi_string(
       'import', [], 'Module of your own networks, data sets or methods.'
     )
   try:
-    app.run(
-      main,
-      flags_parser=functools.partial(_parse, positional=positional),
-    )
+    with machine.lacking():
+      app.run(
+        main,
+        flags_parser=functools.partial(_parse, positional=positional),
+      )
   except SrdlError as error:
     storage.say(f'error: {error}')
     sys.exit(error.exit_code)

@@ -211,8 +211,8 @@ def copy_from_bucket(data_dir: str, dataset: str, version: str) -> pathlib.Path:
   if not bucket.FOLDER.fullmatch(data_dir):
     raise DataError(f'data_dir {data_dir}: give gs://BUCKET/FOLDER')
   source = storage.path_of(data_dir) / dataset / version
-  cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
-  place = cache.expanduser() / 'srdl_jax' / 'data'
+  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  place = storage.expanded(cache, 'XDG_CACHE_HOME') / 'srdl_jax' / 'data'
   local = place / str(source).partition('://')[2]
   try:
     sizes = _sizes(str(source))

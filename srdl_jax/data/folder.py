@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from srdl_jax import data
+from srdl_jax import data, storage
 from srdl_jax.data import folder_files
 from srdl_jax.data.folder_files import Fault, Paths
 from srdl_jax.data.images import IMAGENET_MEAN, IMAGENET_STD, StreamedImages
@@ -95,8 +95,7 @@ def _root(path: str) -> pathlib.Path:
       f'data.path {path} is not a local folder; copy the images to a local '
       'disk and give its path'
     )
-  # Path.expanduser raises where there is no such user.
-  root = pathlib.Path(os.path.expanduser(path))
+  root = storage.expanded(path, 'data.path')
   try:
     is_folder = stat.S_ISDIR(os.stat(root).st_mode)
   except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from srdl_jax import storage
 from srdl_jax.data import folder_files, tfds_reader
 from srdl_jax.data.images import EncodedImages
 from srdl_jax.errors import DataError
@@ -49,7 +50,7 @@ def read(source: str, classes: Sequence[str], data_dir: str = '') -> Labelled:
   """
   if source.startswith(_TFDS):
     return _tfds(source.removeprefix(_TFDS), classes, data_dir)
-  root = pathlib.Path(os.path.expanduser(source)).absolute()
+  root = storage.expanded(source, '--data').absolute()
   if not os.path.isdir(root):
     raise DataError(f'--data={source}: there is no such folder.')
   found = folder_files.entries(root)

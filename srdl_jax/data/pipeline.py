@@ -2,10 +2,14 @@
 """Batches of streamed images, decoded and cropped ahead of the device."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import multiprocessing
 import os
+import pathlib
+import re
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,12 +20,18 @@ import numpy as np
 from srdl_jax import cpu
 from srdl_jax.data import sampling
 from srdl_jax.data.images import StreamedImages
+from srdl_jax.errors import ConfigError
 
 _MOST_THREADS = 16
 # Of a worker: one of them decodes while the other waits for a file.
 _THREADS = 2
 # Batches that wait for each process, or for all threads at least.
 _AHEAD = 2
+# Batches of a worker that are in shared memory at once: those in its queue, in
+# Grain's and in the making.
+_SHARED = 6
+_SHARED_MEMORY = pathlib.Path('/dev/shm')
+_LESS = 'set fewer data.workers, a smaller batch_size, or data.workers = 0'
 
 
 class RandomAccess(Protocol):
@@ -130,11 +140,17 @@ def batches(
 
   Raises:
     DataError: of a source whose image is damaged, once its batch is reached.
+    ConfigError: workers have too little memory, shared or other.
   """
   # It takes a second, which users of other data sets should not pay.
   import grain
 
   whole = _Batches(source, batch_size, shared=workers > 0)
+  waiting = min(_SHARED * workers, len(whole) - first)
+  if waiting > 0:
+    example = source[first * batch_size]
+    size = batch_size * sum(np.asarray(v).nbytes for v in example.values())
+    _check_shared_memory(waiting * size, workers)
   # A saved iterator's state would fit the same number of workers alone.
   dataset = grain.MapDataset.source(whole)[first:]
   # A worker passes each batch on before it makes another: what Grain's threads
@@ -153,9 +169,41 @@ def batches(
   iterator = iter(iterated)
   try:
     yield from iterator
+  except RuntimeError as error:
+    ended = re.search('unexpectedly with exit code (-?[0-9]+)', str(error))
+    if not ended:
+      raise
+    raise ConfigError(_ended(int(ended[1]))) from error
   finally:
     # Ends the workers, and gives their shared memory back.
     iterator.close()
+
+
+def _check_shared_memory(needed: int, workers: int) -> None:
+  """Checks that so many bytes of batches that wait have room.
+
+  Raises:
+    ConfigError: they haven't; a worker would be killed where it writes.
+  """
+  with contextlib.suppress(OSError):  # Not of Linux.
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if needed > free:
+      raise ConfigError(
+        f'data.workers = {workers}: their batches take up to '
+        f'{needed / 1e6:,.1f} MB of shared memory, but {_SHARED_MEMORY} has '
+        f'{free / 1e6:,.1f} MB; give more (docker run --shm-size), or {_LESS}.'
+      )
+
+
+def _ended(code: int) -> str:
+  """Returns why a worker ended by itself, by its exit code."""
+  if code == -signal.SIGBUS:
+    why = f'shared memory, {_SHARED_MEMORY}, is full: give more (--shm-size)'
+  elif code == -signal.SIGKILL:
+    why = 'it was killed, as where memory, or its limit, is exceeded'
+  else:
+    why = f'exit code {code}'
+  return f'A worker that decodes images ended: {why}, or {_LESS}.'
 
 
 @dataclasses.dataclass

@@ -278,7 +278,7 @@ def folders(
   """Where archives are put by hand, and where they are downloaded to."""
   downloads = tfds_reader.root(source.data_dir, dataset) / 'downloads'
   if source.manual_dir:
-    return pathlib.Path(source.manual_dir).expanduser(), downloads
+    return storage.expanded(source.manual_dir, 'manual_dir'), downloads
   return downloads / 'manual', downloads
 
 
@@ -291,7 +291,7 @@ def _find(archive: Archive, source: data.Location) -> pathlib.Path | None:
   manual, downloads = folders(source, archive.name)
   places = manual, downloads, tfds_reader.root(source.data_dir, archive.name)
   if source.path:
-    given = pathlib.Path(source.path).expanduser()
+    given = storage.expanded(source.path, 'data.path')
     if given.name == archive.file or archive.is_copy(given):
       return given
     places = (given,)

@@ -85,6 +85,7 @@ def root(data_dir: str, dataset: str = '') -> pathlib.Path:
 
   Raises:
     DataError: the path is an address, such as that of a bucket.
+    ConfigError: it isn't UTF-8, or there is no home directory.
   """
   chosen = _chosen(data_dir, dataset)
   if '://' in chosen:
@@ -92,7 +93,9 @@ def root(data_dir: str, dataset: str = '') -> pathlib.Path:
       f'data_dir {chosen} is not a local directory; copy the data set to a '
       'local disk and give its path'
     )
-  return _local(chosen)
+  path = storage.expanded(chosen, 'data_dir')
+  storage.refuse_other_letters(path, 'data_dir')
+  return path
 
 
 def _given(data_dir: str) -> str:
@@ -118,7 +121,7 @@ def _chosen(data_dir: str, dataset: str) -> str:
 
 
 def _local(path: str) -> pathlib.Path:
-  return pathlib.Path(path).expanduser()
+  return storage.expanded(path, 'data_dir')
 
 
 def _versions(folder: pathlib.Path) -> list[str]:

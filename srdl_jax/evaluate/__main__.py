@@ -31,6 +31,7 @@ from absl import flags
 
 from srdl_jax import command, cpu, evaluate, storage, trained
 from srdl_jax.config import FIELDS
+from srdl_jax.data import folder_files
 from srdl_jax.errors import ConfigError, DataError
 from srdl_jax.experiment import Experiment
 from srdl_jax.retrieval import measure
@@ -70,7 +71,7 @@ def _evaluate(runs, split: str) -> dict[str, Any]:
       return evaluate.evaluate(runs, split, each)
   if args.details:
     raise ConfigError('--details is for tests that classify.')
-  target = args.montage and pathlib.Path(args.montage).expanduser()
+  target = args.montage and storage.expanded(args.montage, '--montage')
   if target and not target.parent.is_dir():
     raise ConfigError(f'--montage={args.montage}: there is no such directory.')
   changes = {n: args[n].value for n in _RETRIEVAL if args[n].value is not None}
@@ -145,8 +146,8 @@ def _test_alone(workdir: pathlib.Path) -> tuple[str, str]:
   given = flags.FLAGS.data_dir
   in_folders = config.data.name == 'imagenet' and config.data.path
   if config.data.name == 'folder' or in_folders:
-    root = pathlib.Path(given or config.data.path).expanduser()
-    there = any((root / name).is_dir() for name in ('val', 'test'))
+    root = storage.expanded(given or config.data.path, 'data.path')
+    there = any((root / name).is_dir() for name in folder_files.TEST_FOLDERS)
     return (str(root) if there else ''), ''
   test = _TESTS.get(config.data.name, '')
   return test, given or config.data.data_dir

@@ -250,7 +250,7 @@ def _measure_all(args) -> dict[str, Any]:
 
 def _writable(name: str) -> pathlib.Path:
   """Returns the path of a file that can be written, or raises WorkdirError."""
-  path = pathlib.Path(name).expanduser().absolute()
+  path = storage.expanded(name, '--out').absolute()
   # An hour's work is not to be lost to a folder that isn't there.
   with storage.failures(path):
     if path.is_dir():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from srdl_jax import evaluate, trained
+from srdl_jax import evaluate, storage, trained
 from srdl_jax.data import folder_files
 from srdl_jax.errors import DataError
 from srdl_jax.network import Member
@@ -65,8 +65,7 @@ def find(given: Sequence[str]) -> list[str]:
   """
   found: dict[str, None] = {}
   for one in given:
-    # Path.expanduser raises where there is no such user.
-    path = str(pathlib.Path(os.path.expanduser(one)))
+    path = str(storage.expanded(one, 'image'))
     if os.path.isdir(path):
       files = sorted(_below(path))
     elif _is_file(path):

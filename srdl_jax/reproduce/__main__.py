@@ -25,10 +25,9 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from srdl_jax import command, cost, flatness, models, storage
+from srdl_jax import command, cost, flatness, machine, models, storage
 from srdl_jax.errors import (
   ConfigError,
-  SrdlError,
   SweepError,
   WorkdirError,
   unknown,
@@ -191,7 +190,8 @@ def main(argv: Sequence[str]) -> None:
     if args.data_dir:
       yield 'data.data_dir', args.data_dir
     if scales.starts_from_weights(setting):
-      yield 'init.from_path', str(pathlib.Path(args.weights) / setting.model)
+      weights = storage.expanded(args.weights, '--weights')
+      yield 'init.from_path', str(weights / setting.model)
 
   jobs = sweep.run_jobs(root, rows, seeds, extra=extra, work=work_of)
   jobs += flatness_jobs(root, rows, scale)
@@ -274,23 +274,19 @@ def _report(root: pathlib.Path) -> str:
 def measured_apart() -> float:
   """Returns `train_speed` as another process measures it.
 
-  This one then neither holds an accelerator nor has to have one.
-
   Raises:
-    SrdlError: it can't be measured.
+    ConfigError: it can't be measured, as where there is no such device.
   """
   program = (
     'from srdl_jax.reproduce.__main__ import train_speed; print(train_speed())'
   )
-  done = subprocess.run(
-    [sys.executable, '-c', program], capture_output=True, text=True, check=False
-  )
-  if done.returncode:
-    reason = done.stderr.strip().splitlines()[-1:]
-    raise SrdlError(f'The speed cannot be measured: {"".join(reason)}')
-  return float(done.stdout)
+  try:
+    return float(sweep.apart(program))
+  except ConfigError as error:
+    raise ConfigError(f'The speed cannot be measured: {error}') from error
 
 
+@machine.lacking()
 def train_speed() -> float:
   """Returns the forward multiply-adds, in 1e16, trained in a second here.
 

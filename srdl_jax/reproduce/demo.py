@@ -150,7 +150,7 @@ def main(argv: Sequence[str]) -> None:
     print('\n' + textwrap.fill(text, width))
   # SRDL with right labels.
   last = sweep.directory(root, rows[len(rows) // 2 - 1].setting, 0)
-  folder = pathlib.Path(args.workdir)
+  folder = storage.expanded(args.workdir, 'workdir')
   print(_next(folder, folder / last.relative_to(root)), end='')
 
 

@@ -4,13 +4,13 @@
 import dataclasses
 import functools
 import importlib.util
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from srdl_jax import config as config_lib
+from srdl_jax import storage
 from srdl_jax.command import bundled
 from srdl_jax.errors import ConfigError, unknown
 from srdl_jax.reproduce import arena, paper
@@ -200,7 +200,8 @@ def possible(
       f'{needy[0].group} starts from imported weights; give --weights=DIR, '
       f'which holds {", ".join(networks)}'
     )
-  absent = [n for n in networks if not (pathlib.Path(weights) / n).is_dir()]
+  folder = storage.expanded(weights or '', '--weights')
+  absent = [n for n in networks if not (folder / n).is_dir()]
   if absent:
     raise ConfigError(
       f'--weights={weights} has no folder {", ".join(absent)}: import them '

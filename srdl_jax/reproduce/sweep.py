@@ -7,6 +7,8 @@ import json
 import os
 import pathlib
 import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from typing import Any
 
 from srdl_jax import cpu, storage
 from srdl_jax.command import bundled
-from srdl_jax.errors import EXIT_CODES
+from srdl_jax.errors import EXIT_CODES, ConfigError
 from srdl_jax.reproduce import scales, worker
 from srdl_jax.reproduce.paper import Row, Setting
 from srdl_jax.runs import directory as run_directory
@@ -51,6 +53,32 @@ class Job:
   def is_done(self) -> bool:
     """Whether its last file is there."""
     return self.done.exists()
+
+
+def apart(program: str) -> str:
+  """Returns what a Python program prints in a process of its own.
+
+  This one then neither holds an accelerator nor has to have one.
+
+  Raises:
+    ConfigError: it fails; its last line is told.
+  """
+  done = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=False
+  )
+  if done.returncode:
+    line = (done.stderr.strip().splitlines() or [''])[-1]
+    raise ConfigError(re.sub(r'^srdl_jax\.\S+: ', '', line))
+  return done.stdout
+
+
+def _check_device() -> None:
+  """Checks that there is what JAX_PLATFORMS names: else every job fails."""
+  if os.environ.get('JAX_PLATFORMS') not in (None, '', 'cpu'):
+    apart(
+      'import jax\nfrom srdl_jax import machine\n'
+      'with machine.lacking():\n  jax.devices()'
+    )
 
 
 def directory(root: pathlib.Path, setting: Setting, seed: int) -> pathlib.Path:
@@ -164,7 +192,9 @@ class Sweep:
     Raises:
       Interrupted: `stop` asked for it.
       WorkdirError: the directory can't be written.
+      ConfigError: JAX_PLATFORMS names a device that isn't here.
     """
+    _check_device()
     with storage.failures(self.root):
       (self.root / 'logs').mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='compiled_') as cache:

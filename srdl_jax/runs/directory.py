@@ -2,6 +2,7 @@
 """Where a run keeps its files, and which run a directory belongs to."""
 
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -104,13 +105,17 @@ def local(workdir: str, name: str = 'workdir') -> pathlib.Path:
 
   Raises:
     WorkdirError: it is a URL.
+    ConfigError: it isn't UTF-8, or there is no home directory.
   """
+  workdir = os.fspath(workdir)
   if '://' in workdir:
     raise WorkdirError(
       f'{name} {workdir}: give a path of this machine, no URL (mount the '
       'bucket, or copy what is in it).'
     )
-  return pathlib.Path(workdir).expanduser()
+  path = storage.expanded(workdir, name)
+  storage.refuse_other_letters(path, name)
+  return path
 
 
 def differences(

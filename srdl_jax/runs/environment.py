@@ -64,9 +64,11 @@ def use_compilation_cache() -> None:
   if jax.default_backend() == 'cpu' or jax.config.jax_compilation_cache_dir:
     return
   versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib')]
-  cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME', '~/.cache'))
-  folder = cache.expanduser() / 'srdl_jax' / '-'.join(versions)
-  jax.config.update('jax_compilation_cache_dir', str(folder))
+  cache = os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+  # A user without a home compiles anew.
+  if os.path.isabs(cache):
+    folder = os.path.join(cache, 'srdl_jax', '-'.join(versions))
+    jax.config.update('jax_compilation_cache_dir', folder)
 
 
 def known_fault(device: jax.Device) -> str:

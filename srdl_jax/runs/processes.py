@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srdl_jax import storage
+from srdl_jax import machine, storage
 from srdl_jax.errors import ConfigError, Interrupted, SrdlError
 
 # What collectives and the coordinator say of a process that is gone.
@@ -75,6 +75,8 @@ def initialise(
       f'The processes of this run do not find each other: {_first_line(error)}'
     ) from error
   except RuntimeError as error:
+    if known := machine.lack(error):
+      raise known from error
     # Such as a machine that comes up late: running again helps.
     raise Interrupted(
       f'Some process of this run did not come: {_first_line(error)}'
@@ -157,8 +159,9 @@ def failing_at_once() -> Iterator[None]:
         'command again to go on from the last checkpoint.\n',
         Interrupted.exit_code,
       )
-    if isinstance(error, SrdlError):
-      _end(f'error: {error}\n', error.exit_code)
+    known = error if isinstance(error, SrdlError) else machine.lack(error)
+    if known:
+      _end(f'error: {known}\n', known.exit_code)
     _end(traceback.format_exc(), 1)
 
 

@@ -10,8 +10,10 @@ from srdl_jax.storage.bucket import (
 )
 from srdl_jax.storage.files import (
   exists,
+  expanded,
   new_folder,
   read_json,
+  refuse_other_letters,
   replace,
   write_json,
 )
@@ -27,6 +29,7 @@ __all__ = [
   'arrays',
   'bucket',
   'exists',
+  'expanded',
   'failures',
   'files',
   'is_bucket',
@@ -36,6 +39,7 @@ __all__ = [
   'new_folder',
   'path_of',
   'read_json',
+  'refuse_other_letters',
   'replace',
   'say',
   'uploads',

@@ -20,6 +20,44 @@ from srdl_jax.storage.bucket import failures
 DRAFT = '.tmp'
 
 
+def expanded(path: str | os.PathLike[str], name: str) -> pathlib.Path:
+  """Returns a path of this machine; ~ stands for the home directory.
+
+  Args:
+    name: of what it is, for the message.
+
+  Raises:
+    ConfigError: there is no home directory.
+  """
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise errors.ConfigError(
+      f'{name} {path}: there is no such home directory here (HOME names one); '
+      'give a path without ~.'
+    ) from error
+
+
+def refuse_other_letters(path: str | os.PathLike[str], name: str) -> None:
+  """Checks that a path is UTF-8 from the root on, as Orbax and TFDS need it.
+
+  Raises:
+    ConfigError: it isn't, or begins in a directory that was removed.
+  """
+  try:
+    whole = os.path.abspath(path)
+    whole.encode()
+  except FileNotFoundError as error:
+    raise errors.ConfigError(
+      f'{name} {path}: the current directory was removed; change to another.'
+    ) from error
+  except UnicodeEncodeError as error:
+    shown = os.fsencode(whole).decode(errors='backslashreplace')
+    raise errors.ConfigError(
+      f'{name} {shown} is not UTF-8: rename it, or give another.'
+    ) from error
+
+
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
   """Replaces `path` by `obj` as JSON: a reader sees the old or the new.
 

@@ -90,7 +90,8 @@ def load(directory: str) -> Weights:
   Raises:
     CheckpointError: there is nothing, it is damaged, or of another making.
   """
-  path = pathlib.Path(directory).expanduser()
+  path = storage.expanded(directory, 'init.from_path')
+  storage.refuse_other_letters(path, 'init.from_path')
   if path.is_file():
     raise CheckpointError(
       f'init.from_path = {directory!r} is a file: make a directory of it, with '

@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
 import sys
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from srdl_jax.data import pipeline, sampling
 from srdl_jax.data.images import StreamedImages
-from srdl_jax.errors import DataError
+from srdl_jax.errors import ConfigError, DataError
 
 SEED, STAGE, EPOCHS, BATCH = 3, 2, 3, 4
 ROWS = np.array([0, 2, 3, 5, 6, 7, 8, 9, 11])
@@ -142,6 +143,66 @@ def test_a_signal_to_all_leaves_the_workers_at_work():
     os.kill(worker.pid, number)
   rest = [(batch['view'], batch['image']) for batch in found]
   assert_same([(first['view'], first['image']), *rest], listed(source()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Killed(Gradients):
+  """A signal ends the worker that reads an image, as the kernel would."""
+
+  by: int = 0
+
+  def __getitem__(self, row):
+    os.kill(os.getpid(), self.by)
+    return super().__getitem__(row)
+
+
+@pytest.mark.parametrize(
+  ('by', 'told'),
+  [
+    (signal.SIGBUS, 'shared memory, /dev/shm, is full: .*--shm-size'),
+    (signal.SIGKILL, 'it was killed, .*memory'),
+    (signal.SIGSEGV, 'exit code -11'),
+  ],
+)
+def test_a_worker_that_dies_is_told(monkeypatch, by, told):
+  # Which reads an image in this process, too.
+  monkeypatch.setattr(pipeline, '_check_shared_memory', lambda *_: None)
+  views = source()
+  images = dataclasses.replace(views.images, records=Killed(by=by))
+  views = OutsideTheRun(dataclasses.replace(views, images=images), os.getpid())
+  with pytest.raises(ConfigError, match=f'{told}.*data.workers = 0'):
+    next(pipeline.batches(views, BATCH, workers=1))
+
+
+@dataclasses.dataclass(frozen=True)
+class OutsideTheRun:
+  """Examples that are damaged for workers alone."""
+
+  views: pipeline.TrainingViews
+  run: int
+
+  def __len__(self):
+    return len(self.views)
+
+  def __getitem__(self, position):
+    here = os.getpid() == self.run
+    return (source() if here else self.views)[position]
+
+
+@pytest.mark.parametrize('missing', [0, 1])
+def test_shared_memory_has_room_for_the_batches_that_wait(monkeypatch, missing):
+  # A batch has views of 8 x 8 x 3 bytes and their numbers; all six wait.
+  free = 6 * BATCH * (8 * 8 * 3 + 4) - missing
+  usage = shutil.disk_usage('/')._replace(free=free)
+  monkeypatch.setattr(pipeline.shutil, 'disk_usage', lambda path: usage)
+  assert len(listed(source())) == 6
+  found = pipeline.batches(source(), BATCH, workers=2)
+  if missing:
+    with pytest.raises(ConfigError, match='data.workers = 2: .*--shm-size'):
+      next(found)
+  else:
+    next(found)
+    found.close()
 
 
 @pytest.mark.slow

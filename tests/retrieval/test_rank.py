@@ -12,7 +12,7 @@ import started
 
 from srdl_jax import rank, retrieval
 from srdl_jax.errors import ConfigError, DataError
-from srdl_jax.retrieval import ReRanking, pool_queries
+from srdl_jax.retrieval import ReRanking, montage, pool_queries
 from srdl_jax.retrieval import arrays as arrays_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -172,7 +172,7 @@ def test_a_folder_of_arrays_is_read_as_a_file_is(tmp_path):
 def test_a_montage_shows_queries_from_first_to_last(tmp_path, monkeypatch):
   shown = []
   monkeypatch.setattr(
-    rank.montage, 'montage', lambda *arguments: shown.append(arguments)
+    montage, 'montage', lambda *arguments: shown.append(arguments)
   )
   path = saved(tmp_path / 'f.npz')
   for count in (1, 3, 99):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run tells of the machine and of JAX."""
 
+import pwd
 import sys
 import types
 
@@ -46,3 +47,24 @@ def test_what_may_change_bits_is_recorded():
   assert {'python', 'cpu', 'xla_flags', 'jax_options'} < found.keys()
   assert found['xla_flags'] and found['cpu'] and found['python'][:2] == '3.'
   assert found['jax_options']['jax_default_prng_impl'] == 'threefry2x32'
+
+
+@pytest.mark.parametrize('home', [True, False])
+def test_compiled_programs_are_kept_where_there_is_a_home(
+  monkeypatch, tmp_path, home
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  monkeypatch.setattr(pwd, 'getpwuid', {}.__getitem__)
+  monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+  monkeypatch.delenv('HOME')
+  if home:
+    monkeypatch.setenv('HOME', str(tmp_path))
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update('jax_compilation_cache_dir', None)
+  try:
+    environment.use_compilation_cache()
+    found = jax.config.jax_compilation_cache_dir
+  finally:
+    jax.config.update('jax_compilation_cache_dir', before)
+  assert (found or '').startswith(f'{tmp_path}/.cache/srdl_jax/') == home
+  assert bool(found) == home

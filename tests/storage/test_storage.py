@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import pwd
 import signal
 import socket
 import sys
@@ -15,7 +16,10 @@ import pytest
 import started
 from clock import Clock
 
-from srdl_jax import errors, storage
+from srdl_jax import api, data, errors, predict, storage, weights
+from srdl_jax.command import bundled
+from srdl_jax.data import labelled, tfds_reader
+from srdl_jax.runs import directory as run_directory
 from srdl_jax.storage import locks
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -385,3 +389,73 @@ def test_bytes_of_an_unknown_number_are_told(seen):
     'f.zip: 0.60 GB, 50.0 MB/s',
     'f.zip: 0.80 GB, 50.0 MB/s, done',
   ]
+
+
+# A user that /etc/passwd lacks; without HOME the own one may be such, too.
+NO_HOME = '~no_such_user/x'
+
+
+@pytest.mark.parametrize(
+  'use',
+  [
+    lambda: run_directory.resolve(NO_HOME),
+    lambda: run_directory.local(NO_HOME, '--out'),
+    lambda: bundled.find(NO_HOME),
+    lambda: weights.load(NO_HOME),
+    lambda: predict.find([NO_HOME]),
+    lambda: labelled.read(NO_HOME, ['a'], ''),
+    lambda: tfds_reader.root(NO_HOME),
+    lambda: data.load('folder', path=NO_HOME),
+    lambda: data.load('reid_folder', path=NO_HOME),
+    lambda: data.load('cifar10', manual_dir=NO_HOME, data_dir='/none'),
+  ],
+)
+def test_a_home_that_is_not_there_is_told(use):
+  with pytest.raises(errors.ConfigError, match='no such home directory'):
+    use()
+
+
+def test_a_user_without_a_home_is_told_which_path_to_give(monkeypatch):
+  monkeypatch.delenv('HOME')
+  monkeypatch.delenv('TFDS_DATA_DIR', raising=False)
+  monkeypatch.setattr(pwd, 'getpwuid', {}.__getitem__)
+  with pytest.raises(errors.ConfigError, match='^data_dir ~/tensorflow_data'):
+    tfds_reader.root('')
+
+
+def test_the_home_is_found_in_one_place():
+  package = _ROOT / 'srdl_jax'
+  files = [f for f in package.rglob('*.py') if 'expanduser(' in f.read_text()]
+  names = {str(file.relative_to(package)) for file in files}
+  # The compiled programs of who has none are not kept.
+  assert names == {'storage/files.py', 'runs/environment.py'}
+
+
+@pytest.mark.parametrize(
+  'use',
+  [
+    run_directory.resolve,
+    lambda path: run_directory.local(path, '--out'),
+    tfds_reader.root,
+    weights.load,
+    api.load,
+    lambda path: api.train({'data.name': 'digits'}, path),
+  ],
+)
+@pytest.mark.parametrize('below', ['', '/run'])
+def test_names_that_are_not_utf8_are_refused(tmp_path, use, below):
+  path = os.fsdecode(os.fsencode(tmp_path) + b'/caf\xe9')
+  with pytest.raises(errors.ConfigError, match=r'/caf\\xe9\S* is not UTF-8'):
+    use(path + below)
+  assert not os.listdir(tmp_path)
+
+
+def test_names_count_from_the_root_on(tmp_path, monkeypatch):
+  folder = tmp_path / os.fsdecode(b'caf\xe9')
+  folder.mkdir()
+  monkeypatch.chdir(folder)
+  with pytest.raises(errors.ConfigError, match='is not UTF-8'):
+    run_directory.resolve('run')
+  folder.rmdir()
+  with pytest.raises(errors.ConfigError, match='directory was removed'):
+    run_directory.resolve('run')

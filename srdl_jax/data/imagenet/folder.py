@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from srdl_jax import cpu, data
+from srdl_jax import cpu, data, storage
 from srdl_jax.data import folder_files, imagenet, tfds_reader
 from srdl_jax.data.folder_files import Fault
 from srdl_jax.data.imagenet import archives as imagenet_archives
@@ -79,7 +79,7 @@ def load(
 
 
 def _root(path: str) -> pathlib.Path:
-  given = pathlib.Path(path).expanduser().absolute()
+  given = storage.expanded(path, 'data.path').absolute()
   root = next((given / b for b in _BELOW if (given / b / 'train').is_dir()), '')
   if not root:
     raise DataError(

@@ -5,11 +5,10 @@ See `layouts`. Market-1501's gt_bbox holds images for queries of several.
 """
 
 import logging
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from srdl_jax import data
+from srdl_jax import data, storage
 from srdl_jax.data import folder_files, persons
 from srdl_jax.data.persons import Part, layouts
 from srdl_jax.data.persons import checks as person_checks
@@ -42,7 +41,7 @@ def load(source: data.Location) -> data.Dataset:
       'data.path is empty: name the folder that holds bounding_box_train, '
       'query, bounding_box_test'
     )
-  root = pathlib.Path(os.path.expanduser(source.path)).absolute()
+  root = storage.expanded(source.path, 'data.path').absolute()
   parts = read(root, source)
   person_checks.check(root, parts, allow_differences=source.allow_differences)
   return persons.dataset(NAME, parts, source.image_size)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import tensorflow_datasets as tfds
 
-from srdl_jax import data
+from srdl_jax import data, storage
 from srdl_jax.data import persons, preparation, tfds_reader
 from srdl_jax.data import records as records_lib
 from srdl_jax.data.persons import Part, layouts
@@ -104,7 +104,7 @@ def _directory(source: data.Location) -> pathlib.Path:
 def _folder(source: data.Location) -> pathlib.Path:
   """Finds the official folder: what is named is it, or holds it."""
   given = source.path or preparation.folders(source, NAME)[0]
-  manual = pathlib.Path(given).expanduser().absolute()
+  manual = storage.expanded(given, 'data.path').absolute()
   if (manual / FOLDER).is_dir():
     return manual / FOLDER
   if any((manual / name).is_dir() for name in layouts.MARKET.values()):
