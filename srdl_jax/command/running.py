@@ -75,8 +75,7 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
     if not flags.FLAGS['verbosity'].present:
       absl_logging.set_verbosity(absl_logging.WARNING)
       _hush_orbax()
-    # What takes minutes, or is left out, is told.
-    logging.getLogger('srdl_jax').setLevel(logging.INFO)
+    _tell_what_is_logged()
     return rest
   except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:
     cause = error
@@ -89,6 +88,19 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
     text = ' '.join(filter(None, dict.fromkeys((first, lines[-1].strip()))))
     fields = ', which lists the fields' if known else ''
     raise ConfigError(f'Command line: {text} (See --help{fields}.)') from error
+
+
+def _tell_what_is_logged() -> None:
+  """Tells what the package logs: what takes minutes, or is left out.
+
+  By lines of its own: the root may have two handlers, absl's and one that a
+  library's first message has brought.
+  """
+  handler = logging.Handler()
+  handler.emit = lambda record: storage.say(record.getMessage())
+  own = logging.getLogger('srdl_jax')
+  own.setLevel(logging.INFO)
+  own.handlers, own.propagate = [handler], False
 
 
 def _hush_orbax() -> None:
