@@ -141,6 +141,12 @@ def _directories(root: pathlib.Path) -> dict[str, pathlib.Path]:
       f'them, or give path={root / usable[0]} to have a fifth of its images '
       'held out'
     )
+  directories = {split: root / name for split, name in chosen.items()}
+  if os.path.samefile(*directories.values()):
+    raise DataError(
+      f'{directories["test"]} is the folder {directories["train"]} itself: '
+      'testing on what was trained on says nothing; make it another one'
+    )
   unread = [
     name
     for name, kind in found.items()
@@ -148,7 +154,7 @@ def _directories(root: pathlib.Path) -> dict[str, pathlib.Path]:
   ]
   if unread:
     _log.warning('in %s, not read: %s', root, _listed(unread))
-  return {split: root / name for split, name in chosen.items()}
+  return directories
 
 
 def _tell(

@@ -184,6 +184,12 @@ def test_of_two_candidates_it_is_said_which_is_read(two, caplog):
   assert f'in {two}, not read: Valid, bird, gone, test' in caplog.text
 
 
+def test_a_test_that_is_what_was_trained_on_is_refused(two):
+  (two / 'val').rename(two.parent / f'{two.name}-val')
+  (two / 'val').symlink_to('train')
+  refused(two, f'{two}/val is the folder {two}/train itself')
+
+
 @pytest.mark.parametrize(('spoil', 'reason'), [
   (lambda path: path.mkdir(), 'a folder without any'),
   (lambda path: path.write_text('../val'), 'a file'),
