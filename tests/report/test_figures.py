@@ -71,10 +71,10 @@ def lines(svg, colour):
 
 
 GAINS = [
-  arena.Gain('SRDL', arena.METHOD, 0.0, Summary(1.0, 0.5, 3)),
-  arena.Gain('half', arena.CONTROL, 0.0, Summary(-1.0, math.nan, 1)),
-  arena.Gain('longer', arena.UNEQUAL, 0.0, Summary(-1.0, 0.5, 3)),
-  arena.Gain('two', arena.TWO, 0.0, Summary(2.0, 0.5, 3)),
+  arena.Gain('SRDL', arena.METHOD, 0.0, 0, Summary(1.0, 0.5, 3)),
+  arena.Gain('half', arena.CONTROL, 0.0, 0, Summary(-1.0, math.nan, 1)),
+  arena.Gain('longer', arena.UNEQUAL, 0.0, 0, Summary(-1.0, 0.5, 3)),
+  arena.Gain('two', arena.TWO, 0.0, 0, Summary(2.0, 0.5, 3)),
 ]
 DRAWN = {
   'curves': lambda: drawings.learning_curves({'SRDL': row()}, 'test'),
