@@ -165,8 +165,9 @@ pack() {
 }
 
 setup() {
-  local archive=srdl.tar.gz status=0
-  local pins=${TPU_CONSTRAINTS:-$(dirname "${BASH_SOURCE[0]}")/../runs/tpu_$NAME.txt}
+  local archive=srdl.tar.gz status=0 root pins
+  root=$(dirname "${BASH_SOURCE[0]}")/..
+  pins=${TPU_CONSTRAINTS:-$root/runs/tpu_$NAME.txt}
   if [[ $DRY_RUN ]]; then
     echo "# $archive: this checkout"
   else
@@ -236,14 +237,19 @@ miss() {
 # Starts the training, or finds it running, and watches it to its end. Returns
 # its exit code, AGAIN or GONE.
 attempt() {
-  local states found whole missed=0 since=
+  local states found whole missed=0 refused=0 since=
   until worker start "$@"; do
-    states=$(on_workers '[[ -e srdl/launch ]] || echo srdl-missing') || true
-    if [[ $states == *srdl-missing* ]]; then
-      say 'the training could not be started. Has setup been run?'
-      return 1
+    if states=$(on_workers '[[ -e srdl/launch ]] || echo srdl-missing'); then
+      # All answer: what fails three times fails of itself.
+      [[ $states != *srdl-missing* ]] || refused=3
+      if ((++refused > 3)); then
+        say 'the training could not be started, see above. Has setup been run?'
+        return 1
+      fi
+      pause
+    else
+      miss || return
     fi
-    miss || return
   done
   missed=0
   pause

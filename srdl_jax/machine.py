@@ -13,6 +13,8 @@ from srdl_jax.errors import ConfigError, SrdlError
 
 # What XLA says, on any platform, and CUDA's libraries.
 _NO_MEMORY = re.compile('RESOURCE_EXHAUSTED|OUT.OF.MEMORY|ALLOC_FAILED', re.I)
+# Of JAX, or of the assertion in it, which has no words.
+_NO_DEVICE = re.compile('backend|platform|device|^$', re.I)
 # Of a container, by the kernel's two ways of telling.
 _LIMITS = (
   pathlib.Path('/sys/fs/cgroup/memory.max'),
@@ -46,7 +48,9 @@ def lack(error: BaseException) -> SrdlError | None:
     if by_jax and _NO_MEMORY.search(str(cause)):
       return _memory(words)
     cause = cause.__cause__
-  if jax and isinstance(error, RuntimeError | AssertionError):
+  # Asking for devices may wait for a pod: not at any bug.
+  known = isinstance(error, RuntimeError | AssertionError)
+  if jax and known and _NO_DEVICE.search(str(error)):
     return _device(jax)
   return None
 

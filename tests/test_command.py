@@ -157,6 +157,14 @@ def test_a_configuration_is_read_whatever_begins_it(tmp_path):
   assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize('name', ['lr0.1', 'c.config'])
+def test_a_python_file_may_be_called_anything(tmp_path, name):
+  (tmp_path / name).write_text(f'{GOOD}return config.defaults()\n')
+  config = f'--config={tmp_path / name}'
+  done = started.python('-m', 'srdl_jax.command.config', config)
+  assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize('name', ['c.json', 'c.yaml', 'c.txt'])
 def test_a_file_that_is_no_python_is_not_run(tmp_path, name):
   (tmp_path / name).write_text('raise SystemExit(0)')

@@ -44,6 +44,13 @@ def test_too_little_memory_is_told_with_its_remedy(error):
     raise error
 
 
+def test_a_bug_does_not_ask_for_devices(monkeypatch):
+  # On a pod that may wait for others, without end.
+  monkeypatch.setattr(jax, 'devices', lambda: pytest.fail('asked'))
+  assert machine.lack(RuntimeError('my own mistake')) is None
+  assert machine.lack(AssertionError('x is 2')) is None
+
+
 @pytest.mark.parametrize(
   'allocate',
   [

@@ -7,6 +7,8 @@ import pathlib
 from srdl_jax import storage
 from srdl_jax.errors import ConfigError, unknown
 
+# Of files that others' programs take; a Python file may be called anything.
+_OTHER_FORMS = ('.json', '.yaml', '.yml', '.toml', '.ini', '.txt', '.md')
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
 
@@ -50,7 +52,7 @@ def find(given: str) -> pathlib.Path:
   """
   there = storage.expanded(given, '--config')
   if there.is_file():
-    if there.suffix not in ('.py', ''):
+    if there.suffix.lower() in _OTHER_FORMS:
       raise ConfigError(
         f'--config={given}: give a Python file that ends in .py, or the name '
         'of one that comes along; --config.FIELD=VALUE sets single fields.'

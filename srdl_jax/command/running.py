@@ -90,17 +90,22 @@ def _parse(arguments: Sequence[str], positional: bool) -> list[str]:
     raise ConfigError(f'Command line: {text} (See --help{fields}.)') from error
 
 
+class _Saying(logging.Handler):
+  """Tells what is logged as a command tells everything."""
+
+  def emit(self, record: logging.LogRecord) -> None:
+    storage.say(record.getMessage())
+
+
 def _tell_what_is_logged() -> None:
   """Tells what the package logs: what takes minutes, or is left out.
 
   By lines of its own: the root may have two handlers, absl's and one that a
   library's first message has brought.
   """
-  handler = logging.Handler()
-  handler.emit = lambda record: storage.say(record.getMessage())
   own = logging.getLogger('srdl_jax')
   own.setLevel(logging.INFO)
-  own.handlers, own.propagate = [handler], False
+  own.handlers, own.propagate = [_Saying()], False
 
 
 def _hush_orbax() -> None:

@@ -28,7 +28,7 @@ _THREADS = 2
 # Batches that wait for each process, or for all threads at least.
 _AHEAD = 2
 # Batches of a worker that are in shared memory at once: those in its queue, in
-# Grain's and in the making.
+# Grain's and in the making. The run holds another one.
 _SHARED = 6
 _SHARED_MEMORY = pathlib.Path('/dev/shm')
 _LESS = 'set fewer data.workers, a smaller batch_size, or data.workers = 0'
@@ -146,8 +146,8 @@ def batches(
   import grain
 
   whole = _Batches(source, batch_size, shared=workers > 0)
-  waiting = min(_SHARED * workers, len(whole) - first)
-  if waiting > 0:
+  waiting = min(_SHARED * workers + 1, len(whole) - first)
+  if workers and waiting > 0:
     example = source[first * batch_size]
     size = batch_size * sum(np.asarray(v).nbytes for v in example.values())
     _check_shared_memory(waiting * size, workers)

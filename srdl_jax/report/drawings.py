@@ -17,6 +17,7 @@ from srdl_jax.report.rows import ReportRow
 from srdl_jax.report.run_file import TRAIN, Points
 from srdl_jax.report.seeds import Summary
 
+GAIN, LOSS = style.COLOURS[1:3]
 # Nats that a linear axis shows; that of a guess among 1,000 classes is 7.
 _LINEAR = 25.0
 _WORDS = {
@@ -197,6 +198,8 @@ def forest(gains: Sequence[arena.Gain]) -> Figure:
 def crossing(cells: Mapping[tuple[int, int], Summary]) -> Figure:
   """Draws gains, in points, as a map over (images of a class, budget M)."""
   counts, budgets = (sorted(set(axis)) for axis in zip(*cells, strict=True))
+  if 0 in counts:  # All images, more than any number of them.
+    counts = [*counts[1:], 0]
   size = (1.2 + 1.7 * len(budgets), 1.0 + 0.8 * len(counts))
   figure = Figure(size, layout='constrained')
   ax = figure.subplots()
@@ -207,7 +210,7 @@ def crossing(cells: Mapping[tuple[int, int], Summary]) -> Figure:
     told = f'{gain.mean:+.1f}\n'
     told += f'[{low:+.1f}, {high:+.1f}]' if gain.n > 1 else '(one seed)'
     sure = low > 0 or high < 0
-    colour = style.COLOURS[1 if gain.mean > 0 else 2] if sure else INK
+    colour = (GAIN if gain.mean > 0 else LOSS) if sure else INK
     shade = 0.15 + 0.45 * abs(gain.mean) / most if sure else 0.06
     ax.add_patch(
       Rectangle(

@@ -23,8 +23,8 @@ from srdl_jax.errors import ConfigError, Interrupted, SrdlError
 # What collectives and the coordinator say of a process that is gone.
 _LOST = re.compile(
   'gloo|nccl|connection|unavailable|heartbeat|'
-  # A TPU pod's runtime, where a peer's machine is gone.
-  'aborted|deadline|halted|preempted|slice health',
+  # A TPU pod's runtime, where a peer's machine is gone, and its codes.
+  'slice health|preempted|^(aborted|deadline_exceeded)',
   re.IGNORECASE,
 )
 

@@ -28,8 +28,12 @@ _LONGEST = 300
 _MOST_AXES = 64
 # Of the names in a message.
 _FEW = 4
-# Of PyTorch's pickles; .tar is that of .pth.tar.
-_PICKLED = ('.pth', '.pt', '.bin', '.ckpt', '.tar')
+# Of PyTorch's pickles, as they are found; .tar is that of .pth.tar. What has
+# none is read as one, too: PyTorch asks for no suffix.
+_PICKLED = (
+  *('.pth', '.pt', '.th', '.bin', '.ckpt', '.tar', '.pkl', '.pickle'),
+  *('.pyth', '.model'),
+)
 # Under which training scripts keep a state dict, those of means last.
 _WRAPPERS = (
   *('state_dict', 'model_state_dict', 'model', 'net', 'network', 'module'),
@@ -43,8 +47,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str]]:
   """Reads the tensors of a PyTorch state dict.
 
   Args:
-    path: a .safetensors file, or a .pth, .pt, .bin, .ckpt or .tar file, which
-      needs PyTorch and is loaded without running any code that it may hold.
+    path: a .safetensors file, or one of PyTorch's (.pth, .pt, .th, .bin, ...),
+      which needs it and is loaded without running any code that it may hold.
 
   Returns:
     Finite float32 tensors by name, counts of batches left out; and what was
@@ -60,9 +64,9 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str]]:
     raise CheckpointError(_of_folder(path))
   if not path.is_file():
     raise CheckpointError(f'{path}: there is no such file.')
-  if suffix not in (_SAFE, *_PICKLED):
+  if suffix not in (_SAFE, *_PICKLED, ''):
     raise CheckpointError(
-      f"{path}: {suffix or 'files without a suffix'} can't be read: give a "
+      f"{path}: {suffix} can't be read: give a "
       f'state dict of PyTorch, as {_SAFE} or .pth.'
     )
   found, told = {}, []
@@ -131,7 +135,7 @@ def _pickled(
     import torch
   except ImportError as error:
     raise ConfigError(
-      f'{path}: PyTorch is needed for {path.suffix} files, and is not '
+      f'{path}: PyTorch is needed for its files, and is not '
       f'installed. Install it, or take a {_SAFE} file.'
     ) from error
   _refuse_compressed(path)
@@ -249,7 +253,7 @@ def of_network(
   }
   taken = [*sorted(wrapped), *([prefix] if prefix else [])]
   if taken:
-    told.append(f'{", ".join(map(repr, taken))} is taken off names')
+    told.append(f'taken off names: {", ".join(map(repr, taken))}')
   used = {*itertools.chain(*own.values())}
   if left := [name for name in names if name not in used]:
     more = f' and {len(left) - 1} more' if left[1:] else ''

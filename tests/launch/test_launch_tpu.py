@@ -106,11 +106,14 @@ def test_run_passes_arguments_and_returns_zero(pod):
   assert pod.starts(0) == pod.starts(1) == 1
 
 
-@pytest.mark.parametrize('command', ['start', 'state'])
-def test_a_worker_that_is_out_of_reach_for_a_while_ends_nothing(pod, command):
+# What can't start the training is asked whether it answers.
+@pytest.mark.parametrize(('command', 'calls'), [('srdl', 2), ('state', 1)])
+def test_a_worker_that_is_out_of_reach_for_a_while_ends_nothing(
+  pod, command, calls
+):
   pod.training('until [[ -e $FAKE/starts1 ]]; do sleep 0.05; done')
   pod.ready()
-  pod.silent(command, 1, 3)
+  pod.silent(command, 1, 3 * calls)
   run = pod('run', TPU_MISSES='4')
   assert run.returncode == 0, run.stderr
   assert 'not all workers answer (3 of 4)' in run.stderr
@@ -118,17 +121,26 @@ def test_a_worker_that_is_out_of_reach_for_a_while_ends_nothing(pod, command):
   assert pod.starts(0) == pod.starts(1) == 1
 
 
-@pytest.mark.parametrize('command', ['start', 'state'])
+@pytest.mark.parametrize(('command', 'calls'), [('srdl', 2), ('state', 1)])
 def test_a_worker_that_stays_out_of_reach_is_replaced_with_its_pod(
-  pod, command
+  pod, command, calls
 ):
   pod.training('[[ -e $FAKE/deleted ]] || sleep 600')
   pod.ready()
-  pod.silent(command, 1, 4)
+  pod.silent(command, 1, 4 * calls)
   run = pod('run', TPU_MISSES='4')
   assert run.returncode == 0, run.stderr
   assert verbs(pod.calls()).count('create') == 1
   assert 'a new one is made (1)' in run.stderr
+
+
+def test_a_start_that_fails_on_workers_that_answer_costs_no_pod(pod):
+  pod.ready()
+  (pod.root / 'worker1' / 'srdl_run').write_text('a full disk')
+  run = pod('run')
+  assert run.returncode == 1
+  assert 'could not be started' in run.stderr
+  assert not {'create', 'delete'} & {*verbs(pod.calls())}
 
 
 def test_what_gcloud_cannot_tell_costs_no_pod(pod):

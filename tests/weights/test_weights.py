@@ -338,7 +338,7 @@ def test_prefixes_of_names_are_taken_off_and_said(tmp_path, prefix):
   plain = state_dict('resnet8')
   given = {prefix + name: value for name, value in plain.items()}
   said, found = imported_of(tmp_path, given)
-  assert f'({PREFIXES[prefix]} is taken off names)' in said
+  assert f'(taken off names: {PREFIXES[prefix]})' in said
   for name, value in found.items():
     np.testing.assert_array_equal(value, plain[name])
 
@@ -353,7 +353,7 @@ def test_a_head_apart_inner_wrappers_and_other_things(tmp_path):
   given['backbone.layer1._orig_mod.0.conv1.weight'] = kernel
   given |= {'loss.a': np.ones(3, np.float32), 'loss.b': np.ones(3, np.float32)}
   said, found = imported_of(tmp_path, given)
-  assert "'_orig_mod.', 'backbone.' is taken off names" in said
+  assert "taken off names: '_orig_mod.', 'backbone.'" in said
   assert '(loss.a and 1 more left out, as other things)' in said
   np.testing.assert_array_equal(found['layer1.0.conv1.weight'], kernel)
 
@@ -392,7 +392,7 @@ BAD = {
   ),
   'surplus below a prefix': (
     lambda t: renamed({**t, 'a.b': t['fc.bias'].copy()}, 'model.{}'.format),
-    r"\('model.' is taken off names\): a.b \(10,\) is not of this network",
+    r"\(taken off names: 'model.'\): a.b \(10,\) is not of this network",
   ),
   'a name of two lines': (
     lambda t: changed(t, 'a\nb', np.zeros(3, np.float32)),
@@ -462,9 +462,9 @@ def test_bad_tensors(tmp_path, kind):
 
 
 @pytest.mark.parametrize('content', [b'', b'{"a": 1}', b'\x80\x02}.', None])
-@pytest.mark.parametrize('suffix', ['safetensors', 'pth'])
-def test_damaged_files(tmp_path, content, suffix):
-  path = tmp_path / f'in.{suffix}'
+@pytest.mark.parametrize('name', ['in.safetensors', 'in.pth', 'in.th', 'in'])
+def test_damaged_files(tmp_path, content, name):
+  path = tmp_path / name
   if content is None:
     whole = safetensors.numpy.save(state_dict('resnet8'))
     content = whole[: len(whole) // 2]
