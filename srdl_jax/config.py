@@ -117,9 +117,9 @@ def from_flat(flat: Mapping[str, Any]) -> ConfigDict:
       if value is True and isinstance(config[name], float):
         raise TypeError('it must be a number')  # It would become 1.0.
       config.update_from_flattened_dict({name: value})
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
       told = ' '.join(f'{error}'.split())
-      raise ConfigError(f'{name} = {value!r}: {told}') from error
+      raise ConfigError(f'{name} = {value!r:.99}: {told}') from error
   return config
 
 

@@ -107,9 +107,10 @@ def _device(jax) -> ConfigError | None:
     jax.devices()
   except (RuntimeError, AssertionError) as error:
     # Of a platform without its plugin JAX asserts, and says nothing.
-    words = str(error).partition(' (set JAX_PLATFORMS')[0]
+    words = ' '.join(str(error).partition(' (set JAX_PLATFORMS')[0].split())
+    platforms = (jax.config.jax_platforms or '').strip()
     return ConfigError(
-      f'No such device here: JAX_PLATFORMS={jax.config.jax_platforms or ""}'
+      f'No such device here: JAX_PLATFORMS={platforms}'
       f'{words and f" ({words})"}; set JAX_PLATFORMS=cpu, or install the extra '
       "for it, srdl_jax[cuda] or srdl_jax[tpu], and the device's driver."
     )

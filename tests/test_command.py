@@ -87,6 +87,12 @@ def closed():
   return stream
 
 
+def test_names_cannot_steer_a_terminal():
+  stream = io.StringIO()
+  storage.say('a\x1b[2J\rb\u2013c\tü\nd', stream)
+  assert stream.getvalue() == 'a\\x1b[2J\\rb\u2013c\tü\nd\n'
+
+
 @pytest.mark.parametrize('make', [Broken, closed, lambda: None])
 def test_what_cannot_be_said_is_no_error(monkeypatch, capsys, make):
   stream = make()
@@ -119,6 +125,20 @@ FAULTY = {
   'recursion': ('def get_config():\n  return get_config()', 2, 'Recursion'),
   'exit': ('import sys\nsys.exit(3)', 2, 'SystemExit: 3'),
   'bytes': ('x = "\udce9"', None, 'SyntaxError'),
+  'no exception': ('raise BaseException("q")', 1, 'BaseException: q'),
+  'closed': ('raise GeneratorExit', 1, 'raises GeneratorExit'),
+  'untold': (
+    'class E(Exception):\n  def __str__(self): return 1 / 0\nraise E',
+    3,
+    'raises E',
+  ),
+  'frozen': (
+    'from ml_collections import FrozenConfigDict as F\n'
+    'def get_config():\n  return F({})',
+    None,
+    'but FrozenConfigDict',
+  ),
+  'number': ('get_config = 3', None, 'has no get_config()'),
   'argument': ('def get_config(text): pass', None, "'text'"),
   'type': (f'{GOOD}c = config.defaults()\n  c.epochs = "x"', 4, 'TypeError'),
   'field': (f'{GOOD}c = config.defaults()\n  c.epoch = 1', 4, '"epoch"'),

@@ -384,3 +384,10 @@ def test_identity_tells_runs_apart():
     assert config_lib.identity(other) != base
   moved = config_lib.flatten(_with('data.data_dir', '/elsewhere'))
   assert config_lib.identity(moved) == base
+
+
+def test_a_number_beyond_all_floats_is_named_in_short():
+  flat = {**config_lib.flatten(config_lib.defaults())}
+  with pytest.raises(ConfigError, match=r'decay_factor = 10{50,99}: ') as told:
+    config_lib.from_flat(flat | {'schedule.decay_factor': 10**400})
+  assert len(str(told.value)) < 300

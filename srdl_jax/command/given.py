@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterator, Sequence
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from srdl_jax.command import bundled
 from srdl_jax.errors import ConfigError, SrdlError
@@ -53,9 +53,10 @@ def _loaded(path: str) -> ConfigDict:
     loader.exec_module(module)
     get_config = getattr(module, 'get_config', None)
     config = callable(get_config) and get_config(*text)
-  if get_config is None:
+  if not callable(get_config):
     raise ConfigError(f'--config={file} has no get_config(). {_FORM}')
-  if not isinstance(config, ConfigDict):
+  # What is frozen can't take fields of the command line.
+  if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
     kind = type(config).__name__
     raise ConfigError(
       f'--config={file}: get_config() gives no ConfigDict, but {kind}. {_FORM}'
@@ -76,9 +77,10 @@ def faults(name: str, file: str = '') -> Iterator[None]:
   """
   try:
     yield
-  except SrdlError:
+  except (SrdlError, KeyboardInterrupt):
     raise
-  except (Exception, SystemExit) as error:
+  # Also SystemExit, and what derives from nothing nearer.
+  except BaseException as error:
     trace = [
       (frame.f_code.co_filename, line)
       for frame, line in traceback.walk_tb(error.__traceback__)
@@ -90,7 +92,10 @@ def faults(name: str, file: str = '') -> Iterator[None]:
     lines = [line for its, line in trace if its == file]
     # Python tells the line of what isn't Python itself.
     where = f' ({file}, line {lines[-1]})' if lines else ''
-    words = textwrap.shorten(str(error), 300)
+    try:
+      words = textwrap.shorten(str(error), 300)
+    except Exception:
+      words = ''  # It can't be told.
     told = f'{type(error).__name__}: {words}'.removesuffix(': ')
     raise ConfigError(f'{name} raises {told}{where}.') from error
 

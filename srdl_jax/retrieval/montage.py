@@ -20,6 +20,8 @@ RIGHT = {'edgecolor': '#0072b2', 'linestyle': '-'}
 WRONG = {'edgecolor': '#d55e00', 'linestyle': (0, (2.5, 1.5))}
 QUERY = {'edgecolor': '#1f2328', 'linestyle': '-'}
 MARKS = {True: '✓', False: '✗'}
+# What is behind an image's height and width.
+_DEEP = ((), (1,), (3,), (4,))
 # Inches.
 _WIDTH, _TITLE, _MARGIN = 0.9, 0.3, 0.15
 
@@ -84,7 +86,13 @@ def draw(
 
 
 def _image(images: Images, row: int) -> np.ndarray:
-  return np.asarray(images(row) if callable(images) else images[row])
+  image = np.asarray(images(row) if callable(images) else images[row])
+  if image.ndim not in (2, 3) or not image.size or image.shape[2:] not in _DEEP:
+    raise ConfigError(
+      f'An image of shape {image.shape} cannot be drawn: [H, W], or [H, W, C] '
+      'with 1, 3 or 4 channels, is needed.'
+    )
+  return image
 
 
 def _show(ax: Axes, image: np.ndarray, title: str, frame: dict) -> None:

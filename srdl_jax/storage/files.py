@@ -27,8 +27,10 @@ def expanded(path: str | os.PathLike[str], name: str) -> pathlib.Path:
     name: of what it is, for the message.
 
   Raises:
-    ConfigError: there is no home directory.
+    ConfigError: it is empty, or there is no home directory.
   """
+  if not os.fspath(path):
+    raise errors.ConfigError(f'{name} is empty: give a path.')
   try:
     return pathlib.Path(path).expanduser()
   except RuntimeError as error:

@@ -3,12 +3,14 @@
 
 import contextlib
 import dataclasses
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+_STEERING = re.compile(r'[^\n\t -~\u00a0-\U0010ffff]')
 SECONDS_BETWEEN_LINES = 5.0
 # What a terminal shows from the cursor on.
 ERASE = '\x1b[J'
@@ -45,6 +47,8 @@ class Unfailing:
 def say(text: str, stream: TextIO | None = None) -> None:
   """Writes a line to a human, stderr unless given; who may have gone."""
   stream = stream or sys.stderr
+  # Names of files may steer a terminal.
+  text = _STEERING.sub(lambda found: repr(found[0])[1:-1], text)
   # Without one, print would turn to stdout.
   if stream is not None:
     print(text, file=Unfailing(stream), flush=True)

@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,11 @@ from srdl_jax.storage import arrays
 from srdl_jax.weights import torch as torch_layout
 
 STEMS = ('conv1', 'features.conv0')
+# What a script counts beside the weights; a network here has none such.
+_COUNTS = ('bool', *(f'{u}int{n}' for u in ('', 'u') for n in (8, 16, 32, 64)))
 _DTYPES = {f'F{n}': f'float{n}' for n in (16, 32, 64)} | {'BF16': 'bfloat16'}
+_DTYPES |= {f'I{n}': f'int{n}' for n in (8, 16, 32, 64)}
+_DTYPES |= {f'U{n}': f'uint{n}' for n in (8, 16, 32, 64)} | {'BOOL': 'bool'}
 _SAFE = '.safetensors'
 # A tensor's name; beyond it lies damage.
 _LONGEST = 300
@@ -69,12 +73,15 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str]]:
       f"{path}: {suffix} can't be read: give a "
       f'state dict of PyTorch, as {_SAFE} or .pth.'
     )
-  found, told = {}, []
+  found, told, counts = {}, [], []
   tensors = _safetensors(path) if suffix == _SAFE else _pickled(path, told)
   for name, dtype, value in tensors:
     if not (name.isprintable() and len(name) < _LONGEST):
       raise CheckpointError(f'{path}: a tensor is named {name!r:.99}.')
     if name.endswith(torch_layout.IGNORED):
+      continue
+    if dtype in _COUNTS:
+      counts.append(name)
       continue
     if dtype != 'float32':
       raise CheckpointError(
@@ -90,6 +97,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str]]:
     found[name] = value
   if not found:
     raise CheckpointError(f'{path}: there are no tensors in it.')
+  if counts:
+    told.append(f'left out, whole numbers: {_first(counts)}')
   return found, told
 
 
@@ -106,10 +115,17 @@ def _of_folder(path: pathlib.Path) -> str:
       f"{_SAFE} or .pth file; Orbax's, Flax's and TensorFlow's checkpoints "
       "can't be read."
     )
+  if any(re.search(r'-\d+-of-\d+\.', file.name) for file in inside):
+    return f'{path} is a folder of parts of one file: join them first.'
   if len(inside) > 1:
-    names = ', '.join(file.name for file in inside[:_FEW])
+    names = _first([file.name for file in inside])
     return f'{path} is a folder: give one of its files ({names}).'
   return f'{path} is a folder: give {inside[0]}.'
+
+
+def _first(names: Sequence[str]) -> str:
+  more = f' and {len(names) - _FEW} more' if len(names) > _FEW else ''
+  return ', '.join(names[:_FEW]) + more
 
 
 def _safetensors(

@@ -26,6 +26,16 @@ def found(items, right):
   return Nearest(np.array(items, int), np.array(right, bool))
 
 
+@pytest.mark.parametrize('shape', [(20, 10, 2), (0, 10, 3), (9,), (2, 2, 2, 3)])
+def test_what_is_no_image_is_told(shape):
+  with pytest.raises(
+    ConfigError, match=r'^An image of shape \(.*cannot be drawn'
+  ):
+    montage.draw(
+      np.zeros((1, *shape), np.uint8), GALLERY, {0: found([1], [True])}
+    )
+
+
 def frames(figure):
   """(title, shade, colour, whether dashed) of each image, row by row."""
   seen = []

@@ -423,6 +423,16 @@ def test_a_user_without_a_home_is_told_which_path_to_give(monkeypatch):
     tfds_reader.root('')
 
 
+def test_an_empty_path_is_not_the_current_directory():
+  # As an unset variable of a shell is.
+  with pytest.raises(
+    errors.ConfigError, match='^workdir is empty: give a path'
+  ):
+    run_directory.local('')
+  with pytest.raises(errors.ConfigError, match='^image is empty'):
+    predict.find([''])
+
+
 def test_the_home_is_found_in_one_place():
   package = _ROOT / 'srdl_jax'
   files = [f for f in package.rglob('*.py') if 'expanduser(' in f.read_text()]

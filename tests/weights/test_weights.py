@@ -499,6 +499,23 @@ def test_headers_that_claim_what_is_not_there(tmp_path, kind):
   assert '\n' not in str(caught.value)
 
 
+def test_counts_beside_the_weights_are_left_out_and_said(tmp_path):
+  path = tmp_path / 'in.safetensors'
+  counts = {'epoch': np.array(7), 'seen': np.array([True])}
+  safetensors.numpy.save_file(state_dict('resnet8') | counts, path)
+  weights_command.import_weights(path, 'resnet8', tmp_path / 'out')
+  found, told = state_dict_lib.read(path)
+  assert not {*counts} & {*found}
+  assert told == ['left out, whole numbers: epoch, seen']
+
+
+def test_a_part_of_a_file_is_not_recommended(tmp_path):
+  for n in (1, 2):
+    (tmp_path / f'model-0000{n}-of-00002.safetensors').touch()
+  with pytest.raises(CheckpointError, match='parts of one file: join them'):
+    weights_command.import_weights(tmp_path, 'resnet8', tmp_path / 'out')
+
+
 def test_no_array_is_made_of_what_a_file_claims():
   shape = jax.ShapeDtypeStruct((3, 3, 10**9, 64), jnp.float32)
   like = {'params': {'conv1': {'kernel': shape}}, 'batch_stats': {}}
