@@ -200,7 +200,9 @@ def possible(
       f'{needy[0].group} starts from imported weights; give --weights=DIR, '
       f'which holds {", ".join(networks)}'
     )
-  folder = storage.expanded(weights or '', '--weights')
+  if not needy:
+    return rows, ''
+  folder = storage.expanded(weights, '--weights')
   absent = [n for n in networks if not (folder / n).is_dir()]
   if absent:
     raise ConfigError(
