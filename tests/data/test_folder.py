@@ -17,7 +17,14 @@ from sklearn import datasets
 
 from srdl_jax import config as config_lib
 from srdl_jax import data
-from srdl_jax.data import decoding, folder, image_files, labelled
+from srdl_jax.data import (
+  decoding,
+  folder,
+  folder_files,
+  image_files,
+  labelled,
+)
+from srdl_jax.data.imagenet import folder as imagenet_folder
 from srdl_jax.errors import ConfigError, DataError
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / 'configs' / 'folder.py'
@@ -183,6 +190,21 @@ def test_of_two_candidates_it_is_said_which_is_read(two, caplog):
   loaded = folder.load(source(two))
   assert paths(loaded.test)[0] == 'valid/cat/d.jpg'
   assert f'in {two}, not read: Valid, bird, dev, gone' in caplog.text
+
+
+def test_a_test_alone_is_found_where_it_has_classes(two, some):
+  assert folder_files.test_folder(two / 'none') is None
+  (two / 'val').rename(two / 'Val')
+  assert folder_files.test_folder(two) == two / 'Val'
+  assert imagenet_folder.test_folder(str(two)) == two / 'Val'
+  # Flat, empty, or a class of that name.
+  write(two, {'test/a.jpg': some[0]})
+  assert folder_files.test_folder(two) == two / 'Val'
+  (two / 'val').mkdir()
+  assert folder_files.test_folder(two) is None
+  assert imagenet_folder.test_folder(str(two)) is None
+  write(two, {'boats/test/a.jpg': some[0], 'boats/val/a.jpg': some[0]})
+  assert folder_files.test_folder(two / 'boats') is None
 
 
 def test_names_that_earlier_versions_knew_come_first(two, caplog):
