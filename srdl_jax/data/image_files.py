@@ -39,8 +39,8 @@ _TAIL = 16
 # A file is looked at in so many places, whether zeros stand there.
 _PLACES = 16
 _HOLE = bytes(64)
-# Zeros in a JPEG's pixels that are looked into.
-_LEAST_HOLE = 128
+# Zeros in a large JPEG's pixels that are looked into: what disks lose at least.
+_SECTOR = 512
 # What libjpeg wants to see behind the last pixel.
 _AHEAD = bytes(16)
 _RESTART = re.compile(rb'\xff[\xd0-\xd7]')
@@ -242,7 +242,7 @@ def _check_scan(image: _Jpeg, content: bytes, start: int) -> None:
   # What is flat may be zeros, too. Where colours come one after the other, it
   # is two short codes for 8 x 8 pixels: never a byte for 32.
   zeros = 32 + (image.width + 16) * (image.height + 16) // 32
-  hole = bytes(_LEAST_HOLE if one_scan else zeros)
+  hole = bytes(min(zeros, _SECTOR) if one_scan else zeros)
   if content.find(hole, start) >= 0 and not (
     one_scan and _fits(content, start)
   ):
@@ -267,9 +267,10 @@ def _fits(content: bytes, start: int) -> bool:
   bare = content[:start] + content[start:].rstrip(b'\0\xff')
   if _is_complete(bare + _AHEAD):
     content = bare
-  return _is_complete(content + _AHEAD) and not _is_complete(
-    content[: -len(_AHEAD)]
-  )
+  elif not _is_complete(content + _AHEAD):
+    return False
+  less = max(len(content) - len(_AHEAD), start)
+  return not _is_complete(content[:less])
 
 
 def _is_complete(content: bytes) -> bool:

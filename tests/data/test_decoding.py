@@ -722,6 +722,17 @@ def test_zeros_before_the_end_are_no_hole(kind):
   )
 
 
+@pytest.mark.parametrize('side', [1, 40, 400])
+def test_zeros_behind_flat_pixels_are_no_hole(side):
+  """Both may be zeros; of the first none is too many."""
+  image = Image.new('RGB', (side, 3 * side), 'white')
+  image.paste(photograph(size=(side, side)), (0, side))
+  for kind in ('usual', 'optimised', 'restarting'):
+    content = encoded(image, 'JPEG', **JPEGS[kind])
+    padded = content[:-2] + bytes(3000) + content[-2:]
+    image_files.check(io.BytesIO(padded), whole=True)
+
+
 def test_all_is_decoded_on_request():
   content = bytearray(encoded(photograph(size=(90, 60)), 'PNG'))
   content[len(content) // 2] ^= 255
