@@ -4,8 +4,9 @@
     python -m srdl_jax.main --config=configs/folder.py:path=DIR \
         --workdir=runs/mine
 
-DIR holds train/<class>/ and val/<class>/ (or test/<class>/) with the images;
-or <class>/ alone, of which a fifth is then held out for testing.
+DIR holds train/<class>/ and val/<class>/ (or test, valid, validation or dev;
+the first of these that is there) with the images; or <class>/ alone, of which
+a fifth is then held out for testing.
 
 A step takes 32 images: a folder may be small. Larger batches are faster, and
 want a rate that is larger in proportion.

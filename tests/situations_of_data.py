@@ -959,8 +959,9 @@ def msmt17(**lists: str) -> Callable[[pathlib.Path], Any]:
   """Leaves the folders of MSMT17 with such lists."""
 
   def damage(copy):
-    for name in ('mask_train_v2', 'mask_test_v2'):
-      (copy / name).mkdir()
+    for old, new in ((TRAIN, 'mask_train_v2'), (GALLERY, 'mask_test_v2')):
+      shutil.rmtree(copy / old)
+      (copy / new).mkdir()
     for name, text in {'list_train': '', **lists}.items():
       (copy / f'{name}.txt').write_text(text)
 

@@ -35,6 +35,7 @@ __all__ = [
   'arrays',
   'fingerprint',
   'folder_files',
+  'imagenet',
   'images',
   'labelled',
   'load',

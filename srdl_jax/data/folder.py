@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The user's own images, in folders named after their classes.
 
-Either `train/<class>/` and `val/<class>/` (or `valid`, `validation`, `dev` or
-`test`; the first of these that is there), or `<class>/` alone. What lies beside
+Either `train/<class>/` and `val/<class>/` (or `test`, `valid`, `validation` or
+`dev`; the first of these that is there), or `<class>/` alone. What lies beside
 the class folders, and isn't what systems put anywhere, is refused: it may have
 been a class. Without a split for testing, an image is held out for the
 test where a hash of its class and file name is in the lowest fifth, and at
@@ -30,7 +30,7 @@ import numpy as np
 
 from srdl_jax import data, storage
 from srdl_jax.data import folder_files
-from srdl_jax.data.folder_files import Fault, Paths
+from srdl_jax.data.folder_files import Paths
 from srdl_jax.data.images import IMAGENET_MEAN, IMAGENET_STD, StreamedImages
 from srdl_jax.errors import ConfigError, DataError
 
@@ -187,7 +187,7 @@ def _readable(
   digests, unreadable = folder_files.look_at(root, listed, whole=skip)
   faults += unreadable
   if faults:
-    _report(root, faults, len(listed), skip)
+    folder_files.report(root, faults, skip)
   readable = {
     name: {c: [p for p in part[c] if p in digests] for c in part}
     for name, part in parts.items()
@@ -244,21 +244,6 @@ def _check_not_empty(directory: pathlib.Path, part: Paths) -> None:
       f'no usable images of {_listed(empty)} in {directory}; add some, or '
       'remove the class from all splits'
     )
-
-
-def _report(
-  root: pathlib.Path, faults: Sequence[Fault], listed: int, skip: bool
-) -> None:
-  """Refuses the folder for files that can't be used, or logs them."""
-  named = [f'{path} ({reason})' for path, reason in sorted(faults)]
-  told = f'in {root}, {len(faults)} file(s) cannot be used: {_listed(named)}'
-  if skip:
-    _log.warning('%s; they are skipped, of %d images', told, listed)
-    return
-  raise DataError(
-    f'{told}; mend or remove them, or have them skipped by '
-    'data.skip_unreadable=True'
-  )
 
 
 def _listed(names: Sequence[str]) -> str:

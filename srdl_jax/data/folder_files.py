@@ -4,6 +4,7 @@
 import concurrent.futures
 import dataclasses
 import hashlib
+import logging
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -31,25 +32,25 @@ SUFFIXES = (
 # What systems, their file managers and tools put anywhere, in lower case.
 # fmt: off
 _IGNORED = frozenset({
-  '$recycle.bin', '.appledouble', '.cache', '.directory',
-  '.documentrevisions-v100', '.ds_store', '.fseventsd', '.git',
-  '.gitattributes', '.gitignore', '.gitkeep', '.hg', '.ipynb_checkpoints',
-  '.keep', '.localized', '.nomedia', '.picasa.ini', '.snapshot',
-  '.spotlight-v100', '.svn', '.temporaryitems', '.thumbnails', '@eadir',
-  '__macosx', 'desktop.ini', 'ehthumbs.db', 'lost+found', 'picasa.ini',
-  'system volume information', 'thumbs.db',
+  '#recycle', '$recycle.bin', '.appledouble', '.cache',
+  '.documentrevisions-v100', '.dropbox.cache', '.fseventsd', '.git', '.hg',
+  '.idea', '.ipynb_checkpoints', '.snapshot', '.snapshots', '.spotlight-v100',
+  '.stfolder', '.svn', '.temporaryitems', '.thumbnails', '.vscode', '@eadir',
+  '@tmp', '__macosx', 'desktop.ini', 'ehthumbs.db', 'icon\r', 'lost+found',
+  'picasa.ini', 'system volume information', 'thumbs.db',
 })
 # fmt: on
 _IGNORED_BEGINNINGS = ('._', '.fuse_hidden', '.nfs', '.trash')
 FOLDER, FILE = 'a folder', 'a file'
-# Of the test's, the first that is there is read.
+# Of the test's, the first that is there is read: earlier versions knew two.
 TRAIN_FOLDERS = ('train',)
-TEST_FOLDERS = ('val', 'valid', 'validation', 'dev', 'test')
+TEST_FOLDERS = ('val', 'test', 'valid', 'validation', 'dev')
 _SHOWN = 10
 _THREADS = 16
 _FILES_A_TASK = 256
 # Bytes at each end of a file that its digest covers.
 _END = 1 << 15
+_log = logging.getLogger(__name__)
 # A file's path below the folder, with '/', and why it can't be used.
 Fault = tuple[str, str]
 # Class to the paths of its images below the folder, in order.
@@ -79,6 +80,16 @@ def printable(path: str) -> str:
   return os.fsencode(path).decode('utf-8', 'backslashreplace')
 
 
+def is_image(name: str) -> bool:
+  """Returns whether a file is called an image."""
+  return name.lower().endswith(SUFFIXES)
+
+
+def base(path: str) -> str:
+  """Returns a file's name without its folders, as text."""
+  return printable(path.rpartition('/')[2])
+
+
 def listed(names: Sequence[str], most: int) -> str:
   """Returns the first of some names, and how many more there are."""
   shown = ', '.join(printable(name) for name in names[:most])
@@ -88,7 +99,9 @@ def listed(names: Sequence[str], most: int) -> str:
 
 
 def entries(directory: pathlib.Path) -> dict[str, str]:
-  """Returns what is in a folder, in the order of names, without systems' files.
+  """Returns what is in a folder, in the order of names.
+
+  Without what systems put there, and without hidden files.
 
   Returns:
     By name 'a folder', 'a file', or what is wrong with it.
@@ -101,7 +114,11 @@ def entries(directory: pathlib.Path) -> dict[str, str]:
       kinds = {one.name: _kind(one) for one in found if not _ignored(one.name)}
   except OSError as error:
     raise DataError(f'cannot read {directory}: {error.strerror}') from error
-  return dict(sorted(kinds.items()))
+  return {
+    name: kind
+    for name, kind in sorted(kinds.items())
+    if kind != FILE or not name.startswith('.')
+  }
 
 
 def folders(directory: pathlib.Path) -> list[str]:
@@ -113,6 +130,17 @@ def named(found: Iterable[str], names: Sequence[str]) -> list[str]:
   """Returns those of some names, in their order; letter case doesn't count."""
   known = [name for name in found if name.lower() in names]
   return sorted(known, key=lambda n: (names.index(n.lower()), n != n.lower()))
+
+
+def test_folder(
+  root: pathlib.Path, names: Sequence[str] = TEST_FOLDERS
+) -> pathlib.Path | None:
+  """Returns where in a folder the test's class folders are, if they are."""
+  found = entries(root) if os.path.isdir(root) else {}
+  for name in named(found, names)[:1]:
+    if found[name] == FOLDER and folders(root / name):
+      return root / name
+  return None
 
 
 def images(
@@ -141,7 +169,7 @@ def images(
       if kind == FOLDER and not name.startswith('.'):
         part[name], wrong = _of_class(root, path)
         faults += wrong
-      elif kind == FILE and _is_image(name):
+      elif kind == FILE and is_image(name):
         faults.append((path, 'in no class folder'))
       else:
         strays.append((path, 'a hidden folder' if kind == FOLDER else kind))
@@ -162,15 +190,37 @@ def _of_class(root: pathlib.Path, path: str) -> tuple[list[str], list[Fault]]:
     file = f'{path}/{name}'
     if kind == FOLDER:
       faults.append((file, 'a folder in a class folder'))
-    elif not _is_image(name):
+    elif not is_image(name):
       faults.append((file, 'not named like an image'))
     elif kind != FILE:
       faults.append((file, kind))
-    elif name.startswith('.'):
-      faults.append((file, 'a hidden file'))
     else:
       found.append(file)
   return found, faults
+
+
+def report(
+  root: pathlib.Path, faults: Sequence[Fault], skip: bool | None
+) -> None:
+  """Refuses a folder for files that can't be used, or logs them.
+
+  Args:
+    root: the folder.
+    faults: these files, and why.
+    skip: whether they are skipped; None where that can't be asked for.
+  """
+  named = [f'{path} ({reason})' for path, reason in sorted(faults)]
+  told = (
+    f'in {root}, {len(faults):,} file(s) cannot be used: '
+    f'{listed(named, _SHOWN)}'
+  )
+  if skip:
+    _log.warning('%s; they are skipped', told)
+    return
+  choice = ', or have them skipped by data.skip_unreadable=True'
+  raise DataError(
+    f'{told}; mend or remove them{"" if skip is None else choice}'
+  )
 
 
 def look_at(
@@ -221,10 +271,6 @@ def _kind(entry: os.DirEntry) -> str:
 def _ignored(name: str) -> bool:
   lower = name.lower()
   return lower in _IGNORED or lower.startswith(_IGNORED_BEGINNINGS)
-
-
-def _is_image(name: str) -> bool:
-  return name.lower().endswith(SUFFIXES)
 
 
 def _digest(path: pathlib.Path, whole: bool) -> str:

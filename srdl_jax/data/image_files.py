@@ -9,6 +9,7 @@ the colours stored below it show; CMYK is taken for Adobe's, as in ImageNet; of
 
 import contextlib
 import io
+import re
 import struct
 import threading
 import warnings
@@ -38,13 +39,15 @@ _TAIL = 16
 # A file is looked at in so many places, whether zeros stand there.
 _PLACES = 16
 _HOLE = bytes(64)
+# Zeros in a large JPEG's pixels that are looked into: what disks lose at least.
+_SECTOR = 512
+# What libjpeg wants to see behind the last pixel.
+_AHEAD = bytes(16)
+_RESTART = re.compile(rb'\xff[\xd0-\xd7]')
 _JPEG = b'\xff\xd8\xff'
 _JPEG_END = b'\xff\xd9'
 _PNG = b'\x89PNG\r\n\x1a\n'
 _TIFF = (b'II*\0', b'MM\0*')
-# How many codes of each length the usual table of brightness has, and its
-# first: zeros stand for 63 waves in each 8 x 8 pixels, which nobody draws.
-_USUAL_CODE = bytes.fromhex('0002010303020403050504040000017d0102')
 # How files of a format end that are complete.
 _ENDS = (
   (_JPEG, _JPEG_END),
@@ -227,33 +230,51 @@ def _check_scan(image: _Jpeg, content: bytes, start: int) -> None:
     content: of the file.
     start: where its pixels begin.
   """
-  if content.find(_JPEG_END, start, start + _least(image) + 1) >= 0:
+  end = content.find(_JPEG_END, start)
+  # What comes behind its end is none of it.
+  content = content[:end] if end >= 0 else content
+  if len(content) < start + _least(image):
     raise DecodeError('it ends before its pixels')
-  # What is flat may be coded by zeros, too, at two short codes for 8 x 8 pixels
-  # of each colour: never as much as a byte for 32 pixels. A table between two
-  # scans has less than 32 of them.
+  count = image.layers
+  one_scan = 'progressive' not in image.info and content.startswith(
+    b'\xff\xda\0%c%c' % (6 + 2 * count, count), start - 8 - 2 * count
+  )
+  # What is flat may be zeros, too. Where colours come one after the other, it
+  # is two short codes for 8 x 8 pixels: never a byte for 32.
   zeros = 32 + (image.width + 16) * (image.height + 16) // 32
-  # A camera's small image within has tables of its own.
-  others = sum(part.count(_USUAL_CODE) for _, part in image.applist)
-  if content.count(_USUAL_CODE, 0, start) > others:
-    zeros = 128
-  hole = content.find(bytes(zeros), start)
-  if (
-    hole >= 0
-    # What comes behind its end is none of it.
-    and content.find(_JPEG_END, start, hole) < 0
-    and not _is_complete(content[: hole + len(_HOLE)])
+  hole = bytes(min(zeros, _SECTOR) if one_scan else zeros)
+  if content.find(hole, start) >= 0 and not (
+    one_scan and _fits(content, start)
   ):
     raise DecodeError(
       'a part of its pixels is zeros, as where a copy has holes'
     )
 
 
-def _is_complete(content: bytes) -> bool:
-  """Returns whether what comes before a JPEG's zeros is all of its pixels.
+def _fits(content: bytes, start: int) -> bool:
+  """Returns whether a JPEG's only scan is neither too short nor too long.
 
-  Some programs put zeros before the end.
+  Zeros in the place of other bytes are codes of fewer pixels, or of more.
+
+  Args:
+    content: of the file, to the marker of its end.
+    start: where its pixels begin.
   """
+  restarts = _RESTART.findall(content, start)
+  if any(one[1] != 0xD0 + n % 8 for n, one in enumerate(restarts)):
+    return False
+  # Some programs put zeros before the end.
+  bare = content[:start] + content[start:].rstrip(b'\0\xff')
+  if _is_complete(bare + _AHEAD):
+    content = bare
+  elif not _is_complete(content + _AHEAD):
+    return False
+  less = max(len(content) - len(_AHEAD), start)
+  return not _is_complete(content[:less])
+
+
+def _is_complete(content: bytes) -> bool:
+  """Returns whether a JPEG has all of its pixels, were it to end here."""
   image = _Jpeg(io.BytesIO(content))
   reduce(image, min(image.size))
   try:

@@ -66,11 +66,7 @@ def read(source: str, classes: Sequence[str], data_dir: str = '') -> Labelled:
   paths = [path for name in part for path in part[name]]
   _, unreadable = folder_files.look_at(root, paths)
   if faults := [*faults, *unreadable]:
-    told = [f'{path} ({reason})' for path, reason in sorted(faults)]
-    raise DataError(
-      f'in {root}, {len(faults)} file(s) cannot be used: '
-      f'{folder_files.listed(told, _SHOWN)}; mend or remove them'
-    )
+    folder_files.report(root, faults, None)
   if not paths:
     raise DataError(f'there are no images in the folders in {directory}.')
   _log.info('testing on %d images in %s', len(paths), directory)

@@ -144,11 +144,15 @@ def _test_alone(workdir: pathlib.Path) -> tuple[str, str]:
   `labelled`, and its TFDS directory; '' where it isn't told apart."""
   config = run_directory.load_identity(workdir).config
   given = flags.FLAGS.data_dir
-  in_folders = config.data.name == 'imagenet' and config.data.path
-  if config.data.name == 'folder' or in_folders:
-    root = storage.expanded(given or config.data.path, 'data.path')
-    there = any((root / name).is_dir() for name in folder_files.TEST_FOLDERS)
-    return (str(root) if there else ''), ''
+  path = given or config.data.path
+  if config.data.name == 'folder':
+    place = folder_files.test_folder(storage.expanded(path, 'data.path'))
+    return str(place or ''), ''
+  if config.data.name == 'imagenet' and config.data.path:
+    # It takes TFDS with it.
+    from srdl_jax.data.imagenet import folder as imagenet_folder
+
+    return str(imagenet_folder.test_folder(path) or ''), ''
   test = _TESTS.get(config.data.name, '')
   return test, given or config.data.data_dir
 

@@ -654,8 +654,9 @@ def test_holes_in_a_jpeg_are_damage(kind):
     'the first': content[:start] + bytes(third) + content[start + third :],
     'the last': content[: end - third] + bytes(third) + content[end:],
   }
-  if kind in ('usual', 'restarting'):
-    holes['a sector'] = content[:third] + bytes(512) + content[third + 512 :]
+  if kind != 'progressive':
+    size = 4096 if kind == 'restarting' else 512
+    holes['a sector'] = content[:third] + bytes(size) + content[third + size :]
   for name, damaged in holes.items():
     with pytest.raises(DecodeError, match='its pixels|no pixels'):
       decoding.training_view(damaged, rng(), size=20)
@@ -683,6 +684,27 @@ def test_what_is_flat_is_no_hole(kind, mode, side):
       decoding.training_view(whole, rng(), size=20)
 
 
+@pytest.mark.parametrize('order', [(0, 1, 2), (1, 0, 2), (1, 2, 0)])
+def test_flat_colours_in_scans_of_their_own_are_no_hole(order):
+  """With the usual tables, as jpegtran -scans makes them."""
+  grey = photograph(size=(256, 256)).convert('L')
+  content = encoded(grey.convert('RGB'), 'JPEG', subsampling=0)
+  bright = encoded(grey, 'JPEG')
+  start = content.index(b'\xff\xda')
+  names = [content[content.index(b'\xff\xc0') + 10 + 3 * n] for n in range(3)]
+  # Four bits for 8 x 8 pixels, all zeros.
+  scans = [bright[_scan(bright) : -2], bytes(512), bytes(512)]
+  apart = content[:start]
+  for n in order:
+    head = [0xFF, 0xDA, 0, 8, 1, names[n], 0x11 if n else 0, 0, 63, 0]
+    apart += bytes(head) + scans[n]
+  apart += content[-2:]
+  image_files.check(io.BytesIO(apart), whole=True)
+  np.testing.assert_array_equal(
+    decoding.decode(apart), decoding.decode(content)
+  )
+
+
 def test_what_is_flat_below_a_crop_is_no_hole():
   flat = Image.new('RGB', (500, 3000), 'white')
   content = encoded(flat, 'JPEG', optimize=True, subsampling=0)
@@ -698,6 +720,17 @@ def test_zeros_before_the_end_are_no_hole(kind):
   np.testing.assert_array_equal(
     decoding.decode(padded), decoding.decode(content)
   )
+
+
+@pytest.mark.parametrize('side', [1, 40, 400])
+def test_zeros_behind_flat_pixels_are_no_hole(side):
+  """Both may be zeros; of the first none is too many."""
+  image = Image.new('RGB', (side, 3 * side), 'white')
+  image.paste(photograph(size=(side, side)), (0, side))
+  for kind in ('usual', 'optimised', 'restarting'):
+    content = encoded(image, 'JPEG', **JPEGS[kind])
+    padded = content[:-2] + bytes(3000) + content[-2:]
+    image_files.check(io.BytesIO(padded), whole=True)
 
 
 def test_all_is_decoded_on_request():

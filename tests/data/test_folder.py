@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,14 @@ from sklearn import datasets
 
 from srdl_jax import config as config_lib
 from srdl_jax import data
-from srdl_jax.data import decoding, folder, image_files
+from srdl_jax.data import (
+  decoding,
+  folder,
+  folder_files,
+  image_files,
+  labelled,
+)
+from srdl_jax.data.imagenet import folder as imagenet_folder
 from srdl_jax.errors import ConfigError, DataError
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / 'configs' / 'folder.py'
@@ -176,12 +184,47 @@ def test_other_names_of_the_test_are_known(two, name, caplog):
 
 def test_of_two_candidates_it_is_said_which_is_read(two, caplog):
   (two / 'val').rename(two / 'valid')
-  for name in ('test', 'Valid', 'bird'):
+  for name in ('dev', 'Valid', 'bird'):
     (two / name).mkdir()
   (two / 'gone').symlink_to(two / 'nowhere')
   loaded = folder.load(source(two))
   assert paths(loaded.test)[0] == 'valid/cat/d.jpg'
-  assert f'in {two}, not read: Valid, bird, gone, test' in caplog.text
+  assert f'in {two}, not read: Valid, bird, dev, gone' in caplog.text
+
+
+def test_a_test_alone_is_found_where_it_has_classes(two, some):
+  assert folder_files.test_folder(two / 'none') is None
+  (two / 'val').rename(two / 'Val')
+  assert folder_files.test_folder(two) == two / 'Val'
+  assert imagenet_folder.test_folder(str(two)) == two / 'Val'
+  # Flat, empty, or a class of that name.
+  write(two, {'test/a.jpg': some[0]})
+  assert folder_files.test_folder(two) == two / 'Val'
+  (two / 'val').mkdir()
+  assert folder_files.test_folder(two) is None
+  assert imagenet_folder.test_folder(str(two)) is None
+  write(two, {'boats/test/a.jpg': some[0], 'boats/val/a.jpg': some[0]})
+  assert folder_files.test_folder(two / 'boats') is None
+
+
+def test_names_that_earlier_versions_knew_come_first(two, caplog):
+  (two / 'val').rename(two / 'test')
+  before = _prints(two)
+  others = ['valid', 'validation', 'dev']
+  for name in others:
+    shutil.copytree(two / 'train', two / name)
+  assert _prints(two) == before
+  assert f'in {two}, not read: dev, valid, validation' in caplog.text
+  known = labelled.read(str(two), ['cat', 'dog'])
+  assert known.records.paths[0] == 'test/cat/d.jpg'
+  # Then in this order.
+  shutil.rmtree(two / 'test')
+  for name in others:
+    found = folder.load(source(two)).test
+    known = labelled.read(str(two), ['cat', 'dog'])
+    assert paths(found) == known.records.paths
+    assert paths(found)[0] == f'{name}/cat/a.jpg'
+    shutil.rmtree(two / name)
 
 
 def test_a_test_that_is_what_was_trained_on_is_refused(two):
@@ -513,7 +556,7 @@ def test_they_are_skipped_on_request_and_counted(spoilt, caplog):
   assert (
     f'in {root}, 8 file(s) cannot be used: train/cat/cut.jpg' in caplog.text
   )
-  assert 'they are skipped, of 11 images' in caplog.text
+  assert '; they are skipped' in caplog.text
   for path in reasons:
     (root / path).unlink() if not (root / path).is_dir() else None
   (root / 'train/dog/deeper/a.jpg').unlink()
@@ -535,7 +578,12 @@ def test_what_systems_leave_everywhere_is_passed_over(two):
   before = _prints(two)
   for name in ('.DS_Store', 'Thumbs.db', 'desktop.ini', '._a.jpg', '.gitkeep'):
     write(two, {f'train/cat/{name}': b'x', f'train/{name}': b'x', name: b'x'})
-  for name in ('.ipynb_checkpoints', '@eaDir', '__MACOSX', '.Trash-1000'):
+  for name in ('Icon\r', '.apdisk', '.VolumeIcon.icns', '.hidden.jpg'):
+    write(two, {f'train/cat/{name}': b'x', f'val/{name}': b'x', name: b'x'})
+  for name in (
+    '.ipynb_checkpoints', '@eaDir', '__MACOSX', '.Trash-1000', '.stfolder',
+    '#recycle', '@tmp', '.snapshots', '.dropbox.cache', '.idea', '.vscode',
+  ):  # fmt: skip
     write(two, {f'train/cat/{name}/a.jpg': b'x', f'train/{name}/b.jpg': b'x'})
   # Beside the splits other files are no mistake.
   write(two, {'README.md': b'x', 'LICENSE': b'x', 'labels.csv': b'x'})
@@ -566,15 +614,13 @@ def test_any_file_beside_the_classes_is_named(two, name):
   refused(two, rf'in {two}, beside .*: val/{name} \(a file\); make a class')
 
 
-def test_hidden_images_are_not_passed_over(two, some):
+def test_hidden_folders_are_not_passed_over(two, some):
   write(two, {'train/.NET/a.jpg': some[0], 'val/.NET/a.jpg': some[0]})
   hidden = r'train/.NET \(a hidden folder\), val/.NET \(a hidden folder\)'
   refused(two, hidden)
   (two / 'train/.NET').rename(two / 'train/dog/.NET')
   (two / 'val/.NET').rename(two / '.NET')
-  write(two, {'train/cat/.a.jpg': some[0]})
-  message = refused(two, r'train/cat/.a.jpg \(a hidden file\)')
-  assert 'train/dog/.NET (a folder in a class folder)' in message
+  refused(two, r'1 file.*: train/dog/.NET \(a folder in a class folder\)')
 
 
 def test_classes_that_look_the_same_are_named(two, some):

@@ -572,8 +572,29 @@ def test_lists_of_msmt17_are_read(copy, loaded, folders, caplog):
     assert sorted(pairs) == sorted(wanted)
   (copy / folders[1] / '0000' / 'x.jpg').write_bytes(b'')
   from_folder(copy)
-  assert '1 file(s) that are not called images, or in no list' in caplog.text
+  assert '1 file(s) that are not called images, are in no list' in caplog.text
   assert f'{folders[1]}/0000/x.jpg' in caplog.text
+
+
+def test_what_earlier_versions_did_not_know_changes_nothing(copy, caplog):
+  """Neither other layouts beside Market-1501's, nor their names in it."""
+
+  def prints():
+    found = from_folder(copy)
+    return [p.fingerprint for p in (found.train, *found.test.parts)]
+
+  before = prints()
+  for name in ('train', 'test', 'image_train', 'image_query', 'image_test'):
+    shutil.copytree(copy / QUERY, copy / name)
+  for name in ('train', 'val', 'query', 'gallery'):
+    (copy / f'list_{name}.txt').write_text('')
+  shutil.copy(
+    next((copy / TRAIN).glob('*.jpg')), copy / TRAIN / '0100_c1_1.png'
+  )
+  (copy / GALLERY / '0100_c001_00016450_0.jpg').write_bytes(b'x')
+  assert prints() == before
+  assert f'{TRAIN}/0100_c1_1.png, {GALLERY}/0100_c001_00016' in caplog.text
+  assert 'names of another layout, are skipped' in caplog.text
 
 
 def test_names_that_tell_nobody_are_refused_or_left_out(copy, made, caplog):
@@ -597,14 +618,14 @@ def test_a_folder_must_be_named():
 
 
 def test_what_is_skipped_is_counted_and_said(copy, made, caplog):
+  """But for what systems leave behind: each folder has a Thumbs.db."""
   (copy / QUERY / 'notes.txt').write_text('no image')
   (copy / GALLERY / 'below').mkdir()
   with caplog.at_level(logging.WARNING, 'srdl_jax'):
     loaded = from_folder(copy)
   (message,) = [r.getMessage() for r in caplog.records]
-  assert f'in {copy}, 6 file(s)' in message
-  for name in (f'{TRAIN}/Thumbs.db', f'{QUERY}/notes.txt', f'{GALLERY}/below'):
-    assert name in message
+  assert f'in {copy}, 2 file(s)' in message
+  assert message.endswith(f': {QUERY}/notes.txt, {GALLERY}/below')
   assert len(loaded.test.query.images) == made.counts['queries']
 
 
@@ -727,7 +748,7 @@ def test_a_broken_link_in_place_of_a_query_is_named(copy, made):
   name = made.names[QUERY][1]
   (copy / QUERY / name).unlink()
   (copy / QUERY / name).symlink_to(copy / 'gone.jpg')
-  refused(copy, rf'1 image\(s\) .*{QUERY}/{name} \(No such file')
+  refused(copy, rf'1 file\(s\) .*{QUERY}/{name} \(No such file')
 
 
 @pytest.mark.parametrize('damage', ['empty', 'cut', 'text', 'folder'])
@@ -741,7 +762,7 @@ def test_an_unreadable_query_is_named_or_skipped(copy, made, damage, caplog):
   else:
     wrong = {'empty': b'', 'cut': content[:-200], 'text': b'<html>'}
     path.write_bytes(wrong[damage])
-  refused(copy, rf'1 image\(s\) cannot be read: {QUERY}/{name} \(')
+  refused(copy, rf'1 file\(s\) cannot be used: {QUERY}/{name} \(')
   with caplog.at_level(logging.WARNING, 'srdl_jax'):
     loaded = from_folder(copy, skip_unreadable=True)
   assert f'{QUERY}/{name}' in caplog.text

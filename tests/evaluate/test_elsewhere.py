@@ -161,10 +161,19 @@ def test_bad_command_lines_are_one_line(place, arguments, message):
   assert len(told.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize('name', ['folder', 'imagenet'])
-def test_a_test_is_evaluated_when_what_trained_is_gone(tmp_path, name):
-  photos.write(tmp_path / 'images' / 'train')
-  photos.write(tmp_path / 'images' / 'val', count=4, seed=1)
+@pytest.mark.parametrize(
+  ('name', 'below', 'test'),
+  [
+    ('folder', '', 'Val'),
+    ('imagenet', 'ILSVRC/Data/CLS-LOC', 'validation'),
+  ],
+)
+def test_a_test_is_evaluated_when_what_trained_is_gone(
+  tmp_path, name, below, test
+):
+  root = tmp_path / 'images' / below
+  photos.write(root / 'train')
+  photos.write(root / test, count=4, seed=1)
   config = photos.config(tmp_path / 'images', epochs=2)
   config.data.name = name
   # Of ImageNet's counts.
@@ -173,10 +182,10 @@ def test_a_test_is_evaluated_when_what_trained_is_gone(tmp_path, name):
   result = srdl.run(config, run, stop_request.StopRequest())
   call = ['-m', 'srdl_jax.evaluate', f'--workdir={run}', '--import=tiny']
   ask = functools.partial(started.python, *call, cwd=started.ROOT / 'tests')
-  shutil.rmtree(tmp_path / 'images' / 'train')
+  shutil.rmtree(root / 'train')
   told = ask()
   found = json.loads(told.stdout)
-  assert found.pop('data') == str(tmp_path / 'images')
+  assert found.pop('data') == str(root / test)
   assert 'the test was read alone' in told.stderr
   for name, value in result['final']['test'].items():
     assert found[name] == pytest.approx(value, rel=1e-5)
@@ -184,7 +193,11 @@ def test_a_test_is_evaluated_when_what_trained_is_gone(tmp_path, name):
   assert told.returncode == 2 and 'rank a gallery' in told.stderr
   told = ask('--split=train')
   assert told.returncode == 3 and '--data=FOLDER' in told.stderr
-  shutil.rmtree(tmp_path / 'images' / 'val')
+  # Without folders they aren't labelled; what is wrong with the run's data is.
+  for path in root.glob(f'{test}/*/*'):
+    path.rename(root / test / f'{path.parent.name}_{path.name}')
+    if not any(path.parent.iterdir()):
+      path.parent.rmdir()
   told = ask()
   assert told.returncode == 3 and '--data=FOLDER' in told.stderr
 

@@ -56,7 +56,7 @@ def load(
   validation, others = _validation(root, name)
   sizes, unreadable = _sizes(root, [path for path, _ in train + validation])
   if faults := [*faults, *others, *unreadable]:
-    _report(root, faults, source.skip_unreadable)
+    folder_files.report(root, faults, source.skip_unreadable)
   train, validation = (
     [(path, its) for path, its in part if path in sizes]
     for part in (train, validation)
@@ -76,6 +76,13 @@ def load(
     classes=tuple(classes),
     words=_words(root, classes),
   )
+
+
+def test_folder(path: str) -> pathlib.Path | None:
+  """Returns where the validation's class folders are in a folder, if any."""
+  given = storage.expanded(path, 'data.path').absolute()
+  found = (folder_files.test_folder(given / b, _VALIDATION) for b in _BELOW)
+  return next(filter(None, found), None)
 
 
 def _root(path: str) -> pathlib.Path:
@@ -154,20 +161,6 @@ def _sizes(
   return sizes, faults
 
 
-def _report(root: pathlib.Path, faults: list[Fault], skip: bool) -> None:
-  named = [f'{path} ({reason})' for path, reason in sorted(faults)]
-  told = (
-    f'in {root}, {len(faults):,} file(s) cannot be used: '
-    f'{folder_files.listed(named, _SHOWN)}'
-  )
-  if not skip:
-    raise DataError(
-      f'{told}; mend or remove them, or have them skipped by '
-      'data.skip_unreadable=True'
-    )
-  _log.warning('%s; they are skipped', told)
-
-
 def _check_classes(
   root: pathlib.Path, name: str, classes: list[str], validation: Labelled
 ) -> None:
@@ -229,7 +222,9 @@ def _split(
   size: int,
 ) -> data.Split:
   numbers = {its: number for number, its in enumerate(classes)}
-  rows = sorted((_base(path), path, numbers[its]) for path, its in part)
+  rows = sorted(
+    (folder_files.base(path), path, numbers[its]) for path, its in part
+  )
   labels = np.array([number for _, _, number in rows], np.int32)
   ids = (f'{base}\t{sizes[path]}' for base, path, _ in rows)
   return data.Split(
@@ -245,10 +240,6 @@ def _split(
       labels,
     ),
   )
-
-
-def _base(path: str) -> str:
-  return folder_files.printable(path.rpartition('/')[2])
 
 
 def _words(root: pathlib.Path, classes: Iterable[str]) -> tuple[str, ...]:

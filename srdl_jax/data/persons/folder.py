@@ -77,7 +77,7 @@ def read(root: pathlib.Path, source: data.Location) -> dict[str, Part]:
     root, sum(paths.values(), []), whole=source.skip_unreadable
   )
   if faults:
-    _report(root, faults, source.skip_unreadable)
+    folder_files.report(root, faults, source.skip_unreadable)
   parts = {}
   for split, its in paths.items():
     its = [path for path in its if path in digests]
@@ -85,7 +85,7 @@ def read(root: pathlib.Path, source: data.Location) -> dict[str, Part]:
       raise DataError(_nothing(root / found[split].folder, split))
     parts[split] = Part(
       folder=found[split].folder,
-      names=[_base(path) for path in its],
+      names=[folder_files.base(path) for path in its],
       told=[found[split].told[path] for path in its],
       digests=[digests[path] for path in its],
       records=folder_files.Files(str(root), tuple(its)),
@@ -96,8 +96,8 @@ def read(root: pathlib.Path, source: data.Location) -> dict[str, Part]:
 def _tell_others(root: pathlib.Path, found: Mapping[str, Folder]) -> None:
   if others := [path for part in found.values() for path in part.others]:
     _log.warning(
-      'in %s, %d file(s) that are not called images, or in no list, are '
-      'skipped: %s',
+      'in %s, %d file(s) that are not called images, are in no list '
+      'or have names of another layout, are skipped: %s',
       root,
       len(others),
       folder_files.listed(others, _SHOWN),
@@ -120,10 +120,6 @@ def _refuse_strange(
   _log.warning('%s; they are left out', told)
 
 
-def _base(path: str) -> str:
-  return path.rpartition('/')[2]
-
-
 def _asked_for(boxes: Folder, queries: Folder) -> list[str]:
   """Returns the boxes of identities and cameras that queries are of."""
   asked = set(queries.told.values())
@@ -136,20 +132,6 @@ def _asked_for(boxes: Folder, queries: Folder) -> list[str]:
       len(asked),
     )
   return kept
-
-
-def _report(
-  root: pathlib.Path, faults: Sequence[folder_files.Fault], skip: bool
-) -> None:
-  """Refuses the folder for images that can't be read, or logs them."""
-  named = [f'{path} ({reason})' for path, reason in sorted(faults)]
-  shown = folder_files.listed(named, _SHOWN)
-  told = f'in {root}, {len(faults)} image(s) cannot be read: {shown}'
-  if not skip:
-    raise DataError(
-      f'{told}; restore them, or have them skipped by data.skip_unreadable=True'
-    )
-  _log.warning('%s; they are skipped', told)
 
 
 def _nothing(folder: pathlib.Path, split: str) -> str:

@@ -8,6 +8,7 @@ identities and cameras. MSMT17 has lists, and folders of identities.
 import dataclasses
 import os
 import pathlib
+import re
 
 from srdl_jax.data import folder_files, persons
 from srdl_jax.errors import DataError
@@ -34,6 +35,8 @@ _LISTS = {
 # Its identities for training and for testing are numbered from 0 each; here 0
 # is a distractor's, and no two persons share a number.
 _FIRST = {'train': 10_001, 'query': 1, 'gallery': 1}
+# Of CUHK03-NP and VeRi-776: earlier versions didn't know them.
+_LATER = re.compile(r'_c[0-9]{3}_|\.png$')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Folder:
     folder: what it is called.
     told: identity and camera by path below the root, in the order of names.
     strange: paths of images that don't tell whom they show.
-    others: paths of what is no image, or in no list.
+    others: paths of what is no image, in no list, or of another layout.
   """
 
   folder: str
@@ -59,10 +62,11 @@ def find(root: pathlib.Path) -> dict[str, Folder]:
   Raises:
     DataError: it has none of the layouts, or a list is wrong.
   """
-  edition = _edition(root)
-  if edition:
-    return {split: _from_lists(root, split, *edition) for split in _LISTS}
-  folders = _VERI if _has(root, _VERI) else MARKET
+  # Where others were renamed to them, both may be there.
+  market = _has(root, MARKET)
+  if not market and (edition := _edition(root)):
+    return _from_lists(root, *edition)
+  folders = _VERI if not market and _has(root, _VERI) else MARKET
   missing = [
     folders[s] for s in _NEEDED if not os.path.isdir(root / folders[s])
   ]
@@ -110,50 +114,41 @@ def _below(root: pathlib.Path) -> str:
 
 
 def _from_names(root: pathlib.Path, folder: str) -> Folder:
-  try:
-    names = sorted(os.listdir(root / folder))
-  except OSError as error:
-    raise DataError(f'cannot read {root / folder}: {error.strerror}') from error
-  found = Folder(folder, {}, [], [])
-  for name in names:
+  told, strange, others = {}, [], []
+  for name, kind in folder_files.entries(root / folder).items():
     path = f'{folder}/{name}'
-    if told := persons.parse(name):
-      found.told[path] = told
-    elif _is_image(name) and not os.path.isdir(root / path):
-      found.strange.append(path)
+    if its := persons.parse(name):
+      told[path] = its
+    elif folder_files.is_image(name) and kind != folder_files.FOLDER:
+      strange.append(path)
     else:
-      found.others.append(path)
-  return found
+      others.append(path)
+  earlier = {path: its for path, its in told.items() if not _LATER.search(path)}
+  # Else fingerprints would be others than with earlier versions.
+  if earlier and folder in MARKET.values():
+    others += sorted(told.keys() - earlier)
+    told = earlier
+  return Folder(folder, told, strange, others)
 
 
-def _is_image(name: str) -> bool:
-  hidden = name.startswith('.')
-  return not hidden and name.lower().endswith(folder_files.SUFFIXES)
-
-
-def _from_lists(
-  root: pathlib.Path, split: str, train: str, test: str
-) -> Folder:
-  folder = train if split == 'train' else test
-  told = {}
-  for name in _LISTS[split]:
-    for path, identity, camera in _lines(root / name):
-      if f'{folder}/{path}' in told:
-        raise DataError(f'{root / name} has {path} a second time; restore it')
-      told[f'{folder}/{path}'] = (identity + _FIRST[split], camera)
-  by_name = sorted(told, key=lambda path: (path.rpartition('/')[2], path))
-  others = []
-  if split != 'query':
-    lists = ('query', 'gallery') if split == 'gallery' else ('train',)
-    listed = {
-      f'{folder}/{line[0]}'
-      for its in lists
-      for name in _LISTS[its]
-      for line in _lines(root / name)
-    }
+def _from_lists(root: pathlib.Path, train: str, test: str) -> dict[str, Folder]:
+  parts = {}
+  for split, names in _LISTS.items():
+    folder = train if split == 'train' else test
+    told = {}
+    for name in names:
+      for path, identity, camera in _lines(root / name):
+        if f'{folder}/{path}' in told:
+          raise DataError(f'{root / name} has {path} a second time; restore it')
+        told[f'{folder}/{path}'] = (identity + _FIRST[split], camera)
+    by_name = sorted(told, key=lambda path: (folder_files.base(path), path))
+    parts[split] = Folder(folder, {p: told[p] for p in by_name}, [], [])
+  listed = {path for part in parts.values() for path in part.told}
+  for split in ('train', 'gallery'):
+    folder = parts[split].folder
     there = (path.relative_to(root) for path in root.glob(f'{folder}/*/*'))
-    others = sorted({path.as_posix() for path in there} - listed)
-  return Folder(folder, {path: told[path] for path in by_name}, [], others)
+    parts[split].others.extend(sorted({p.as_posix() for p in there} - listed))
+  return parts
 
 
 def _lines(path: pathlib.Path) -> list[tuple[str, int, int]]:
