@@ -48,7 +48,7 @@ def find(given: str) -> pathlib.Path:
   Raises:
     ConfigError: it is neither; the names are listed.
   """
-  there = storage.expanded(given, '--config')
+  there = storage.reachable(given, '--config', ConfigError)
   if there.is_file():
     if there.suffix not in ('.py', ''):
       raise ConfigError(

@@ -18,6 +18,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from srdl_jax import data, storage
 from srdl_jax.data import fetching
 from srdl_jax.errors import DataError
+from srdl_jax.storage import arrays
 
 # Beside the files of a prepared data set whose classes' names are codes.
 WORDS = 'words.txt'
@@ -27,21 +28,7 @@ _VERSION = re.compile(r'\d+\.\d+\.\d+')
 _CHUNK = 1024
 # What array_record, the parsers and the image decoder raise when the bytes are
 # not what they should be.
-_DAMAGE = (
-  DecodeError,
-  IndexError,
-  OSError,
-  ParseError,
-  RuntimeError,
-  ValueError,
-)
-# What the image decoder raises.
-_UNDECODABLE = (
-  Image.DecompressionBombError,
-  OSError,
-  SyntaxError,
-  ValueError,
-)
+_DAMAGE = (*arrays.DAMAGE, DecodeError, ParseError)
 _log = logging.getLogger(__name__)
 
 
@@ -67,6 +54,7 @@ def directory(data_dir: str, dataset: str, version: str) -> pathlib.Path:
   if storage.is_bucket(chosen):
     return fetching.copy_from_bucket(chosen, dataset, version)
   place = root(data_dir, dataset) / dataset / version
+  storage.reachable(place, 'data_dir')
   if not place.exists() and (others := _versions(place.parent)):
     raise DataError(
       f'{place.parent} holds {dataset}/{", ".join(others)} and not {version}, '
@@ -93,7 +81,7 @@ def root(data_dir: str, dataset: str = '') -> pathlib.Path:
       f'data_dir {chosen} is not a local directory; copy the data set to a '
       'local disk and give its path'
     )
-  path = storage.expanded(chosen, 'data_dir')
+  path = _local(chosen)
   storage.refuse_other_letters(path, 'data_dir')
   return path
 
@@ -121,7 +109,7 @@ def _chosen(data_dir: str, dataset: str) -> str:
 
 
 def _local(path: str) -> pathlib.Path:
-  return storage.expanded(path, 'data_dir')
+  return storage.reachable(path, 'data_dir')
 
 
 def _versions(folder: pathlib.Path) -> list[str]:
@@ -334,5 +322,5 @@ def pixels_of(encoded: bytes, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(pixels, np.uint8).reshape(shape)
   except UnidentifiedImageError as error:
     raise ValueError('it is neither a JPEG nor a PNG file') from error
-  except _UNDECODABLE as error:
+  except (*arrays.DAMAGE, Image.DecompressionBombError) as error:
     raise ValueError(str(error)) from error

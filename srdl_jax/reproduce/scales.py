@@ -200,7 +200,7 @@ def possible(
       f'{needy[0].group} starts from imported weights; give --weights=DIR, '
       f'which holds {", ".join(networks)}'
     )
-  folder = storage.expanded(weights or '', '--weights')
+  folder = storage.reachable(weights or '', '--weights', ConfigError)
   absent = [n for n in networks if not (folder / n).is_dir()]
   if absent:
     raise ConfigError(
