@@ -114,8 +114,13 @@ def _local(path: str) -> pathlib.Path:
 
 def _versions(folder: pathlib.Path) -> list[str]:
   """Returns the versions of a data set that are prepared in its folder."""
-  found = (path.parent.name for path in folder.glob('*/dataset_info.json'))
-  return sorted(filter(_VERSION.fullmatch, found))
+  known = (path for path in folder.glob('*') if _VERSION.fullmatch(path.name))
+  # One that is closed must not look like none.
+  return sorted(
+    path.name
+    for path in known
+    if (storage.reachable(path, 'data_dir') / 'dataset_info.json').is_file()
+  )
 
 
 def open_builder(
