@@ -642,6 +642,19 @@ def test_damaged_metadata_is_named(tiny100, copied, text):
   _load_fails(tiny100.spec, copied, str(copied))
 
 
+@pytest.mark.parametrize(
+  'text',
+  [
+    *('', '[]', '{"pythonClassName": 5}', '{"type": "x.y", "content": 1}'),
+    '{"pythonClassName": "tensorflow_datasets.core.features.features_dict'
+    '.FeaturesDict", "featuresDict": {"features": {"a": {}}}}',
+  ],
+)
+def test_damaged_features_are_named(tiny100, copied, text):
+  (copied / 'features.json').write_text(text)
+  _load_fails(tiny100.spec, copied, str(copied))
+
+
 def test_a_missing_split_is_named(tiny100, copied):
   info = json.loads((copied / 'dataset_info.json').read_text())
   _edit_info(copied, splits=[s for s in info['splits'] if s['name'] != 'test'])
