@@ -180,14 +180,17 @@ class Archive(abc.ABC):
       if known.read_text() == traits:
         return
     _log.info('comparing %s with %s, which is prepared', path, place)
-    ours, theirs = self._mark(path), tfds_reader.copy_mark(place)
-    if (f'+copy {ours}' if ours else '') != theirs:
-      named = ours or 'the official data set'
+    ours = self._mark(path)
+    theirs = tfds_reader.copy_mark(place).removeprefix('+copy ')
+    if ours != theirs:
+      is_its, was_its = (
+        f'a copy ({mark})' if mark else 'the official data set'
+        for mark in (ours, theirs)
+      )
       raise DataError(
-        f'data.path, {path}, is {named}, but {place} was prepared from '
-        f'{theirs.removeprefix("+copy ") or "the official data set"}: leave '
-        'data.path out to take what is prepared, or set data_dir to another '
-        'directory, to have this one prepared there'
+        f'data.path, {path}, is {is_its}, but {place} was prepared from '
+        f'{was_its}: leave data.path out to take what is prepared, or set '
+        'data_dir to another directory, to have this one prepared there'
       )
     # Where nothing can be written, it is read again each time.
     with contextlib.suppress(OSError), files.new_file(known) as draft:

@@ -3,7 +3,7 @@
 
 Images are read where they lie, and none before it is needed: 1.28 million files
 are listed, and their sizes asked for; with `skip_unreadable` each is decoded
-once, for hours. Rows are in the order of the file names,
+at the start. Rows are in the order of the file names,
 as in what is prepared from the archives.
 """
 
