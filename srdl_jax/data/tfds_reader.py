@@ -147,9 +147,15 @@ def open_builder(
   try:
     builder = tfds.builder_from_directory(directory)
     formats = builder.info.available_file_formats()
-  except _DAMAGE as error:
+    if absent := {'image', 'label'} - {*builder.info.features}:
+      raise ValueError(f'there is no feature {", ".join(sorted(absent))}')
+    for split in builder.info.splits.values():
+      _ = split.filepaths
+  # For a feature of no kind TFDS would import TensorFlow.
+  except (*_DAMAGE, ImportError) as error:
+    reason = arrays.reason_of(error)
     raise DataError(
-      f'cannot read the metadata in {directory}: {error}; remove the '
+      f'cannot read the metadata in {directory}: {reason}; remove the '
       'directory to have it prepared again'
     ) from error
   wanted = tfds.core.FileFormat.ARRAY_RECORD

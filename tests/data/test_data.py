@@ -643,16 +643,27 @@ def test_damaged_metadata_is_named(tiny100, copied, text):
 
 
 @pytest.mark.parametrize(
-  'text',
+  ('file', 'change'),
   [
-    *('', '[]', '{"pythonClassName": 5}', '{"type": "x.y", "content": 1}'),
-    '{"pythonClassName": "tensorflow_datasets.core.features.features_dict'
-    '.FeaturesDict", "featuresDict": {"features": {"a": {}}}}',
+    ('features.json', lambda found: found.update(featuresDict=None)),
+    ('features.json', lambda found: found.update(featuresDict={})),
+    *(
+      ('features.json', lambda found, its=its: its(found['featuresDict']))
+      for its in (
+        lambda features: features['features']['image'].update(image=None),
+        lambda features: features['features']['image'].update(image={}),
+        lambda features: features['features'].pop('label'),
+      )
+    ),
+    ('dataset_info.json', lambda found: found.update(name=None)),
+    ('dataset_info.json', lambda found: found.update(splits=[{}])),
   ],
 )
-def test_damaged_features_are_named(tiny100, copied, text):
-  (copied / 'features.json').write_text(text)
-  _load_fails(tiny100.spec, copied, str(copied))
+def test_odd_metadata_is_named(tiny100, copied, file, change):
+  found = json.loads((copied / file).read_text())
+  change(found)
+  (copied / file).write_text(json.dumps(found))
+  _load_fails(tiny100.spec, copied, f'cannot read the metadata in {copied}')
 
 
 def test_a_missing_split_is_named(tiny100, copied):
