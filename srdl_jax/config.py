@@ -52,8 +52,8 @@ def _settings_of(argument: str, value: str) -> dict[str, Any]:
     if not value.isdecimal():
       raise ConfigError(f'size={value!r} is not a number of pixels.')
     return {'data.image_size': int(value)}
-  fields = {'model': 'model.name', 'method': 'method', 'path': 'data.path'}
-  return {fields[argument]: value}
+  field = {'model': 'model.name', 'path': 'data.path'}.get(argument, argument)
+  return {field: value}
 
 
 ARGUMENTS = ('model', 'method', 'teacher', 'recipe')

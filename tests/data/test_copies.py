@@ -317,6 +317,8 @@ def test_a_known_copy_is_read_again_where_it_changed(
     return list(read)
 
   assert load(copy) == []
+  spec.load(source(tmp_path / 'anew', copy))
+  assert read == [copy]
   os.utime(copy / 'test', (1, 1))
   assert load(copy) == [copy]
   copy.rename(tmp_path / 'moved')

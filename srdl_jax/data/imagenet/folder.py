@@ -3,8 +3,8 @@
 
 Images are read where they lie, and none before it is needed: 1.28 million files
 are listed, and their sizes asked for; with `skip_unreadable` each is decoded
-at the start. Rows are in the order of the file names,
-as in what is prepared from the archives.
+at the start. Rows are in the order of the file names, as in what is prepared
+from the archives.
 """
 
 import concurrent.futures
@@ -87,7 +87,9 @@ def load(
 def _root(path: str) -> pathlib.Path:
   given = storage.reachable(path, 'data.path').absolute()
   for root in (given / below for below in _BELOW):
-    if os.path.isdir(root) and os.path.isdir(root / _chosen(root, _TRAIN)):
+    if os.path.isdir(root) and folder_files.named(
+      folder_files.folders(root), _TRAIN
+    ):
       return root
   raise DataError(
     f'data.path, {given}, has no folder train with one for each class, such '
