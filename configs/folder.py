@@ -16,7 +16,6 @@ the network gets; model=resnet50, method=srdl|vanilla|..., recipe=paper|strong.
 """
 
 from srdl_jax import config as config_lib
-from srdl_jax.errors import ConfigError
 
 
 def get_config(arguments=None):
@@ -31,24 +30,4 @@ def get_config(arguments=None):
   config.augment.padding = 0  # Random parts of the images take its place.
   config.eval.batch_size = 256
   config.checkpoint.every_steps = 1000
-  return config_lib.apply_arguments(config, _own(config, arguments))
-
-
-def _own(config, arguments):
-  """Takes path and size out of the arguments; returns the others."""
-  others, seen = [], set()
-  for item in (arguments or '').split(','):
-    name, _, value = item.partition('=')
-    if name not in ('path', 'size') or not value:
-      others.append(item)
-      continue
-    if name in seen:
-      raise ConfigError(f'Config argument {name!r} is given twice.')
-    seen.add(name)
-    if name == 'path':
-      config.data.path = value
-    elif value.isdecimal():
-      config.data.image_size = int(value)
-    else:
-      raise ConfigError(f'size={value!r} is not a number of pixels.')
-  return ','.join(others)
+  return config_lib.apply_arguments(config, arguments, 'path', 'size')

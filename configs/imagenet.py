@@ -12,7 +12,6 @@ doesn't state epochs, batch size and weight decay: those here are ours.
 """
 
 from srdl_jax import config as config_lib
-from srdl_jax.errors import ConfigError
 
 
 def get_config(arguments=None):
@@ -25,12 +24,4 @@ def get_config(arguments=None):
   config.checkpoint.every_steps = 1000
   config.augment.padding = 0  # Random parts of the images take its place.
   config.optimiser.weight_decay = 1e-4
-  paths, others = [], []
-  for item in (arguments or '').split(','):
-    name, _, value = item.partition('=')
-    own = name == 'path' and value
-    (paths if own else others).append(value if own else item)
-  if len(paths) > 1:
-    raise ConfigError("Config argument 'path' is given twice.")
-  config.data.path = ''.join(paths)
-  return config_lib.apply_arguments(config, ','.join(others))
+  return config_lib.apply_arguments(config, arguments, 'path')

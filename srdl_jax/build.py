@@ -86,6 +86,7 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
     image_size=config.data.image_size,
     skip_unreadable=config.data.skip_unreadable,
     allow_differences=config.data.allow_differences,
+    compared=to_train,
   )
   experiment = _assemble(config, plan, devices, dataset, weights, imported)
   drawing = (s.network.name for s in experiment.stages if s.network.draws)

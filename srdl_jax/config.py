@@ -48,17 +48,25 @@ def _settings_of(argument: str, value: str) -> dict[str, Any]:
     if value not in RECIPES:
       raise ConfigError(unknown('recipe', value, RECIPES))
     return RECIPES[value]
-  return {{'model': 'model.name', 'method': 'method'}[argument]: value}
+  if argument == 'size':
+    if not value.isdecimal():
+      raise ConfigError(f'size={value!r} is not a number of pixels.')
+    return {'data.image_size': int(value)}
+  field = {'model': 'model.name', 'path': 'data.path'}.get(argument, argument)
+  return {field: value}
 
 
 ARGUMENTS = ('model', 'method', 'teacher', 'recipe')
 
 
-def apply_arguments(config: ConfigDict, text: str | None) -> ConfigDict:
+def apply_arguments(
+  config: ConfigDict, text: str | None, *own: str
+) -> ConfigDict:
   """Applies 'model=resnet32,method=srdl,recipe=paper' to a configuration.
 
   Args:
     text: what stands behind the colon of --config=FILE:text, or nothing.
+    *own: those of 'path' and 'size' that the file takes, too.
 
   Returns:
     The same object.
@@ -71,8 +79,8 @@ def apply_arguments(config: ConfigDict, text: str | None) -> ConfigDict:
     name, equals, value = item.partition('=')
     if not equals or not value:
       raise ConfigError(f'Config argument {item!r} is not of the form a=b.')
-    if name not in ARGUMENTS:
-      raise ConfigError(unknown('config argument', name, ARGUMENTS))
+    if name not in (known := (*ARGUMENTS, *own)):
+      raise ConfigError(unknown('config argument', name, known))
     if name in seen:
       raise ConfigError(f'Config argument {name!r} is given twice.')
     seen.add(name)

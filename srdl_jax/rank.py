@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
   if not args.features:
     raise ConfigError('--features=PATH is missing.')
   result = rank(
-    storage.expanded(args.features, '--features'),
+    storage.reachable(args.features, '--features'),
     metric=args.metric,
     multi_query=args.multi_query,
     re_rank=args.re_rank,

@@ -186,9 +186,18 @@ def cut_short(place):
   loaded('cifar10', manual_dir='{tmp}', **OFFLINE)(place)
 
 
+def beside_another(place):
+  copy_of_cifar()(place)
+  shutil.rmtree(place.folder / made_cifar.PICKLED['cifar10'])
+  copy_of_cifar(data_batch_1=batch(data=lambda pixels: pixels ^ np.uint8(1)))(
+    place
+  )
+
+
 TABLE.add(
   'copy of CIFAR',
   {
+    'another one is prepared': beside_another,
     'none where data.path says': loaded('cifar10', path='{tmp}', **OFFLINE),
     'none of this name': loaded('cifar10', path='{tmp}/none', **OFFLINE),
     'a batch is missing': copy_of_cifar(data_batch_3=None),
@@ -254,9 +263,10 @@ TABLE.add(
   {'a damaged pickle': copy_of_cifar(data_batch_1=lambda c: c[:5000])},
   others='(?<=cannot read data_batch_1: ).*(?=; replace)',
 )
+TABLE.add('copy of CIFAR', {'no tar': not_packed})
 TABLE.add(
   'copy of CIFAR',
-  {'no tar': not_packed, 'a tar cut short': cut_short},
+  {'a tar cut short': cut_short},
   others=r'(?<=tar\.gz: ).*(?=; replace)',
 )
 
@@ -447,6 +457,7 @@ TABLE.add(
     'none': imagenet_folders(),
     'tars of classes': imagenet_folders(f'train/{CLASSES[0]}.tar {TESTED}'),
     'no validation': imagenet_folders(TRAINED),
+    'a file for validation': imagenet_folders(f'{TRAINED} val'),
     'an image without content': imagenet_folders(
       f'{TRAINED} {TESTED}', **{f'train/{CLASSES[0]}/0.JPEG': b''}
     ),

@@ -14,7 +14,7 @@ import pytest
 import started
 import tiny
 
-from srdl_jax import build, feed, models, parallel, srdl
+from srdl_jax import build, data, feed, models, parallel, srdl
 from srdl_jax.errors import ConfigError
 from srdl_jax.experiment import Purpose
 from srdl_jax.runs.stop_request import StopRequest
@@ -48,6 +48,20 @@ def test_a_network_that_draws_is_refused_on_several_devices(monkeypatch):
   with pytest.raises(ConfigError, match='dropping draws random numbers while'):
     build.build(tiny.config(**fields, devices=2))
   assert build.build(tiny.config(**fields, devices=1))
+
+
+@pytest.mark.parametrize('to_train', [True, False])
+def test_only_who_trains_needs_the_copy_of_what_is_prepared(
+  monkeypatch, to_train
+):
+  asked, load = [], data.load
+  monkeypatch.setattr(
+    data,
+    'load',
+    lambda *a, **source: asked.append(source) or load(*a, **source),
+  )
+  build.build(tiny.config(), to_train=to_train)
+  assert [source['compared'] for source in asked] == [to_train]
 
 
 @pytest.mark.parametrize('dropped', [0.0, 0.5])

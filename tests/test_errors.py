@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input: one readable message, an exit code, and nothing lost."""
 
+import errno
 import os
 import pathlib
 import re
@@ -11,10 +12,12 @@ import started
 import tensorflow_datasets as tfds
 import tiny
 
-from srdl_jax import build, srdl, storage, trained
+from srdl_jax import build, command, srdl, storage, trained, weights
 from srdl_jax.errors import EXIT_CODES, SrdlError
+from srdl_jax.reproduce import scales
 from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import stop_request
+from srdl_jax.weights import state_dict
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -37,6 +40,28 @@ def assert_known(error: SrdlError, code: int, pattern: str):
   assert error.exit_code == code and code in EXIT_CODES
   assert re.search(pattern, str(error)), str(error)
   assert '\n' not in str(error) and len(str(error)) < 700
+
+
+LOOKING = {
+  'init.from_path': (weights.load, 4),
+  'weights': (lambda path: state_dict.read(pathlib.Path(path)), 4),
+  'workdir': (run_directory.resolve, 4),
+  '--config': (command.bundled.find, 2),
+  '--weights': (
+    lambda path: scales.possible(scales.rows('table3', 'full'), path),
+    2,
+  ),
+}
+
+
+@pytest.mark.parametrize('path', ['x' * 5000, 'x/' * 2500])
+@pytest.mark.parametrize('name', LOOKING)
+def test_a_path_that_is_too_long_is_told(name, path):
+  look, code = LOOKING[name]
+  with pytest.raises(SrdlError) as caught:
+    look(path)
+  too_long = os.strerror(errno.ENAMETOOLONG)
+  assert_known(caught.value, code, f'^{name} x[x/]+\\.\\.\\. .*{too_long}')
 
 
 @pytest.mark.parametrize(

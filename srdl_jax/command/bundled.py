@@ -50,7 +50,7 @@ def find(given: str) -> pathlib.Path:
   Raises:
     ConfigError: it is neither; the names are listed.
   """
-  there = storage.expanded(given or '.', '--config')
+  there = storage.reachable(given or '.', '--config', ConfigError)
   if there.is_file():
     if there.suffix.lower() in _OTHER_FORMS:
       raise ConfigError(

@@ -63,6 +63,8 @@ class Location:
       decoded for that.
     allow_differences: take a copy of Market-1501 or ImageNet that isn't the
       official one, or folders of persons that look swapped.
+    compared: whether a `path` must hold what is prepared; who knows the
+      fingerprint, as an evaluation does, need not have the copy.
   """
 
   data_dir: str = ''
@@ -72,6 +74,7 @@ class Location:
   image_size: int = 0
   skip_unreadable: bool = False
   allow_differences: bool = False
+  compared: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

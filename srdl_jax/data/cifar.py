@@ -9,6 +9,7 @@ for Python, packed or not. TFDS's own preparation needs TensorFlow.
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 
 import numpy as np
@@ -19,6 +20,7 @@ from srdl_jax.data import cifar_files, preparation
 from srdl_jax.data.cifar_files import PIXELS, Contents, Names
 
 _SHAPE = (32, 32, 3)
+_TARS = ('.tar', '.tar.bz2', '.tar.gz', '.tar.xz', '.tbz2', '.tgz', '.txz')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +56,10 @@ class Cifar(preparation.Archive):
     return {s: self._examples_of(s, records[s]) for s in self.splits}
 
   def is_copy(self, path: pathlib.Path) -> bool:
-    if path.is_file():
-      return '.t' in path.name
+    if os.path.isfile(path):
+      return path.name.lower().endswith(_TARS)
     forms = (self.files.in_form(pickled=pickled) for pickled in (False, True))
-    return any((path / name).is_file() for form in forms for name in form)
+    return any(os.path.isfile(path / name) for form in forms for name in form)
 
   def check_copy(self, path: pathlib.Path) -> str:
     contents = cifar_files.read(path, self.files)

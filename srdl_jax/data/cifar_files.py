@@ -6,7 +6,6 @@ import hashlib
 import operator
 import pathlib
 import tarfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,11 +13,10 @@ import numpy as np
 
 from srdl_jax.data import pickles
 from srdl_jax.errors import DataError
+from srdl_jax.storage import arrays
 
 PIXELS = 3 * 32 * 32
 _ENDING = '.bin'
-# What reading a folder or a tar raises that is damaged or cut short.
-_DAMAGE = (EOFError, OSError, tarfile.TarError, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +95,9 @@ def _content(path: pathlib.Path, wanted: Iterable[str]) -> dict[str, bytes]:
     if path.is_dir():
       there = [name for name in wanted if (path / name).is_file()]
       return {name: (path / name).read_bytes() for name in there}
+    # Opening would tell of every compression what is wrong.
+    if not tarfile.is_tarfile(path):
+      raise tarfile.ReadError('it is no tar')
     found = {}
     with tarfile.open(path) as tar:
       for member in tar:
@@ -104,9 +105,8 @@ def _content(path: pathlib.Path, wanted: Iterable[str]) -> dict[str, bytes]:
         if member.isfile() and name in wanted:
           found[name] = tar.extractfile(member).read()
     return found
-  except _DAMAGE as error:
-    # One of a tar is of several lines.
-    told = ' '.join(str(error).split())
+  except (*arrays.DAMAGE, tarfile.TarError) as error:
+    told = arrays.reason_of(error)
     raise DataError(f'cannot read {path}: {told}; replace it') from error
 
 

@@ -12,20 +12,7 @@ from typing import Any
 
 import numpy as np
 
-# What Python's own reader raises at wrong bytes, and numpy at wrong arrays.
-_DAMAGE = (
-  AttributeError,
-  EOFError,
-  ImportError,
-  IndexError,
-  KeyError,
-  MemoryError,
-  OverflowError,
-  TypeError,
-  UnicodeDecodeError,
-  ValueError,
-  pickle.UnpicklingError,
-)
+from srdl_jax.storage import arrays
 
 
 def _encode(text: str, encoding: str = 'latin1') -> bytes:
@@ -60,5 +47,5 @@ def read(content: bytes) -> Any:
   """
   try:
     return _Unpickler(io.BytesIO(content), encoding='latin1').load()
-  except _DAMAGE as error:
-    raise ValueError(str(error) or type(error).__name__) from error
+  except (*arrays.DAMAGE, pickle.UnpicklingError) as error:
+    raise ValueError(arrays.reason_of(error)) from error

@@ -11,6 +11,7 @@ everything is there, and the others wait.
 import abc
 import contextlib
 import dataclasses
+import hashlib
 import io
 import logging
 import os
@@ -26,9 +27,11 @@ import tensorflow_datasets as tfds
 from srdl_jax import data, storage
 from srdl_jax.data import fetching, tfds_reader
 from srdl_jax.errors import DataError
-from srdl_jax.storage import locks
+from srdl_jax.storage import files, locks
 
 _log = logging.getLogger(__name__)
+# Beside what is prepared: the `_traits` of the copy that is known to be it.
+_SOURCE = 'source.txt'
 # TFDS orders them by a hash of their keys.
 KeyedExamples = Iterator[tuple[str | int, dict[str, Any]]]
 
@@ -98,14 +101,15 @@ class Archive(abc.ABC):
     Images are uint8 [N, H, W, C], rows and ids TFDS's.
 
     Raises:
-      DataError: it is missing, damaged or in another form than ArrayRecord.
+      DataError: it is missing, damaged or in another form than ArrayRecord, or
+        was not prepared from what `source.path` names.
     """
     place = tfds_reader.directory(source.data_dir, self.name, self.version)
     if not place.exists():
       self.prepare(source)
-    elif source.path:
-      told = place, source.path
-      _log.info('%s was prepared before; data.path, %s, is not read', *told)
+    # Another process may have prepared another copy just now.
+    if source.path and source.compared:
+      self._compare(_find(self, source), place)
     builder = tfds_reader.open_builder(place, self.splits)
     train, test = (
       tfds_reader.read_split(builder, split, self.num_classes)
@@ -141,11 +145,7 @@ class Archive(abc.ABC):
 
     def write(draft: pathlib.Path) -> None:
       path = _find(self, source) or _download(self, source)
-      if path.name == self.file:
-        fetching.verify(path, self.sha256)
-        mark = ''
-      else:
-        mark = self.check_copy(path)
+      traits, mark = _traits(path), self._mark(path)
       told = directory, path
       _log.info('preparing %s from %s, once; it takes minutes', *told)
       _run(self, path, draft)
@@ -157,9 +157,44 @@ class Archive(abc.ABC):
           mark,
         )
         (draft / tfds_reader.COPY).write_text(f'{mark}\n')
+      (draft / _SOURCE).write_text(traits)
 
     directory = tfds_reader.directory(source.data_dir, self.name, self.version)
     make_once(directory, write)
+
+  def _mark(self, path: pathlib.Path) -> str:
+    """Returns what `check_copy` does, also of the archive itself."""
+    if path.name != self.file or path.is_dir():
+      return self.check_copy(path)
+    fetching.verify(path, self.sha256)
+    return ''
+
+  def _compare(self, path: pathlib.Path, place: pathlib.Path) -> None:
+    """Refuses a copy of other contents than what is prepared.
+
+    All of it is read once: what is known to be the same is told by the names,
+    sizes and times of its files from then on.
+    """
+    traits, known = _traits(path), place / _SOURCE
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+      if known.read_text() == traits:
+        return
+    _log.info('comparing %s with %s, which is prepared', path, place)
+    ours = self._mark(path)
+    theirs = tfds_reader.copy_mark(place).removeprefix('+copy ')
+    if ours != theirs:
+      is_its, was_its = (
+        f'a copy ({mark})' if mark else 'the official data set'
+        for mark in (ours, theirs)
+      )
+      raise DataError(
+        f'data.path, {path}, is {is_its}, but {place} was prepared from '
+        f'{was_its}: leave data.path out to take what is prepared, or set '
+        'data_dir to another directory, to have this one prepared there'
+      )
+    # Where nothing can be written, it is read again each time.
+    with contextlib.suppress(OSError), files.new_file(known) as draft:
+      draft.write_text(traits)
 
 
 def builder_of(
@@ -277,9 +312,8 @@ def folders(
 ) -> tuple[pathlib.Path, pathlib.Path]:
   """Where archives are put by hand, and where they are downloaded to."""
   downloads = tfds_reader.root(source.data_dir, dataset) / 'downloads'
-  if source.manual_dir:
-    return storage.expanded(source.manual_dir, 'manual_dir'), downloads
-  return downloads / 'manual', downloads
+  manual = source.manual_dir or downloads / 'manual'
+  return storage.reachable(manual, 'manual_dir'), downloads
 
 
 def _find(archive: Archive, source: data.Location) -> pathlib.Path | None:
@@ -288,24 +322,46 @@ def _find(archive: Archive, source: data.Location) -> pathlib.Path | None:
   Raises:
     DataError: data.path is given, and there is none.
   """
-  manual, downloads = folders(source, archive.name)
-  places = manual, downloads, tfds_reader.root(source.data_dir, archive.name)
-  if source.path:
-    given = storage.expanded(source.path, 'data.path')
-    if given.name == archive.file or archive.is_copy(given):
-      return given
-    places = (given,)
-  for name in (archive.file, *archive.copies):
-    for place in places:
-      if (place / name).exists():
-        return place / name
-  if source.path:
-    known = ', '.join((archive.file, *archive.copies))
+  names = archive.file, *archive.copies
+
+  def within(*places: pathlib.Path) -> Iterator[pathlib.Path]:
+    # Unpackers make folders that are called as the archive.
+    for path in (place / name for name in names for place in places):
+      if (os.path.isfile if path.suffix else os.path.isdir)(path):
+        yield path
+
+  if not source.path:
+    manual, downloads = folders(source, archive.name)
+    root = tfds_reader.root(source.data_dir, archive.name)
+    found = next(within(manual, downloads, root), None)
+    return found or (manual if archive.is_copy(manual) else None)
+  given = storage.reachable(source.path, 'data.path')
+  is_archive = given.name == archive.file and os.path.isfile(given)
+  if is_archive or archive.is_copy(given):
+    return given
+  if found := next(within(given), None):
+    return found
+  if not os.path.exists(given):
     raise DataError(
-      f'data.path, {source.path}, is no copy of {archive.name} and holds none: '
-      f'name one of {known}, or the folder that it is in'
+      f'data.path, {given}, is not there: name a copy of {archive.name}, or '
+      'leave data.path out'
     )
-  return manual if archive.is_copy(manual) else None
+  raise DataError(
+    f'data.path, {source.path}, is no copy of {archive.name} and holds none: '
+    f'name one of {", ".join(names)}, or the folder that it is in'
+  )
+
+
+def _traits(path: pathlib.Path) -> str:
+  """Returns what tells a copy from others without reading it, as a digest."""
+  digest = hashlib.sha256(os.fsencode(os.path.realpath(path)))
+  for file in sorted(path.rglob('*')) or [path]:
+    # What is missing behind a link is missed where it is read.
+    with contextlib.suppress(OSError):
+      its = file.stat()
+      digest.update(f'{its.st_size}\t{its.st_mtime_ns}\t'.encode())
+      digest.update(os.fsencode(file.relative_to(path)) + b'\n')
+  return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from srdl_jax.storage import arrays, files
 # JPEG files don't get smaller by it.
 _OPTIONS = 'group_size:1,uncompressed'
 # What array_record and the parser raise for bytes that have changed.
-_DAMAGE = (DecodeError, IndexError, OSError, RuntimeError, ValueError)
+_DAMAGE = (*arrays.DAMAGE, DecodeError)
 
 
 @dataclasses.dataclass(frozen=True)

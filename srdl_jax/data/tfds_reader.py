@@ -18,6 +18,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from srdl_jax import data, storage
 from srdl_jax.data import fetching
 from srdl_jax.errors import DataError
+from srdl_jax.storage import arrays
 
 # Beside the files of a prepared data set whose classes' names are codes.
 WORDS = 'words.txt'
@@ -27,21 +28,7 @@ _VERSION = re.compile(r'\d+\.\d+\.\d+')
 _CHUNK = 1024
 # What array_record, the parsers and the image decoder raise when the bytes are
 # not what they should be.
-_DAMAGE = (
-  DecodeError,
-  IndexError,
-  OSError,
-  ParseError,
-  RuntimeError,
-  ValueError,
-)
-# What the image decoder raises.
-_UNDECODABLE = (
-  Image.DecompressionBombError,
-  OSError,
-  SyntaxError,
-  ValueError,
-)
+_DAMAGE = (*arrays.DAMAGE, DecodeError, ParseError)
 _log = logging.getLogger(__name__)
 
 
@@ -67,6 +54,7 @@ def directory(data_dir: str, dataset: str, version: str) -> pathlib.Path:
   if storage.is_bucket(chosen):
     return fetching.copy_from_bucket(chosen, dataset, version)
   place = root(data_dir, dataset) / dataset / version
+  storage.reachable(place, 'data_dir')
   if not place.exists() and (others := _versions(place.parent)):
     raise DataError(
       f'{place.parent} holds {dataset}/{", ".join(others)} and not {version}, '
@@ -93,7 +81,7 @@ def root(data_dir: str, dataset: str = '') -> pathlib.Path:
       f'data_dir {chosen} is not a local directory; copy the data set to a '
       'local disk and give its path'
     )
-  path = storage.expanded(chosen, 'data_dir')
+  path = _local(chosen)
   storage.refuse_other_letters(path, 'data_dir')
   return path
 
@@ -121,13 +109,18 @@ def _chosen(data_dir: str, dataset: str) -> str:
 
 
 def _local(path: str) -> pathlib.Path:
-  return storage.expanded(path, 'data_dir')
+  return storage.reachable(path, 'data_dir')
 
 
 def _versions(folder: pathlib.Path) -> list[str]:
   """Returns the versions of a data set that are prepared in its folder."""
-  found = (path.parent.name for path in folder.glob('*/dataset_info.json'))
-  return sorted(filter(_VERSION.fullmatch, found))
+  known = (path for path in folder.glob('*') if _VERSION.fullmatch(path.name))
+  # One that is closed must not look like none.
+  return sorted(
+    path.name
+    for path in known
+    if (storage.reachable(path, 'data_dir') / 'dataset_info.json').is_file()
+  )
 
 
 def open_builder(
@@ -154,9 +147,15 @@ def open_builder(
   try:
     builder = tfds.builder_from_directory(directory)
     formats = builder.info.available_file_formats()
-  except _DAMAGE as error:
+    if absent := {'image', 'label'} - {*builder.info.features}:
+      raise ValueError(f'there is no feature {", ".join(sorted(absent))}')
+    for split in builder.info.splits.values():
+      _ = split.filepaths
+  # For a feature of no kind TFDS would import TensorFlow.
+  except (*_DAMAGE, ImportError) as error:
+    reason = arrays.reason_of(error)
     raise DataError(
-      f'cannot read the metadata in {directory}: {error}; remove the '
+      f'cannot read the metadata in {directory}: {reason}; remove the '
       'directory to have it prepared again'
     ) from error
   wanted = tfds.core.FileFormat.ARRAY_RECORD
@@ -334,5 +333,5 @@ def pixels_of(encoded: bytes, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(pixels, np.uint8).reshape(shape)
   except UnidentifiedImageError as error:
     raise ValueError('it is neither a JPEG nor a PNG file') from error
-  except _UNDECODABLE as error:
+  except (*arrays.DAMAGE, Image.DecompressionBombError) as error:
     raise ValueError(str(error)) from error

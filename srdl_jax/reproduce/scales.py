@@ -202,7 +202,7 @@ def possible(
     )
   if not needy:
     return rows, ''
-  folder = storage.expanded(weights, '--weights')
+  folder = storage.reachable(weights, '--weights', ConfigError)
   absent = [n for n in networks if not (folder / n).is_dir()]
   if absent:
     raise ConfigError(

@@ -104,7 +104,7 @@ def local(workdir: str, name: str = 'workdir') -> pathlib.Path:
   """Returns a directory or file of this machine; `name` is for the message.
 
   Raises:
-    WorkdirError: it is a URL.
+    WorkdirError: it is a URL, or one may not look into it.
     ConfigError: it isn't UTF-8, or there is no home directory.
   """
   workdir = os.fspath(workdir)
@@ -113,7 +113,7 @@ def local(workdir: str, name: str = 'workdir') -> pathlib.Path:
       f'{name} {workdir}: give a path of this machine, no URL (mount the '
       'bucket, or copy what is in it).'
     )
-  path = storage.expanded(workdir, name)
+  path = storage.reachable(workdir, name, WorkdirError)
   storage.refuse_other_letters(path, name)
   return path
 

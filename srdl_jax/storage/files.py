@@ -18,6 +18,8 @@ from srdl_jax.storage.bucket import failures
 
 # How names of files and folders end that are being written.
 DRAFT = '.tmp'
+# Letters of a path that may be too long.
+_SHOWN = 200
 
 
 def expanded(path: str | os.PathLike[str], name: str) -> pathlib.Path:
@@ -38,6 +40,37 @@ def expanded(path: str | os.PathLike[str], name: str) -> pathlib.Path:
       f'{name} {path}: there is no such home directory here (HOME names one); '
       'give a path without ~.'
     ) from error
+
+
+def reachable(
+  path: str | os.PathLike[str],
+  name: str,
+  error: type[errors.SrdlError] = errors.DataError,
+) -> pathlib.Path:
+  """Returns a path as `expanded` does, once one may look what is there.
+
+  Nothing need be there. Where one may not enter a folder, `os.path.isdir` and
+  its like call all that is in it missing, and pathlib's raise.
+
+  Raises:
+    ConfigError: there is no home directory.
+    SrdlError: an `error`: one may not, or it can't be a path.
+  """
+  found = expanded(path, name)
+  try:
+    os.stat(os.path.join(found, '.'))
+  except (FileNotFoundError, NotADirectoryError):
+    pass
+  except (OSError, ValueError) as reason:
+    shown = str(found).encode(errors='backslashreplace').decode()
+    if len(shown) > _SHOWN:
+      shown = f'{shown[:_SHOWN]}...'
+    raise error(
+      f'{name} {shown} cannot be looked into '
+      f'({getattr(reason, "strerror", None) or reason}): give a path that can '
+      'be, or change who may enter it'
+    ) from reason
+  return found
 
 
 def refuse_other_letters(path: str | os.PathLike[str], name: str) -> None:

@@ -90,7 +90,7 @@ def load(directory: str) -> Weights:
   Raises:
     CheckpointError: there is nothing, it is damaged, or of another making.
   """
-  path = storage.expanded(directory, 'init.from_path')
+  path = storage.reachable(directory, 'init.from_path', CheckpointError)
   storage.refuse_other_letters(path, 'init.from_path')
   if path.is_file():
     raise CheckpointError(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from srdl_jax import models
+from srdl_jax import models, storage
 from srdl_jax.errors import CheckpointError, ConfigError
 from srdl_jax.storage import arrays
 from srdl_jax.weights import torch as torch_layout
@@ -64,6 +64,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str]]:
     ConfigError: PyTorch is needed and isn't installed.
   """
   suffix = path.suffix.lower()
+  storage.reachable(path, 'weights', CheckpointError)
   if path.is_dir():
     raise CheckpointError(_of_folder(path))
   if not path.is_file():

@@ -5,9 +5,12 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import os
 import pathlib
 import pickle
+import re
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -240,9 +243,169 @@ def test_a_copy_needs_a_directory_that_can_be_written(tmp_path):
     )
 
 
-def test_a_path_beside_what_was_prepared_is_told(tmp_path, caplog):
-  write(tmp_path / 'cifar-100-python', pickled_files('cifar100'))
-  spec_of('cifar100').load(source(tmp_path))
-  with caplog.at_level(logging.INFO):
-    spec_of('cifar100').load(source(tmp_path, tmp_path / 'another'))
-  assert f'data.path, {tmp_path}/another, is not read' in caplog.text
+# A path beside what is prepared.
+
+
+@pytest.fixture
+def beside(tmp_path):
+  """What is prepared of a copy, and that copy."""
+  write(tmp_path / 'copy', pickled_files('cifar100'))
+  spec = spec_of('cifar100')
+  spec.load(source(tmp_path / 'tfds', tmp_path / 'copy'))
+  return spec, tmp_path / 'tfds', tmp_path / 'copy'
+
+
+def another(folder):
+  """Writes a copy of which one pixel differs; returns its digest."""
+  files = binary_files('cifar100')
+  last = files['test.bin'][-1] ^ 1
+  write(folder, files | {'test.bin': files['test.bin'][:-1] + bytes([last])})
+  return spec_of('cifar100').check_copy(folder)
+
+
+def test_a_path_that_holds_no_copy_is_refused(beside, tmp_path):
+  spec, root, _ = beside
+  with pytest.raises(DataError, match='another, is not there: name a copy'):
+    spec.load(source(root, tmp_path / 'another'))
+  with pytest.raises(DataError, match='is no copy of cifar100 and holds none'):
+    spec.load(source(root, tmp_path))
+
+
+def test_another_copy_than_what_is_prepared_is_refused(beside, tmp_path):
+  spec, root, _ = beside
+  digest = another(tmp_path / 'b')
+  told = (
+    f'data.path, {tmp_path}/b, is a copy ({digest}), but {root}/cifar100/3.0.2 '
+    f'was prepared from a copy ({DIGESTS["cifar100"]}): leave data.path out'
+  )
+  with pytest.raises(DataError, match=f'^{re.escape(told)}'):
+    spec.load(source(root, tmp_path / 'b'))
+  # Who compares the fingerprint needs no copy.
+  for path in ('b', 'none'):
+    spec.load(source(root, tmp_path / path, compared=False))
+
+
+def test_a_copy_is_not_the_official_archive(beside, tmp_path):
+  spec, _, copy = beside
+  path = tmp_path / 'official' / spec.file
+  pack(path, binary_files('cifar100'))
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  official = dataclasses.replace(spec, sha256=digest)
+  for _ in range(2):
+    official.load(source(tmp_path / 'a', path))
+  with pytest.raises(DataError, match='from the official data set: leave'):
+    official.load(source(tmp_path / 'a', copy))
+  with pytest.raises(DataError, match='is the official data set, but'):
+    official.load(source(tmp_path / 'tfds', path.parent))
+
+
+def test_a_known_copy_is_read_again_where_it_changed(
+  beside, tmp_path, monkeypatch
+):
+  """Also the same contents elsewhere, and what an earlier version prepared."""
+  spec, root, copy = beside
+  read = []
+  check = cifar.Cifar.check_copy
+  monkeypatch.setattr(
+    cifar.Cifar, 'check_copy', lambda s, p: read.append(p) or check(s, p)
+  )
+
+  def load(path):
+    read.clear()
+    for _ in range(2):
+      spec.load(source(root, path))
+    return list(read)
+
+  assert load(copy) == []
+  spec.load(source(tmp_path / 'anew', copy))
+  assert read == [copy]
+  os.utime(copy / 'test', (1, 1))
+  assert load(copy) == [copy]
+  copy.rename(tmp_path / 'moved')
+  assert load(tmp_path / 'moved') == [tmp_path / 'moved']
+  (root / 'cifar100/3.0.2/source.txt').unlink()
+  assert load(tmp_path / 'moved') == [tmp_path / 'moved']
+  shutil.rmtree(tmp_path / 'moved')
+  another(tmp_path / 'moved')
+  with pytest.raises(DataError, match='leave data.path out'):
+    load(tmp_path / 'moved')
+
+
+def test_what_another_process_prepares_meanwhile_is_compared(
+  tmp_path, monkeypatch
+):
+  write(tmp_path / 'a', pickled_files('cifar100'))
+  another(tmp_path / 'b')
+  spec, prepare = spec_of('cifar100'), cifar.Cifar.prepare
+
+  def late(self, place):
+    prepare(self, source(tmp_path, tmp_path / 'a'))
+    prepare(self, place)
+
+  monkeypatch.setattr(cifar.Cifar, 'prepare', late)
+  with pytest.raises(DataError, match='leave data.path out'):
+    spec.load(source(tmp_path, tmp_path / 'b'))
+
+
+# What looks like a copy.
+
+
+@pytest.mark.parametrize('name', ['notes.txt', 'x.tsv', 'cifar.torrent'])
+def test_only_tars_are_taken_for_copies(name, tmp_path):
+  (tmp_path / name).write_text('no tar')
+  with pytest.raises(DataError, match=f'{name}, is no copy of cifar10 and'):
+    spec_of('cifar10').load(source(tmp_path, tmp_path / name))
+
+
+@pytest.mark.parametrize(
+  ('suffix', 'mode'),
+  [
+    *(('.tar', 'w'), ('.TAR.GZ', 'w:gz'), ('.tgz', 'w:gz')),
+    *(('.tar.xz', 'w:xz'), ('.txz', 'w:xz'), ('.tar.bz2', 'w:bz2')),
+  ],
+)
+def test_a_tar_may_have_any_name_and_compression(suffix, mode, tmp_path):
+  """And where it is damaged, that is told in one line."""
+  path = tmp_path / f'mine{suffix}'
+  write(tmp_path / 'x', pickled_files('cifar10'))
+  with tarfile.open(path, mode) as tar:
+    tar.add(tmp_path / 'x', 'x')
+  spec_of('cifar10').load(source(tmp_path / 'a', path))
+  content = path.read_bytes()
+  rng = np.random.default_rng(0)
+  for first in (8, 100, len(content) // 2):
+    noise = rng.bytes(len(content) - first)
+    path.write_bytes(content[:first] + noise)
+    with pytest.raises(DataError, match=f'^(cannot read )?{path}.*replace it'):
+      spec_of('cifar10').load(source(tmp_path / 'b', path))
+  path.write_bytes(b'<html>')
+  with pytest.raises(DataError, match=f'cannot read {path}: it is no tar; rep'):
+    spec_of('cifar10').load(source(tmp_path / 'b', path))
+
+
+@pytest.mark.parametrize('given', [False, True])
+def test_a_folder_may_be_called_as_an_archive(given, tmp_path):
+  for name in ('cifar-10-binary.tar.gz', 'cifar-10-python.tar.gz'):
+    (tmp_path / name).mkdir()
+  copy = tmp_path / 'cifar-10-binary.tar.gz'
+  copy = copy if given else tmp_path / 'cifar-10-batches-bin'
+  write(copy / 'x' if given else copy, binary_files('cifar10'))
+  if given:
+    (copy / 'x').rename(copy / 'cifar-10-batches-bin')
+  spec_of('cifar10').load(source(tmp_path, copy if given else ''))
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    b"cnumpy\ndtype\n(S'(1,2'\ntR.",
+    b"cnumpy\ndtype\n(S'(1'\ntR.",
+    b"cnumpy\nndarray\n((L-1L\ntS'O'\ntR.",
+    b"c_codecs\nencode\n(S'a'\nS'none'\ntR.",
+    b"cnumpy\ndtype\n(S'" + b'(' * 5000 + b"'\ntR.",
+    b'(I1\nI2\ntb.',
+  ],
+)
+def test_whatever_a_pickle_makes_numpy_raise_is_damage(content):
+  with pytest.raises(ValueError, match=r'^[^\n]+$'):
+    pickles.read(content)

@@ -3,6 +3,7 @@
 
 import collections
 import dataclasses
+import errno
 import functools
 import hashlib
 import http.server
@@ -10,6 +11,7 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import pathlib
 import re
 import shutil
@@ -530,6 +532,67 @@ def test_a_bucket_is_refused():
 # CIFAR: other forms and damage.
 
 
+# What one may not look into.
+
+
+@pytest.fixture
+def close(monkeypatch):
+  """Closes folders, also to an administrator."""
+  closed = []
+  stat, scandir = os.stat, os.scandir
+
+  def refuse(path):
+    if any(f'{path}'.startswith(f'{folder}/') for folder in closed):
+      raise PermissionError(errno.EACCES, 'Permission denied', f'{path}')
+
+  monkeypatch.setattr(os, 'stat', lambda p, **k: refuse(p) or stat(p, **k))
+  monkeypatch.setattr(
+    os, 'scandir', lambda p='.': refuse(f'{p}/') or scandir(p)
+  )
+  return closed.append
+
+
+NAMES = ('cifar10', 'cifar100', 'tiny_imagenet', 'market1501')
+FIELDS = [
+  *((name, f) for name in NAMES for f in ('path', 'manual_dir', 'data_dir')),
+  *(('imagenet', 'path'), ('imagenet', 'data_dir'), ('folder', 'path')),
+]
+
+
+@pytest.mark.parametrize('inner', ['', 'inner', 'x' * 5000, 'x/' * 2500])
+@pytest.mark.parametrize(('name', 'field'), FIELDS)
+def test_what_cannot_be_looked_into_is_told(
+  name, field, inner, close, tmp_path
+):
+  (tmp_path / 'a').mkdir()
+  if len(inner) < 9:
+    close(tmp_path / 'a')
+  place = {'data_dir': str(tmp_path / 'tfds'), 'download': False}
+  place[field] = str(tmp_path / 'a' / inner)
+  with pytest.raises(DataError) as caught:
+    data.load(name, **place)
+  text = str(caught.value)
+  assert f'{tmp_path}/a' in text and '\n' not in text
+  reason = errno.EACCES if len(inner) < 9 else errno.ENAMETOOLONG
+  assert os.strerror(reason) in text
+  assert name == 'folder' or (field in text and len(text) < 500)
+
+
+@pytest.mark.parametrize('part', ['', 'cifar100', 'cifar100/3.0.2'])
+def test_closed_is_not_missing(tiny100, copied, close, part):
+  close(copied.parents[1] / part)
+  for root in (copied.parents[1], copied.parent, copied):
+    with pytest.raises(DataError, match='data_dir .*Permission denied'):
+      tiny100.spec.load(data.Location(str(root), download=False))
+
+
+def test_archives_in_a_closed_folder_are_told(tiny100, close, tmp_path):
+  (tmp_path / 'downloads').mkdir()
+  close(tmp_path / 'downloads')
+  with pytest.raises(DataError, match='manual_dir .*Permission denied'):
+    tiny100.spec.load(data.Location(str(tmp_path), download=False))
+
+
 def _edit_info(directory, **fields):
   path = directory / 'dataset_info.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | fields))
@@ -577,6 +640,30 @@ def test_a_missing_file_is_named(tiny100, copied, name):
 def test_damaged_metadata_is_named(tiny100, copied, text):
   (copied / 'dataset_info.json').write_text(text)
   _load_fails(tiny100.spec, copied, str(copied))
+
+
+@pytest.mark.parametrize(
+  ('file', 'change'),
+  [
+    ('features.json', lambda found: found.update(featuresDict=None)),
+    ('features.json', lambda found: found.update(featuresDict={})),
+    *(
+      ('features.json', lambda found, its=its: its(found['featuresDict']))
+      for its in (
+        lambda features: features['features']['image'].update(image=None),
+        lambda features: features['features']['image'].update(image={}),
+        lambda features: features['features'].pop('label'),
+      )
+    ),
+    ('dataset_info.json', lambda found: found.update(name=None)),
+    ('dataset_info.json', lambda found: found.update(splits=[{}])),
+  ],
+)
+def test_odd_metadata_is_named(tiny100, copied, file, change):
+  found = json.loads((copied / file).read_text())
+  change(found)
+  (copied / file).write_text(json.dumps(found))
+  _load_fails(tiny100.spec, copied, f'cannot read the metadata in {copied}')
 
 
 def test_a_missing_split_is_named(tiny100, copied):

@@ -889,6 +889,56 @@ def test_what_is_left_out_of_folders_is_said(folders, caplog):
   assert 'training images instead of 240; going on' in caplog.text
 
 
+def test_with_skip_unreadable_every_image_is_decoded(folders, caplog):
+  first, second, third = sorted(folders.glob('train/*/*.JPEG'))[:3]
+  tested = min(folders.glob('val/*/*.JPEG'))
+  first.write_bytes(b'<html>404</html>')
+  second.write_bytes(second.read_bytes()[: second.stat().st_size // 2])
+  tested.write_bytes(b'no image')
+  # Which only who decodes it sees.
+  noise = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype='u1')
+  Image.fromarray(noise).save(third, 'PNG')
+  content = bytearray(third.read_bytes())
+  content[len(content) // 3] ^= 255
+  third.write_bytes(content)
+  skipping = {'skip_unreadable': True, 'allow_differences': True}
+  loaded = load_folders(folders, **skipping)
+  assert (len(loaded.train.labels), len(loaded.test.labels)) == (237, 39)
+  for part in (loaded.train, loaded.test):
+    assert part.images[:].any()
+  assert '4 file(s) cannot be used' in caplog.text
+  for path in (first, second, third, tested):
+    assert f'{path.relative_to(folders)} (' in caplog.text
+  with pytest.raises(DataError, match='237 training images instead of 240'):
+    load_folders(folders, skip_unreadable=True)
+
+
+@pytest.mark.parametrize(
+  ('train', 'val'), [('Train', 'VAL'), ('TRAIN', 'Validation')]
+)
+@pytest.mark.parametrize('below', ['.', 'ILSVRC/Data/CLS-LOC'])
+def test_letter_case_of_folders_does_not_count(folders, below, train, val):
+  """Nor the order of what is trained on: the same copy has the same name."""
+  expected = load_folders(folders)
+  root = folders.parent / 'x' / below
+  root.mkdir(parents=True)
+  (folders / 'train').rename(root / train)
+  (folders / 'val').rename(root / val)
+  loaded = load_folders(folders.parent / 'x')
+  assert loaded.train.fingerprint == expected.train.fingerprint
+  assert loaded.test.fingerprint == expected.test.fingerprint
+
+
+def test_a_second_validation_folder_is_said(folders, caplog):
+  shutil.copytree(folders / 'val', folders / 'validation')
+  load_folders(folders)
+  assert f'in {folders}, not read: validation' in caplog.text
+  shutil.rmtree(folders / 'val')
+  (folders / 'val').symlink_to('unmounted')
+  with pytest.raises(DataError, match='val is a broken link to unmounted'):
+    load_folders(folders)
+
+
 def test_official_folders_have_official_counts(folders):
   with pytest.raises(DataError, match='240 training .* instead of 1,281,167'):
     data.load('imagenet', path=str(folders))
@@ -915,3 +965,5 @@ def test_the_config_takes_a_path(text):
 def test_the_config_takes_one_path():
   with pytest.raises(ConfigError, match="'path' is given twice"):
     config_of('path=a,path=b')
+  with pytest.raises(ConfigError, match="'size'; known: model.*recipe, path"):
+    config_of('path=a,size=8')

@@ -703,6 +703,37 @@ def test_an_unpacked_copy_has_the_rows_of_the_archive(
   assert (copy.classes, copy.words) == (loaded.classes, words)
 
 
+def test_an_unpacked_copy_is_listed_once(made, tmp_path, monkeypatch):
+  folder, listed = _unpack(tmp_path / 'x'), []
+  glob = pathlib.Path.glob
+
+  def noted(self, pattern, **rest):
+    listed.extend([pattern] if self == folder and 'JPEG' in pattern else [])
+    return glob(self, pattern, **rest)
+
+  monkeypatch.setattr(pathlib.Path, 'glob', noted)
+  _load_unpacked(made, tmp_path, folder)
+  assert len(set(listed)) == len(listed) == 5
+  # What was mended, or changed, meanwhile is seen.
+  first = min(folder.glob('train/*/images/*.JPEG'))
+  content = first.read_bytes()
+  first.unlink()
+  with pytest.raises(DataError, match='images of n'):
+    _load_unpacked(made, tmp_path / 'b', folder)
+  first.write_bytes(content)
+  _load_unpacked(made, tmp_path / 'b', folder)
+
+
+def test_another_unpacked_copy_is_refused(made, tmp_path):
+  folder = _unpack(tmp_path / 'x')
+  for _ in range(2):
+    _load_unpacked(made, tmp_path, folder)
+  first, second = sorted(folder.glob('train/*/images/*.JPEG'))[:2]
+  first.write_bytes(second.read_bytes())
+  with pytest.raises(DataError, match='leave data.path out'):
+    _load_unpacked(made, tmp_path, folder)
+
+
 @pytest.mark.parametrize('place', ['', 'downloads/manual'])
 def test_an_unpacked_copy_is_found(made, loaded, tmp_path, place):
   _unpack(tmp_path / place)

@@ -2,8 +2,9 @@
 """ImageNet in folders of its classes: train/n01440764/, val/n01440764/.
 
 Images are read where they lie, and none before it is needed: 1.28 million files
-are listed, and their sizes asked for. Rows are in the order of the file names,
-as in what is prepared from the archives.
+are listed, and their sizes asked for; with `skip_unreadable` each is decoded
+at the start. Rows are in the order of the file names, as in what is prepared
+from the archives.
 """
 
 import concurrent.futures
@@ -11,7 +12,7 @@ import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from srdl_jax.errors import DataError
 
 # Where others' archives of it have them.
 _BELOW = ('', 'Data/CLS-LOC', 'ILSVRC/Data/CLS-LOC')
-_VALIDATION = ('val', 'validation')
+_TRAIN, _VALIDATION = folder_files.TRAIN_FOLDERS, ('val', 'validation')
 _CLASS = re.compile(r'n\d{8}')
 _SHOWN = 5
 _FILES_A_TASK = 4096
@@ -42,7 +43,7 @@ def load(
   Args:
     source: `path` is the folder; `image_size` see `imagenet.load`;
       `allow_differences` takes other counts and classes, `skip_unreadable`
-      leaves out files that can't be used.
+      decodes all files, and leaves out those that can't be used.
     counts: what there must be.
 
   Raises:
@@ -51,10 +52,15 @@ def load(
   """
   root = _root(source.path)
   _log.info('listing the images in %s', root)
-  train, faults = _listed(root, 'train')
-  name = next((n for n in _VALIDATION if (root / n).is_dir()), _VALIDATION[0])
+  train, faults = _listed(root, _chosen(root, _TRAIN))
+  name = _chosen(root, _VALIDATION)
   validation, others = _validation(root, name)
   sizes, unreadable = _sizes(root, [path for path, _ in train + validation])
+  if source.skip_unreadable:
+    _log.info('decoding %d images to see which can be read', len(sizes))
+    whole, undecodable = folder_files.look_at(root, [*sizes], whole=True)
+    sizes = {path: size for path, size in sizes.items() if path in whole}
+    unreadable += undecodable
   if faults := [*faults, *others, *unreadable]:
     folder_files.report(root, faults, source.skip_unreadable)
   train, validation = (
@@ -86,15 +92,25 @@ def test_folder(path: str) -> pathlib.Path | None:
 
 
 def _root(path: str) -> pathlib.Path:
-  given = storage.expanded(path, 'data.path').absolute()
-  root = next((given / b for b in _BELOW if (given / b / 'train').is_dir()), '')
-  if not root:
-    raise DataError(
-      f'data.path, {given}, has no folder train with one for each class, such '
-      'as n01440764: unpack the archives so, or prepare them (`srdl prepare '
-      f'{imagenet.NAME}`) and name the result by data.data_dir'
-    )
-  return root
+  given = storage.reachable(path, 'data.path').absolute()
+  for root in (given / below for below in _BELOW):
+    if os.path.isdir(root) and folder_files.named(
+      folder_files.folders(root), _TRAIN
+    ):
+      return root
+  raise DataError(
+    f'data.path, {given}, has no folder train with one for each class, such '
+    'as n01440764: unpack the archives so, or prepare them (`srdl prepare '
+    f'{imagenet.NAME}`) and name the result by data.data_dir'
+  )
+
+
+def _chosen(root: pathlib.Path, names: Sequence[str]) -> str:
+  """Returns how the first of some names is written that is in a folder."""
+  found = folder_files.named(folder_files.entries(root), names)
+  if len(found) > 1:
+    _log.warning('in %s, not read: %s', root, ', '.join(found[1:]))
+  return found[0] if found else names[0]
 
 
 def _listed(root: pathlib.Path, name: str) -> tuple[Labelled, list[Fault]]:
@@ -118,9 +134,11 @@ def _validation(root: pathlib.Path, name: str) -> tuple[Labelled, list[Fault]]:
   The development kit may lie beside them; TFDS has the official classes.
   """
   directory = root / name
-  if not directory.is_dir():
+  if not os.path.isdir(directory):
+    kind = folder_files.entries(root).get(name)
+    told = f'{directory} is {kind}' if kind else f'{root} has no folder {name}'
     raise DataError(
-      f'{root} has no folder {_VALIDATION[0]} beside train: put the validation '
+      f'{told} beside train: put the validation '
       'images there, in a folder for each class'
     )
   if folder_files.folders(directory):

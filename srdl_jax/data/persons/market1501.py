@@ -9,6 +9,7 @@ as the label; rows are in the order of the names.
 
 import hashlib
 import logging
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -103,11 +104,13 @@ def _directory(source: data.Location) -> pathlib.Path:
 
 def _folder(source: data.Location) -> pathlib.Path:
   """Finds the official folder: what is named is it, or holds it."""
-  given = source.path or preparation.folders(source, NAME)[0]
-  manual = storage.expanded(given, 'data.path').absolute()
-  if (manual / FOLDER).is_dir():
+  if source.path:
+    manual = storage.reachable(source.path, 'data.path').absolute()
+  else:
+    manual = preparation.folders(source, NAME)[0].absolute()
+  if os.path.isdir(manual / FOLDER):
     return manual / FOLDER
-  if any((manual / name).is_dir() for name in layouts.MARKET.values()):
+  if any(os.path.isdir(manual / name) for name in layouts.MARKET.values()):
     return manual
   raise DataError(
     f'{NAME}/{persons.VERSION} is not in '
