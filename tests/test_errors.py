@@ -121,7 +121,10 @@ def test_data_set_in_tfrecord_form(tmp_path):
     'splits': [],
   }
   storage.write_json(folder / 'dataset_info.json', info)
-  features = {'label': tfds.features.ClassLabel(num_classes=100)}
+  features = {
+    'image': tfds.features.Image(shape=(32, 32, 3)),
+    'label': tfds.features.ClassLabel(num_classes=100),
+  }
   tfds.features.FeaturesDict(features).save_config(folder)
   before = snapshot(tmp_path)
   with pytest.raises(SrdlError) as caught:
