@@ -123,7 +123,7 @@ class Archive(abc.ABC):
       std=self.std,
       train=train,
       test=test,
-      classes=(names := tfds_reader.class_names(builder)),
+      classes=(names := tfds_reader.class_names(builder, self.num_classes)),
       words=tfds_reader.class_words(place, names),
     )
 
@@ -325,21 +325,30 @@ def _find(archive: Archive, source: data.Location) -> pathlib.Path | None:
   names = archive.file, *archive.copies
 
   def within(*places: pathlib.Path) -> Iterator[pathlib.Path]:
-    # Unpackers make folders that are called as the archive.
     for path in (place / name for name in names for place in places):
-      if (os.path.isfile if path.suffix else os.path.isdir)(path):
+      # Unpackers make folders that are called as the archive, or as what is in
+      # it.
+      if path.suffix and os.path.isfile(path):
         yield path
+      elif not path.suffix and os.path.isdir(path):
+        yield from filter(os.path.isdir, (path, path / path.name))
+
+  def first(*places: pathlib.Path) -> pathlib.Path | None:
+    """Of what is called a copy, what looks like one, or else any."""
+    found = [*within(*places)]
+    good = (p for p in found if not p.is_dir() or archive.is_copy(p))
+    return next(good, next(iter(found), None))
 
   if not source.path:
     manual, downloads = folders(source, archive.name)
     root = tfds_reader.root(source.data_dir, archive.name)
-    found = next(within(manual, downloads, root), None)
+    found = first(manual, downloads, root)
     return found or (manual if archive.is_copy(manual) else None)
   given = storage.reachable(source.path, 'data.path')
   is_archive = given.name == archive.file and os.path.isfile(given)
   if is_archive or archive.is_copy(given):
     return given
-  if found := next(within(given), None):
+  if found := first(given):
     return found
   if not os.path.exists(given):
     raise DataError(
