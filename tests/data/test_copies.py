@@ -478,3 +478,50 @@ def test_the_checksum_behind_a_tar_is_read(suffix, tmp_path):
   path.write_bytes(content)
   with pytest.raises(DataError, match=f'^cannot read {path}: .*; replace it'):
     spec_of('cifar10').check_copy(path)
+
+
+# Folders as unpackers leave them.
+
+
+@pytest.mark.parametrize('given', ['above', 'outer', ''])
+def test_a_copy_may_be_in_a_folder_of_its_name(given, tmp_path):
+  copy = tmp_path / 'cifar-10-batches-py'
+  write(copy / copy.name, pickled_files('cifar10'))
+  path = {'above': tmp_path, 'outer': copy}.get(given, '')
+  spec_of('cifar10').load(source(tmp_path, path))
+
+
+def test_an_empty_folder_hides_no_copy(tmp_path):
+  (tmp_path / 'cifar-10-batches-py').mkdir()
+  with pytest.raises(DataError, match='-py is not .*: it has neither data_bat'):
+    spec_of('cifar10').load(source(tmp_path))
+  write(tmp_path / 'cifar-10-batches-bin', binary_files('cifar10'))
+  spec_of('cifar10').load(source(tmp_path))
+
+
+def test_a_file_is_told_by_its_own_name(tmp_path):
+  files = pickled_files('cifar10')
+  half = {k: v[:3] for k, v in pickles.read(files['data_batch_1']).items()}
+  write(tmp_path / 'x', files | {'data_batch_1': pickle.dumps(half)})
+  with pytest.raises(DataError, match=' data_batch_1 has 3 images, expected 6'):
+    spec_of('cifar10').check_copy(tmp_path / 'x')
+
+
+@pytest.mark.parametrize(
+  'names', [None, 'label_0\nlabel_1\n', '\n'.join([*NAMES, 'more'])]
+)
+def test_prepared_names_of_classes_are_all_there(names, beside):
+  spec, root, _ = beside
+  path = root / 'cifar100/3.0.2/label.labels.txt'
+  path.unlink() if names is None else path.write_text(names)
+  with pytest.raises(DataError, match=r'label|names.*names'):
+    spec.load(source(root))
+
+
+def test_names_may_begin_with_a_mark(tmp_path):
+  files = binary_files('cifar10')
+  marked = {'batches.meta.txt': b'\xef\xbb\xbf' + files['batches.meta.txt']}
+  write(tmp_path / 'a', files)
+  write(tmp_path / 'b', files | marked)
+  check = spec_of('cifar10').check_copy
+  assert check(tmp_path / 'a') == check(tmp_path / 'b')

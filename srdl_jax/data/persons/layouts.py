@@ -33,8 +33,8 @@ _LISTS = {
   'gallery': ('list_gallery.txt',),
 }
 _LINE = re.compile(
-  r'(?P<name>(?P<folder>[0-9]{1,6})/(?P=folder)_[0-9]+_(?P<camera>[0-9]{1,3})_'
-  r'[^/\s]+)\s+(?P<identity>[0-9]{1,6})'
+  r'(?P<name>(?P<folder>[0-9]{1,6})/(?P=folder)_[^_/\s]+_'
+  r'(?P<camera>[0-9]{1,3})_[^/\s]+)\s+(?P<identity>[0-9]{1,6})'
 )
 # Its identities for training and for testing are numbered from 0 each; here 0
 # is a distractor's, and no two persons share a number.
