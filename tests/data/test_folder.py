@@ -682,7 +682,11 @@ def test_what_is_called_like_a_split_may_be_a_class(tmp_path, some):
 
 
 def test_a_folder_around_the_splits_is_told(two):
-  refused(two.parent, f'{two.parent} holds {two.name}, which has train: give')
+  (two / 'inner').mkdir()
+  for split in ('train', 'val'):
+    (two / split).rename(two / 'inner' / split)
+  told = f'{two} holds inner, which has train: give path={two}/inner$'
+  refused(two, told)
 
 
 def test_classes_may_differ_by_case_which_is_said(two, some, caplog):
