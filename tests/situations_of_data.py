@@ -250,6 +250,18 @@ TABLE.add(
     'images of another size': copy_of_cifar(
       data_batch_1=batch(data=lambda pixels: pixels[:, :768])
     ),
+    'labels of any size': copy_of_cifar(
+      data_batch_1=batch(labels=lambda labels: [10**30] * len(labels))
+    ),
+    'a name of two lines': copy_of_cifar(
+      **{'batches.meta': batch(label_names=lambda n: ['a\nb', *n[1:]])}
+    ),
+    'half a batch': copy_of_cifar(
+      data_batch_1=batch(data=lambda d: d[:3], labels=lambda own: own[:3])
+    ),
+    'no file of a copy': copy_of_cifar(
+      **dict.fromkeys(made_cifar.pickled_files('cifar10'))
+    ),
     'images of another type': copy_of_cifar(
       data_batch_1=batch(data=lambda pixels: pixels / np.float32(255))
     ),
@@ -742,6 +754,11 @@ TABLE.add(
       'val/images/1.JPEG>val/n02124075/1.JPEG',
       **{NOTES: None},
     ),
+    'a name in two classes': unpacked(
+      'val/images/0.JPEG>val/n01443537/0.JPEG',
+      'val/images/1.JPEG>val/n02124075/0.JPEG',
+      **{NOTES: None},
+    ),
     'too many of a class': unpacked(
       'val/images/0.JPEG>val/n02124075/0.JPEG',
       'val/images/1.JPEG>val/n02124075/1.JPEG',
@@ -857,6 +874,9 @@ TABLE.add(
     ),
     'a test that is away': split_is_away,
     'classes that look the same': folder(f'{ONE} caf\xe9/e cafe\u0301/f'),
+    'splits by other names': folder('Training/cat/a Validation/cat/b'),
+    'a test by another name': folder('train/cat/a train/dog/b testing/cat/c'),
+    'splits a folder below': folder('inner/train/cat/a inner/val/cat/b'),
     'one image of a class': folder(f'{ONE} eel/e'),
     'files that are no images': folder(**UNUSABLE),
     'many files that are no images': folder(**unusable(23)),
@@ -996,6 +1016,12 @@ TABLE.add(
     'names that tell nobody': wrong_persons(named_otherwise),
     'a folder too high': wrong_persons(within_another),
     'a list is missing': wrong_persons(msmt17()),
+    'a number that is none': wrong_persons(
+      msmt17(list_train='0000/0000_000_01_x.jpg -2\n', list_val='')
+    ),
+    'a number that is not its folder': wrong_persons(
+      msmt17(list_train='0001/0001_000_01_x.jpg 0\n', list_val='')
+    ),
     'a list of another kind': wrong_persons(
       msmt17(list_train='0000/0000_c1_0001.jpg\n')
     ),

@@ -53,7 +53,9 @@ class Cifar(preparation.Archive):
     self, path: pathlib.Path
   ) -> dict[str, preparation.KeyedExamples]:
     records = cifar_files.read(path, self.files).records
-    return {s: self._examples_of(s, records[s]) for s in self.splits}
+    return {
+      s: self._examples_of(s, [*records[s].values()]) for s in self.splits
+    }
 
   def is_copy(self, path: pathlib.Path) -> bool:
     if os.path.isfile(path):
@@ -67,7 +69,7 @@ class Cifar(preparation.Archive):
     lines = (f'{name}\n' for names in contents.names for name in names)
     digests = {'names': hashlib.sha256(''.join(lines).encode()).hexdigest()}
     for split, files in contents.records.items():
-      digests[split] = hashlib.sha256(b''.join(files)).hexdigest()
+      digests[split] = hashlib.sha256(b''.join(files.values())).hexdigest()
     if self.official in (digests, contents.md5):
       return ''
     return hashlib.sha256(''.join(digests.values()).encode()).hexdigest()
@@ -81,12 +83,12 @@ class Cifar(preparation.Archive):
     for split, files in contents.records.items():
       each = self.per_class[split]
       expected = each * count // len(files)
-      for name, rows in zip(self.files.records[split], files, strict=True):
+      for name, rows in files.items():
         if len(rows) != expected:
           raise cifar_files.wrong(
             path, f'{name} has {len(rows):,} images, expected {expected:,}'
           )
-      labels = np.concatenate(files)[:, :-PIXELS]
+      labels = np.concatenate([*files.values()])[:, :-PIXELS]
       for names, its in zip(contents.names, labels.T, strict=True):
         if its.max() >= len(names):
           raise cifar_files.wrong(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of CIFAR-10 and CIFAR-100: packed or not, binary or pickled."""
 
+import codecs
 import dataclasses
 import hashlib
 import operator
@@ -48,12 +49,12 @@ class Contents:
 
   Attributes:
     names: of classes, per label, in the order of a record.
-    records: per split and file, uint8 [n, L + 3072].
+    records: per split, by file, uint8 [n, L + 3072].
     md5: of pickles, by file.
   """
 
   names: list[list[str]]
-  records: dict[str, list[np.ndarray]]
+  records: dict[str, dict[str, np.ndarray]]
   md5: dict[str, str]
 
 
@@ -69,6 +70,8 @@ def read(path: pathlib.Path, names: Names) -> Contents:
   is_pickled = sum(n in content for n in pickled) > sum(
     n in content for n in binary
   )
+  if not content:
+    raise wrong(path, f'it has neither {binary[0]} nor {pickled[0]}')
   for name in pickled if is_pickled else binary:
     if name not in content:
       raise wrong(path, f'it has no {name}')
@@ -104,6 +107,9 @@ def _content(path: pathlib.Path, wanted: Iterable[str]) -> dict[str, bytes]:
         name = pathlib.PurePosixPath(member.name).name
         if member.isfile() and name in wanted:
           found[name] = tar.extractfile(member).read()
+      # A checksum is behind what a tar's reader needs.
+      while tar.fileobj.read(1 << 20):
+        pass
     return found
   except (*arrays.DAMAGE, tarfile.TarError) as error:
     told = arrays.reason_of(error)
@@ -112,7 +118,8 @@ def _content(path: pathlib.Path, wanted: Iterable[str]) -> dict[str, bytes]:
 
 def _binary(content: Mapping[str, bytes], names: Names) -> Contents:
   classes = [
-    content[f].decode('latin1').split() for f in names.classes.values()
+    content[f].removeprefix(codecs.BOM_UTF8).decode('latin1').split()
+    for f in names.classes.values()
   ]
   width = len(classes) + PIXELS
 
@@ -124,14 +131,17 @@ def _binary(content: Mapping[str, bytes], names: Names) -> Contents:
       )
     return np.frombuffer(content[file], np.uint8).reshape(-1, width)
 
-  records = {s: [rows(f) for f in files] for s, files in names.records.items()}
+  records = {
+    split: {file: rows(file) for file in files}
+    for split, files in names.records.items()
+  }
   return Contents(classes, records, {})
 
 
 def _pickled(content: Mapping[str, bytes], names: Names) -> Contents:
   meta, *keys = names.pickled
   classes = [
-    [_text(name) for name in its]
+    [_class(meta, name) for name in its]
     for its in _values(content, meta, keys, Sequence)
   ]
   labels = [key.replace('_names', 's') for key in keys]
@@ -140,7 +150,7 @@ def _pickled(content: Mapping[str, bytes], names: Names) -> Contents:
     (pixels,) = _values(content, file, ['data'], np.ndarray)
     try:
       numbers = [
-        np.array([operator.index(number) for number in its], int)
+        [operator.index(number) for number in its]
         for its in _values(content, file, labels, Sequence)
       ]
     except TypeError:
@@ -151,12 +161,12 @@ def _pickled(content: Mapping[str, bytes], names: Names) -> Contents:
     for its in numbers:
       if len(its) != len(pixels):
         raise ValueError(f'{file} has not one label for each image')
-      if not 0 <= its.min(initial=0) <= its.max(initial=0) < 256:
-        raise ValueError(f'{file} has labels from {its.min()} to {its.max()}')
+      if not 0 <= min(its, default=0) <= max(its, default=0) < 256:
+        raise ValueError(f'{file} has labels from {min(its)} to {max(its)}')
     return np.column_stack((*numbers, pixels)).astype(np.uint8)
 
   records = {
-    split: [rows(_unended(file)) for file in files]
+    split: {file: rows(file) for file in map(_unended, files)}
     for split, files in names.records.items()
   }
   md5 = {
@@ -180,6 +190,15 @@ def _values(
     if not isinstance(found.get(key), kind):
       raise ValueError(f'{file} holds no {key!r} that is a {kind.__name__}')
   return [found[key] for key in keys]
+
+
+def _class(file: str, value: Any) -> str:
+  """Returns a class's name: a line, as files of names hold them."""
+  is_text = isinstance(value, str | bytes)
+  line, *more = _text(value).split('\n') if is_text else ['']
+  if more or not line.strip():
+    raise ValueError(f'{file} has a class whose name is no line of text')
+  return line
 
 
 def _text(value: Any) -> str:

@@ -22,6 +22,7 @@ import itertools
 import logging
 import os
 import pathlib
+import re
 import stat
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,13 @@ _HELD_OUT = 1 / 5
 # Another one would move images between training and testing.
 _SEED = 'srdl_jax folder 1'
 _SHOWN = 10
+_OTHER_NAME = re.compile(
+  '(train|test|val|valid|validation|eval|evaluation|dev)(ing|s)?'
+  '[ ._-]?(data|images|set|split)?',
+  re.IGNORECASE,
+)
+# They take no room.
+_INVISIBLE = dict.fromkeys(map(ord, '\u00ad\u200b\u2060\ufeff'))
 _log = logging.getLogger(__name__)
 
 
@@ -122,6 +130,8 @@ def _directories(root: pathlib.Path) -> dict[str, pathlib.Path]:
     for name in itertools.chain(*there.values())
     if found[name] == folder_files.FOLDER and folder_files.folders(root / name)
   ]
+  if not all(there.values()):
+    _refuse_other_names(root, found)
   # A class, too, may be called train.
   if not usable:
     return {'train': root}
@@ -155,6 +165,25 @@ def _directories(root: pathlib.Path) -> dict[str, pathlib.Path]:
   if unread:
     _log.warning('in %s, not read: %s', root, _listed(unread))
   return directories
+
+
+def _refuse_other_names(root: pathlib.Path, found: Mapping[str, str]) -> None:
+  """Refuses splits that are called otherwise, or lie in a folder below."""
+  known = folder_files.TRAIN_FOLDERS + folder_files.TEST_FOLDERS
+  for name, kind in found.items():
+    inner = root / name
+    if kind != folder_files.FOLDER or name.lower() in known:
+      continue
+    if _OTHER_NAME.fullmatch(name) and folder_files.folders(inner):
+      raise DataError(
+        f'{inner} holds folders, and is called neither train nor val (or '
+        'test): rename it if it is one of these splits'
+      )
+    for train in (inner / 'train', inner / 'Train'):
+      if os.path.isdir(train) and folder_files.folders(train):
+        raise DataError(
+          f'{root} holds {name}, which has {train.name}: give path={inner}'
+        )
 
 
 def _tell(
@@ -220,7 +249,9 @@ def _check_alike(root: pathlib.Path, names: Sequence[str]) -> None:
   """Refuses names that look the same, and says which differ by case alone."""
   seen: dict[str, str] = {}
   for name in names:
-    normal = unicodedata.normalize('NFC', folder_files.printable(name)).strip()
+    shown = folder_files.printable(name).translate(_INVISIBLE)
+    # With it, ligatures and wide letters are those that they look like.
+    normal = ' '.join(unicodedata.normalize('NFKC', shown).split())
     other = seen.setdefault(normal, name)
     if other != name:
       raise DataError(
@@ -229,7 +260,7 @@ def _check_alike(root: pathlib.Path, names: Sequence[str]) -> None:
       )
   cased = collections.defaultdict(list)
   for normal, name in seen.items():
-    cased[normal.casefold()].append(name)
+    cased[normal.lower()].append(name)
   alike = [', '.join(same) for same in cased.values() if len(same) > 1]
   if alike:
     _log.warning(

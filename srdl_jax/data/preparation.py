@@ -30,8 +30,8 @@ from srdl_jax.errors import DataError
 from srdl_jax.storage import files, locks
 
 _log = logging.getLogger(__name__)
-# Beside what is prepared: the `_traits` of the copy that is known to be it.
-_SOURCE = 'source.txt'
+# Beside what is prepared: the `traits` of the copy that is known to be it.
+SOURCE = 'source.txt'
 # TFDS orders them by a hash of their keys.
 KeyedExamples = Iterator[tuple[str | int, dict[str, Any]]]
 
@@ -109,7 +109,7 @@ class Archive(abc.ABC):
       self.prepare(source)
     # Another process may have prepared another copy just now.
     if source.path and source.compared:
-      self._compare(_find(self, source), place)
+      compare(_find(self, source), place, self._difference)
     builder = tfds_reader.open_builder(place, self.splits)
     train, test = (
       tfds_reader.read_split(builder, split, self.num_classes)
@@ -123,7 +123,7 @@ class Archive(abc.ABC):
       std=self.std,
       train=train,
       test=test,
-      classes=(names := tfds_reader.class_names(builder)),
+      classes=(names := tfds_reader.class_names(builder, self.num_classes)),
       words=tfds_reader.class_words(place, names),
     )
 
@@ -145,7 +145,7 @@ class Archive(abc.ABC):
 
     def write(draft: pathlib.Path) -> None:
       path = _find(self, source) or _download(self, source)
-      traits, mark = _traits(path), self._mark(path)
+      now, mark = traits(path), self._mark(path)
       told = directory, path
       _log.info('preparing %s from %s, once; it takes minutes', *told)
       _run(self, path, draft)
@@ -157,7 +157,7 @@ class Archive(abc.ABC):
           mark,
         )
         (draft / tfds_reader.COPY).write_text(f'{mark}\n')
-      (draft / _SOURCE).write_text(traits)
+      (draft / SOURCE).write_text(now)
 
     directory = tfds_reader.directory(source.data_dir, self.name, self.version)
     make_once(directory, write)
@@ -169,32 +169,51 @@ class Archive(abc.ABC):
     fetching.verify(path, self.sha256)
     return ''
 
-  def _compare(self, path: pathlib.Path, place: pathlib.Path) -> None:
-    """Refuses a copy of other contents than what is prepared.
-
-    All of it is read once: what is known to be the same is told by the names,
-    sizes and times of its files from then on.
-    """
-    traits, known = _traits(path), place / _SOURCE
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-      if known.read_text() == traits:
-        return
-    _log.info('comparing %s with %s, which is prepared', path, place)
+  def _difference(self, path: pathlib.Path, place: pathlib.Path) -> str:
+    """Says how a copy differs from what is prepared."""
     ours = self._mark(path)
     theirs = tfds_reader.copy_mark(place).removeprefix('+copy ')
-    if ours != theirs:
-      is_its, was_its = (
-        f'a copy ({mark})' if mark else 'the official data set'
-        for mark in (ours, theirs)
-      )
-      raise DataError(
-        f'data.path, {path}, is {is_its}, but {place} was prepared from '
-        f'{was_its}: leave data.path out to take what is prepared, or set '
-        'data_dir to another directory, to have this one prepared there'
-      )
-    # Where nothing can be written, it is read again each time.
-    with contextlib.suppress(OSError), files.new_file(known) as draft:
-      draft.write_text(traits)
+    if ours == theirs:
+      return ''
+    is_its, was_its = (
+      f'a copy ({mark})' if mark else 'the official data set'
+      for mark in (ours, theirs)
+    )
+    return f'is {is_its}, but {place} was prepared from {was_its}'
+
+
+def compare(
+  path: pathlib.Path,
+  place: pathlib.Path,
+  difference: Callable[[pathlib.Path, pathlib.Path], str],
+) -> None:
+  """Refuses a copy of other contents than what is prepared.
+
+  All of it is read once: what is known to be the same is told by the names,
+  sizes and times of its files from then on.
+
+  Args:
+    path: of the copy.
+    place: of what is prepared.
+    difference: says what is different; '' if nothing is.
+
+  Raises:
+    DataError: there is a difference.
+  """
+  now, known = traits(path), place / SOURCE
+  with contextlib.suppress(OSError, UnicodeDecodeError):
+    if known.read_text() == now:
+      return
+  _log.info('comparing %s with %s, which is prepared', path, place)
+  if told := difference(path, place):
+    raise DataError(
+      f'data.path, {path}, {told}: leave data.path out to take what is '
+      'prepared, or set data_dir to another directory, to have this one '
+      'prepared there'
+    )
+  # Where nothing can be written, it is read again each time.
+  with contextlib.suppress(OSError), files.new_file(known) as draft:
+    draft.write_text(now)
 
 
 def builder_of(
@@ -325,21 +344,30 @@ def _find(archive: Archive, source: data.Location) -> pathlib.Path | None:
   names = archive.file, *archive.copies
 
   def within(*places: pathlib.Path) -> Iterator[pathlib.Path]:
-    # Unpackers make folders that are called as the archive.
     for path in (place / name for name in names for place in places):
-      if (os.path.isfile if path.suffix else os.path.isdir)(path):
+      # Unpackers make folders that are called as the archive, or as what is in
+      # it.
+      if path.suffix and os.path.isfile(path):
         yield path
+      elif not path.suffix and os.path.isdir(path):
+        yield from filter(os.path.isdir, (path, path / path.name))
+
+  def first(*places: pathlib.Path) -> pathlib.Path | None:
+    """Of what is called a copy, what looks like one, or else any."""
+    found = [*within(*places)]
+    good = (p for p in found if not p.is_dir() or archive.is_copy(p))
+    return next(good, next(iter(found), None))
 
   if not source.path:
     manual, downloads = folders(source, archive.name)
     root = tfds_reader.root(source.data_dir, archive.name)
-    found = next(within(manual, downloads, root), None)
+    found = first(manual, downloads, root)
     return found or (manual if archive.is_copy(manual) else None)
   given = storage.reachable(source.path, 'data.path')
   is_archive = given.name == archive.file and os.path.isfile(given)
   if is_archive or archive.is_copy(given):
     return given
-  if found := next(within(given), None):
+  if found := first(given):
     return found
   if not os.path.exists(given):
     raise DataError(
@@ -352,7 +380,7 @@ def _find(archive: Archive, source: data.Location) -> pathlib.Path | None:
   )
 
 
-def _traits(path: pathlib.Path) -> str:
+def traits(path: pathlib.Path) -> str:
   """Returns what tells a copy from others without reading it, as a digest."""
   digest = hashlib.sha256(os.fsencode(os.path.realpath(path)))
   for file in sorted(path.rglob('*')) or [path]:

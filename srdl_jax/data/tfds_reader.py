@@ -216,9 +216,25 @@ def read_split(
   return data.Split(name, images, labels, identity)
 
 
-def class_names(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
-  """Returns the names of a data set's classes, by label."""
-  return tuple(builder.info.features['label'].names)
+def class_names(
+  builder: tfds.core.DatasetBuilder, num_classes: int | None = None
+) -> tuple[str, ...]:
+  """Returns the names of a data set's classes, by label.
+
+  Where there are none, TFDS numbers them.
+
+  Raises:
+    DataError: `num_classes` are to be named, and others or none are.
+  """
+  names = tuple(builder.info.features['label'].names)
+  path = pathlib.Path(builder.data_path) / 'label.labels.txt'
+  found = len(names) if path.is_file() else 0
+  if num_classes not in (None, found):
+    raise DataError(
+      f'{path} names {found:,} of {num_classes:,} classes: restore it, or '
+      'remove the directory to have it prepared again'
+    )
+  return names
 
 
 def class_words(
@@ -236,7 +252,7 @@ def class_words(
   if not path.is_file():
     return ()
   try:
-    lines = path.read_text(encoding='utf-8').splitlines()
+    lines = path.read_text(encoding='utf-8-sig').splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise DataError(
       f'cannot read {path}: {error}; mend or remove it'

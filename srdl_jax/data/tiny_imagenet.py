@@ -57,7 +57,11 @@ class _Unpacked:
       else:
         self._files[f'{_FOLDER}/val/images/{file.name}'] = file
         if folders and folders[0] != 'images':
-          self._sorted[file.name] = folders[0]
+          first = self._sorted.setdefault(file.name, folders[0])
+          if first != folders[0]:
+            raise _wrong(
+              self, f'val/{first} and val/{folders[0]} both have {file.name}'
+            )
 
   def namelist(self) -> list[str]:
     return list(self._files)
@@ -205,7 +209,7 @@ def _opened(path: pathlib.Path) -> Iterator[_Zip]:
 def _lines(archive: _Zip, member: str) -> list[str]:
   """Returns the lines of a text file that are not empty."""
   try:
-    text = archive.read(member).decode()
+    text = archive.read(member).decode('utf-8-sig')
   except KeyError:
     raise _wrong(archive, f'it has no {member}') from None
   except arrays.DAMAGE as error:

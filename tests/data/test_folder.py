@@ -638,6 +638,57 @@ def test_classes_that_look_the_same_are_named(two, some):
   refused(two, "'dog ' and 'dog' look the same")
 
 
+@pytest.mark.parametrize(
+  ('one', 'other'),
+  [
+    *(('\ufb01sh', 'fish'), ('\uff44og', 'dog'), ('a b', 'a\xa0b')),
+    *(('dog\u200b', 'dog'), ('\ufeffdog', 'dog'), ('dog\xa0', 'dog')),
+  ],
+)
+def test_ligatures_and_odd_spaces_are_not_told_for_case(
+  one, other, tmp_path, some
+):
+  for name in ('cat', one, other):
+    write(tmp_path, {f'{name}/{i}.jpg': some[i] for i in range(2)})
+  refused(tmp_path, 'look the same; make them one')
+
+
+def test_sharp_s_is_another_letter(tmp_path, some, caplog):
+  for name in ('Strasse', 'Stra\xdfe'):
+    write(tmp_path, {f'{name}/{i}.jpg': some[i] for i in range(2)})
+  assert folder.load(source(tmp_path)).num_classes == 2
+  assert 'case' not in caplog.text
+
+
+@pytest.mark.parametrize(
+  ('train', 'test', 'named'),
+  [
+    ('Training', 'Validation', 'Training'),
+    ('training', 'testing', 'testing'),
+    ('train', 'testing', 'testing'),
+    ('train_set', 'val', 'train_set'),
+  ],
+)
+def test_splits_by_other_names_are_told_theirs(two, train, test, named):
+  (two / 'train').rename(two / train)
+  (two / 'val').rename(two / test)
+  refused(two, f'^{two}/{named} holds folders, and is called neither train nor')
+
+
+def test_what_is_called_like_a_split_may_be_a_class(tmp_path, some):
+  for name in ('testing', 'training'):
+    write(tmp_path, {f'{name}/{i}.jpg': some[i] for i in range(2)})
+  assert folder.load(source(tmp_path)).num_classes == 2
+
+
+def test_a_folder_around_the_splits_is_told(two):
+  (two / 'inner').mkdir()
+  for split in ('train', 'val'):
+    (two / split).rename(two / 'inner' / split)
+  told = f'{two} holds inner, which has train: give path={two}/inner$'
+  refused(two, told)
+
+
 def test_classes_may_differ_by_case_which_is_said(two, some, caplog):
   write(two, {f'{split}/Cat/a.jpg': some[0] for split in ('train', 'val')})
   assert folder.load(source(two)).num_classes == 3

@@ -405,7 +405,7 @@ def test_one_prepares_and_the_other_waits(made, tmp_path):
   before = {p: p.stat().st_mtime_ns for p in (folder / '1.0.0').iterdir()}
   market1501.prepare(source, made.counts)
   after = {p: p.stat().st_mtime_ns for p in (folder / '1.0.0').iterdir()}
-  assert before == after and len(after) == 6
+  assert before == after and len(after) == 7
 
 
 def _patched(path, old, new):
@@ -906,3 +906,75 @@ def test_the_config_takes_models_methods_and_recipes(model, method, recipe):
   rate = config.optimiser.learning_rate
   share = config.optimiser.backbone_share
   assert (rate, rate * share) == pytest.approx(rates[recipe])
+
+
+# A path beside what is prepared.
+
+
+def test_another_copy_than_what_is_prepared_is_refused(
+  made, prepared, tmp_path, monkeypatch
+):
+  """What is known to be the same is not read again."""
+  tfds = shutil.copytree(prepared, tmp_path / 'tfds')
+  copy = shutil.copytree(made.folder, tmp_path / 'copy')
+  read = []
+  monkeypatch.setattr(
+    persons_folder,
+    'read',
+    lambda *given, read_=persons_folder.read: read.append(1) or read_(*given),
+  )
+
+  def load(path=copy, **rest):
+    source = data.Location(str(tfds), path=str(path), **rest)
+    return market1501.load(source, made.counts)
+
+  load(), load()
+  assert read == [1]
+  changed = min((copy / QUERY).glob('*.jpg'))
+  content = changed.read_bytes()
+  # Between what the first look at files covers, too.
+  changed.write_bytes(content + bytes(100_000) + b'x' + bytes(100_000))
+  with pytest.raises(
+    DataError,
+    match=f'^data.path, {copy}, has other images in query than {tfds}/.*: '
+    f'{changed.name}: leave data.path out',
+  ):
+    load()
+  load(compared=False)
+  changed.write_bytes(content)
+  load()
+  changed.unlink()
+  with pytest.raises(DataError, match=f'has other images in {BOXES} than'):
+    load()
+  with pytest.raises(DataError, match='in .*none, which data.path names: name'):
+    load(tmp_path / 'none')
+
+
+@pytest.mark.parametrize(
+  ('line', 'told'),
+  [
+    *((f'0000/0000_000_01_x.jpg {i}', 'is not like') for i in (
+      '-2', '1_0', '+1', '\u0660', '9' * 20, '1.0', ''
+    )),
+    ('0000/0000_000_-1_x.jpg 0', 'is not like'),
+    ('../0000_000_01_x.jpg 0', 'is not like'),
+    ('0001/0000_000_01_x.jpg 1', 'is not like'),
+    ('0001/0001_000_01_x.jpg 0', 'has another number than its folder'),
+  ],
+)  # fmt: skip
+def test_lists_of_msmt17_have_numbers_as_folders_do(copy, line, told):
+  _as_msmt17(copy)
+  with (copy / 'list_query.txt').open('a') as file:
+    file.write(f'{line}\n')
+  with pytest.raises(DataError, match=f'^{copy}/list_query.txt: .*{told}'):
+    from_folder(copy)
+
+
+def test_lists_of_msmt17_may_begin_with_a_mark(copy):
+  _as_msmt17(copy)
+  before = from_folder(copy)
+  path = copy / 'list_query.txt'
+  path.write_text('\ufeff' + path.read_text())
+  assert from_folder(copy).test.query.fingerprint == (
+    before.test.query.fingerprint
+  )

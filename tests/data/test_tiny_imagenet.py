@@ -748,3 +748,29 @@ def test_sorting_that_was_interrupted_is_no_matter(made, loaded, tmp_path):
   (folder / 'val/images' / name).rename(folder / 'val' / CLASSES[1] / name)
   copy = _load_unpacked(made, tmp_path)
   np.testing.assert_array_equal(copy.test.images, loaded.test.images)
+
+
+def test_a_copy_may_be_in_a_folder_of_its_name(made, loaded, tmp_path):
+  _unpack(tmp_path / TOP)
+  copy = _load_unpacked(made, tmp_path)
+  np.testing.assert_array_equal(copy.test.images, loaded.test.images)
+
+
+def test_lists_may_begin_with_a_mark(made, loaded, tmp_path):
+  folder = _unpack(tmp_path)
+  for name in ('wnids.txt', 'words.txt', 'val/val_annotations.txt'):
+    path = folder / name
+    path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes())
+  copy = _load_unpacked(made, tmp_path)
+  np.testing.assert_array_equal(copy.test.labels, loaded.test.labels)
+  assert (copy.classes, copy.words) == (loaded.classes, loaded.words)
+
+
+def test_names_that_restart_in_each_class_are_told(made, tmp_path):
+  folder = _unpack(tmp_path, 'flat')
+  first = min((folder / 'val').glob('n*/*.JPEG'))
+  other = max((folder / 'val').glob('n*'))
+  (other / first.name).write_bytes(first.read_bytes())
+  told = f'val/{first.parent.name} and val/{other.name} both have {first.name}'
+  with pytest.raises(DataError, match=told):
+    _load_unpacked(made, tmp_path)

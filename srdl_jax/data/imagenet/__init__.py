@@ -93,7 +93,7 @@ def load(source: data.Location) -> data.Dataset:
     std=IMAGENET_STD,
     train=train,
     test=validation,
-    classes=(names := tfds_reader.class_names(builder)),
+    classes=(names := tfds_reader.class_names(builder, num_classes)),
     words=tfds_reader.class_words(directory, names),
   )
 

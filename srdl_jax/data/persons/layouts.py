@@ -32,6 +32,10 @@ _LISTS = {
   'query': ('list_query.txt',),
   'gallery': ('list_gallery.txt',),
 }
+_LINE = re.compile(
+  r'(?P<name>(?P<folder>[0-9]{1,6})/(?P=folder)_[^_/\s]+_'
+  r'(?P<camera>[0-9]{1,3})_[^/\s]+)\s+(?P<identity>[0-9]{1,6})'
+)
 # Its identities for training and for testing are numbered from 0 each; here 0
 # is a distractor's, and no two persons share a number.
 _FIRST = {'train': 10_001, 'query': 1, 'gallery': 1}
@@ -154,17 +158,20 @@ def _from_lists(root: pathlib.Path, train: str, test: str) -> dict[str, Folder]:
 def _lines(path: pathlib.Path) -> list[tuple[str, int, int]]:
   """Reads a list of MSMT17: paths, identities and, in the names, cameras."""
   try:
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding='utf-8-sig').splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise DataError(f'cannot read {path}: {error}; restore it') from error
   found = []
   for line in filter(None, map(str.strip, lines)):
-    try:
-      name, identity = line.split()
-      found.append((name, int(identity), int(name.split('_')[2])))
-    except (IndexError, ValueError):
+    its = _LINE.fullmatch(line)
+    if not its:
       raise DataError(
         f'{path}: {line!r} is not like '
         '"0000/0000_000_01_0303morning_0008_0.jpg 0"; restore it'
-      ) from None
+      )
+    if int(its['folder']) != int(its['identity']):
+      raise DataError(
+        f'{path}: {line!r} has another number than its folder; restore it'
+      )
+    found.append((its['name'], int(its['identity']), int(its['camera'])))
   return found

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from srdl_jax import data, storage
-from srdl_jax.data import persons, preparation, tfds_reader
+from srdl_jax.data import folder_files, persons, preparation, tfds_reader
 from srdl_jax.data import records as records_lib
 from srdl_jax.data.persons import Part, layouts
 from srdl_jax.data.persons import checks as person_checks
@@ -55,12 +55,18 @@ def load(
 
   Raises:
     ConfigError: `image_size` is odd.
-    DataError: it is missing, damaged, in another form than ArrayRecord, or not
-      the official data set.
+    DataError: it is missing, damaged, in another form than ArrayRecord, not
+      the official data set, or was not prepared from what `source.path` names.
   """
   directory = _directory(source)
   if not directory.exists():
     prepare(source, counts)
+  if source.path and source.compared:
+    preparation.compare(
+      _folder(source),
+      directory,
+      lambda root, place: _difference(persons_folder.read(root, source), place),
+    )
   parts = _read(directory)
   person_checks.check(
     directory,
@@ -88,14 +94,36 @@ def prepare(
   directory, root = _directory(source), _folder(source)
 
   def write(draft: pathlib.Path) -> None:
+    traits = preparation.traits(root)
     parts = persons_folder.read(root, source)
     person_checks.check(
       root, parts, counts=counts, allow_differences=source.allow_differences
     )
     _log.info('preparing %s, once', directory)
     _write(parts, draft)
+    (draft / preparation.SOURCE).write_text(traits)
 
   preparation.make_once(directory, write)
+
+
+def _difference(parts: Mapping[str, Part], place: pathlib.Path) -> str:
+  """Says in what the parts of a folder differ from what is prepared."""
+  prepared = _read(place)
+  for split in sorted({*parts, *prepared}):
+    ours, theirs = (_digests(its.get(split)) for its in (parts, prepared))
+    names = sorted({name for name, _ in ours.items() ^ theirs.items()})
+    if names:
+      told = folder_files.listed(names, 1)
+      return f'has other images in {layouts.MARKET[split]} than {place}: {told}'
+  return ''
+
+
+def _digests(part: Part | None) -> dict[str, str]:
+  """Returns digests of whole files by name."""
+  return {
+    example.name: hashlib.sha256(example.content).hexdigest()
+    for example in (_examples(part) if part else ())
+  }
 
 
 def _directory(source: data.Location) -> pathlib.Path:
@@ -112,6 +140,11 @@ def _folder(source: data.Location) -> pathlib.Path:
     return manual / FOLDER
   if any(os.path.isdir(manual / name) for name in layouts.MARKET.values()):
     return manual
+  if source.path and _directory(source).exists():
+    raise DataError(
+      f'there is no folder {FOLDER} in {manual}, which data.path names: name a '
+      f'copy of {NAME}, or leave data.path out to take what is prepared'
+    )
   raise DataError(
     f'{NAME}/{persons.VERSION} is not in '
     f'{tfds_reader.root(source.data_dir, NAME)}'
