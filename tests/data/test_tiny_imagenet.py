@@ -708,7 +708,8 @@ def test_an_unpacked_copy_is_listed_once(made, tmp_path, monkeypatch):
   glob = pathlib.Path.glob
 
   def noted(self, pattern, **rest):
-    listed.extend([pattern] if self == folder and 'JPEG' in pattern else [])
+    ours = self == folder and 'JPEG' in str(pattern)
+    listed.extend([pattern] if ours else [])
     return glob(self, pattern, **rest)
 
   monkeypatch.setattr(pathlib.Path, 'glob', noted)
