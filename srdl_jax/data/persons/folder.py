@@ -96,8 +96,8 @@ def read(root: pathlib.Path, source: data.Location) -> dict[str, Part]:
 def _tell_others(root: pathlib.Path, found: Mapping[str, Folder]) -> None:
   if others := [path for part in found.values() for path in part.others]:
     _log.warning(
-      'in %s, %d file(s) that are not called images, are in no list '
-      'or have names of another layout, are skipped: %s',
+      'in %s, %d file(s) that are not called images, or are in no list, are '
+      'skipped: %s',
       root,
       len(others),
       folder_files.listed(others, _SHOWN),

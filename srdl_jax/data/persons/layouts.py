@@ -50,8 +50,8 @@ class Folder:
   Attributes:
     folder: what it is called.
     told: identity and camera by path below the root, in the order of names.
-    strange: paths of images that don't tell whom they show.
-    others: paths of what is no image, in no list, or of another layout.
+    strange: paths of images that don't tell whom they show, as others there do.
+    others: paths of what is no image, or in no list.
   """
 
   folder: str
@@ -130,7 +130,7 @@ def _from_names(root: pathlib.Path, folder: str) -> Folder:
   earlier = {path: its for path, its in told.items() if not _LATER.search(path)}
   # Else fingerprints would be others than with earlier versions.
   if earlier and folder in MARKET.values():
-    others += sorted(told.keys() - earlier)
+    strange += sorted(told.keys() - earlier)
     told = earlier
   return Folder(folder, told, strange, others)
 
