@@ -572,7 +572,9 @@ def test_lists_of_msmt17_are_read(copy, loaded, folders, caplog):
     assert sorted(pairs) == sorted(wanted)
   (copy / folders[1] / '0000' / 'x.jpg').write_bytes(b'')
   from_folder(copy)
-  assert '1 file(s) that are not called images, or are in no list' in caplog.text
+  assert (
+    '1 file(s) that are not called images, or are in no list' in caplog.text
+  )
   assert f'{folders[1]}/0000/x.jpg' in caplog.text
 
 

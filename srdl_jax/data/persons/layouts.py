@@ -50,7 +50,7 @@ class Folder:
   Attributes:
     folder: what it is called.
     told: identity and camera by path below the root, in the order of names.
-    strange: paths of images that don't tell whom they show, as others there do.
+    strange: paths of images that don't tell whom they show.
     others: paths of what is no image, or in no list.
   """
 
