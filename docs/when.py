@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from srdl_jax import report
 from srdl_jax.report import (
   arena,
+  comparison,
   drawings,
   figures,
   paper_tables,
@@ -102,11 +103,8 @@ def name_of(one: Placed) -> str:
 
 def mean(values: dict[int, float], factor: float, digits: int) -> str:
   """Returns 'mean ± sample deviation' of values by seed, '' for none."""
-  if not values:
-    return ''
-  found = seeds.summarise([factor * value for value in values.values()])
-  spread = f' ± {found.std:.{digits}f}' if found.n > 1 else ''
-  return f'{found.mean:.{digits}f}{spread}'
+  # Their number has a column of its own.
+  return comparison.mean(values, factor, digits).rpartition(' (')[0]
 
 
 def gain(

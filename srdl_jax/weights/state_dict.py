@@ -261,21 +261,28 @@ def of_network(
       f'{path}: {" and ".join(twice[:2])} are the same tensor of a {model}: '
       'remove one.'
     )
-  told = []
+  used = {*itertools.chain(*own.values())}
+  left = [name for name in names if name not in used]
+  told = _done([n for n in names if n not in wanted], prefix, left)
+  return {bare: tensors[first] for bare, (first,) in own.items()}, told
+
+
+def _done(
+  foreign: Sequence[str], prefix: str, left: Sequence[str]
+) -> list[str]:
+  """Tells what was taken off names that aren't the network's, and left out."""
   wrapped = {
     found[0].lstrip('.')
-    for name in tensors
-    if name not in wanted
+    for name in foreign
     for found in _WRAPPED.finditer(name)
   }
-  taken = [*sorted(wrapped), *([prefix] if prefix else [])]
-  if taken:
+  told = []
+  if taken := [*sorted(wrapped), *filter(None, [prefix])]:
     told.append(f'taken off names: {", ".join(map(repr, taken))}')
-  used = {*itertools.chain(*own.values())}
-  if left := [name for name in names if name not in used]:
+  if left:
     more = f' and {len(left) - 1} more' if left[1:] else ''
     told.append(f'{left[0]}{more} left out, as other things')
-  return {bare: tensors[first] for bare, (first,) in own.items()}, told
+  return told
 
 
 def _present_name(name: str) -> str:
