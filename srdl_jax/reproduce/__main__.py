@@ -50,7 +50,8 @@ def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
   Args:
     tables: keys of scales.TABLES, or 'all' of them but NOT_OF_ALL.
     scale: a key of scales.SCALES.
-    patterns: of 'group: name', with * and ?, separated by ';'; '' for all.
+    patterns: of parts of 'group: name', with * and ?, and $ for its end,
+      separated by ';'; '' for all.
 
   Raises:
     ConfigError: a table, the scale or a pattern fits nothing.
@@ -65,7 +66,7 @@ def choose(tables: Sequence[str], scale: str, patterns: str) -> list[Row]:
   titles = [f'{row.group}: {row.name}' for row in rows]
   chosen: set[str] = set()
   for pattern in filter(None, map(str.strip, patterns.split(';'))):
-    fitting = f'*{pattern.lower()}*'
+    fitting = f'*{pattern.lower()}*'.removesuffix('$*')
     found = {t for t in titles if fnmatch.fnmatch(t.lower(), fitting)}
     if not found:
       listed = '; '.join(dict.fromkeys(titles)) or 'none'
@@ -315,7 +316,9 @@ if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'Directory of the sweep.')
   flags.DEFINE_enum('scale', 'full', list(scales.SCALES), 'How large.')
   flags.DEFINE_string(
-    'rows', '', "Parts of 'data: row', with * and ?, separated by ';'."
+    'rows',
+    '',
+    "Parts of 'data: row', with *, ? and $ for its end, separated by ';'.",
   )
   flags.DEFINE_integer('seeds', 0, "How many; 0: the scale's.", lower_bound=0)
   flags.DEFINE_integer(

@@ -239,6 +239,10 @@ def test_rows_are_chosen_by_patterns():
     'Tiny ImageNet: ResNet-32, KD from ResNet-110',
   }
 
+  # 'SRDL' alone is in the names of its variants, too.
+  ends = reproduce_command.choose(['arena'], 'smoke', '*, SRDL$; vanilla$')
+  assert [row.name.partition(', ')[2] for row in ends] == ['vanilla', 'SRDL']
+
 
 def test_no_row_is_an_error_that_lists_the_rows():
   with pytest.raises(ConfigError, match='Rows of table4 .*stage-incomplete'):
