@@ -62,7 +62,7 @@ def build(config: ConfigDict, *, to_train: bool = True) -> Experiment:
       raise ConfigError(unknown('source', stage.source, filter(None, SOURCES)))
   in_pairs = any(SOURCES[stage.source].order != 'once' for stage in plan)
   multiple = 2 if in_pairs else 1
-  devices = parallel.choose_devices(config.devices, config.batch_size, multiple)
+  devices = machine.choose_devices(config.devices, config.batch_size, multiple)
   if to_train and config.batch_size % (multiple * len(devices)):
     pairs = ' into pairs' if in_pairs else ''
     raise ConfigError(

@@ -68,7 +68,7 @@ def prepare() -> None:
 
   For commands in a process of their own, before JAX is used: both settings are
   the process's. Several devices use the cores better than the threads of one,
-  and a small part of a batch its cache; `parallel.choose_devices` says how many
+  and a small part of a batch its cache; `machine.choose_devices` says how many
   take part. Where the user has said how many there are, it stays so.
   """
   # Late: a data worker, which asks for `cores`, needs no JAX.

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from srdl_jax import data, methods, parallel, train_state
+from srdl_jax import data, machine, methods, train_state
 from srdl_jax import weights as weights_lib
 from srdl_jax.artefact import Artefact
 from srdl_jax.data import sampling
@@ -308,8 +308,8 @@ class Experiment:
       return requested or 1
     if self.config.profile and not requested:
       # A trace is of whole dispatches.
-      requested = parallel.steps_per_dispatch(0, 5, self.devices)
-    return parallel.steps_per_dispatch(
+      requested = machine.steps_per_dispatch(0, 5, self.devices)
+    return machine.steps_per_dispatch(
       requested, self.steps_per_epoch, self.devices
     )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a machine lacks, in one line: a device, memory, or bits."""
+"""Which devices a run uses, and what a machine lacks: devices, memory, bits."""
 
 import contextlib
 import math
@@ -8,9 +8,18 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from srdl_jax.errors import ConfigError, SrdlError
 
+if TYPE_CHECKING:
+  # Commands ask here before it is imported.
+  import jax
+
+# Between two dispatches alone can a run save, or end when it is asked to.
+MOST_STEPS = 100
+# Of a CPU device: with fewer, what it waits for the others outweighs its help.
+LEAST_IMAGES = 32
 # What XLA says, on any platform, and CUDA's libraries.
 _NO_MEMORY = re.compile('RESOURCE_EXHAUSTED|OUT.OF.MEMORY|ALLOC_FAILED', re.I)
 # Of JAX, or of the assertion in it, which has no words.
@@ -20,6 +29,65 @@ _LIMITS = (
   pathlib.Path('/sys/fs/cgroup/memory.max'),
   pathlib.Path('/sys/fs/cgroup/memory/memory.limit_in_bytes'),
 )
+
+
+def choose_devices(
+  count: int, batch_size: int, multiple: int = 1
+) -> list['jax.Device']:
+  """Returns the first `count` devices of the default backend.
+
+  0 means all, but of a single process's CPU devices, which share the cores, as
+  many as split a batch into equal parts of at least LEAST_IMAGES.
+
+  Args:
+    multiple: of which each device's part of a batch must be one.
+
+  Raises:
+    ConfigError: there are fewer devices, or not all of several processes' are
+      asked for.
+  """
+  import jax
+
+  devices = jax.devices()
+  if jax.process_count() > 1 and count not in (0, len(devices)):
+    raise ConfigError(
+      f'devices = {count}, but several processes use all of their '
+      f'{len(devices)} devices; set devices = 0.'
+    )
+  if count > len(devices):
+    raise ConfigError(
+      f'devices = {count}, but {len(devices)} {devices[0].platform} '
+      'device(s) are here.'
+    )
+  if not count and devices[0].platform == 'cpu' and jax.process_count() == 1:
+    most = min(len(devices), max(1, batch_size // LEAST_IMAGES))
+    even = (n for n in range(most, 0, -1) if batch_size % (n * multiple) == 0)
+    count = next(even, 1)
+  return devices[: count or None]
+
+
+def steps_per_dispatch(
+  requested: int, epoch_steps: int, devices: list['jax.Device']
+) -> int:
+  """Returns how many steps one call runs.
+
+  Args:
+    requested: that many, or 0 for the device's best: 1 on CPU; elsewhere a
+      part of an epoch that leaves no remainder, which would be a second
+      program to compile, unless there is no good one.
+  """
+  if requested:
+    return requested
+  if devices[0].platform == 'cpu':
+    return 1
+  longest = min(epoch_steps, MOST_STEPS)
+  shortest = max(1, longest // 4)
+  without_remainder = (
+    steps
+    for steps in range(longest, shortest - 1, -1)
+    if epoch_steps % steps == 0
+  )
+  return next(without_remainder, longest)
 
 
 @contextlib.contextmanager

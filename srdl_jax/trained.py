@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srdl_jax import artefact, build, data, methods, parallel, storage, targets
+from srdl_jax import artefact, build, data, machine, methods, storage, targets
 from srdl_jax import config as config_lib
 from srdl_jax.artefact import Artefact
 from srdl_jax.data import images
@@ -199,7 +199,7 @@ def open_networks(
       f'{run_directory.CONFIG} beside it: move it away.'
     )
   count = min(_devices(workdir), jax.device_count())
-  devices = parallel.choose_devices(count, config.batch_size)
+  devices = machine.choose_devices(count, config.batch_size)
   plan, steps = methods.create(config), 0
   networks = {
     name: artefact.create_network(config, name, described, devices)

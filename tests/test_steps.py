@@ -15,6 +15,7 @@ import pytest
 from srdl_jax import (
   augment,
   losses,
+  machine,
   methods,
   models,
   parallel,
@@ -366,7 +367,7 @@ def test_predict_gives_every_row_once_in_order(
   images = tiny_digits.train.images
   apply = jax.jit(functools.partial(Tiny().apply, train=False))
   expected = np.asarray(apply(state.variables, normalise(images)))
-  devices = parallel.choose_devices(count, 8)
+  devices = machine.choose_devices(count, 8)
   network = Network(
     'tiny',
     Tiny(),
@@ -409,7 +410,7 @@ def three_steps(tiny_digits, drawn_variables):
 
   @functools.cache
   def run(count, size):
-    devices = parallel.choose_devices(count, 8)
+    devices = machine.choose_devices(count, 8)
     chunk = parallel.map_train(
       functools.partial(
         steps.augmented_step,
@@ -470,7 +471,7 @@ def test_three_steps_follow_the_clock_and_train(three_steps):
 def test_consecutive_examples_of_a_batch_go_to_one_device():
   rows = np.arange(8)
   for count in (1, 2, 4):
-    found = parallel.split(rows, parallel.choose_devices(count, 8))
+    found = parallel.split(rows, machine.choose_devices(count, 8))
     assert found.shape == (count, 8 // count)
     np.testing.assert_array_equal(found.ravel(), rows)
 
@@ -479,9 +480,9 @@ def test_devices_are_the_first():
   every = jax.devices()
   assert len(every) == 4
   for count in range(1, 5):
-    assert parallel.choose_devices(count, 8) == every[:count]
+    assert machine.choose_devices(count, 8) == every[:count]
   with pytest.raises(ConfigError, match='devices = 5, but 4 cpu device'):
-    parallel.choose_devices(5, 8)
+    machine.choose_devices(5, 8)
 
 
 @pytest.mark.parametrize(
@@ -490,20 +491,18 @@ def test_devices_are_the_first():
   [(128, 4), (127, 1), (129, 3), (126, 3), (96, 3), (64, 2), (63, 1), (1, 1)],
 )
 def test_as_many_cpu_devices_as_share_a_batch_well(batch_size, count):
-  assert parallel.choose_devices(0, batch_size) == jax.devices()[:count]
+  assert machine.choose_devices(0, batch_size) == jax.devices()[:count]
 
 
 @pytest.mark.parametrize(
   ('batch_size', 'count'), [(128, 4), (132, 3), (70, 1), (126, 3), (7, 1)]
 )
 def test_pairs_stay_on_one_device(batch_size, count):
-  assert parallel.choose_devices(0, batch_size, 2) == jax.devices()[:count]
+  assert machine.choose_devices(0, batch_size, 2) == jax.devices()[:count]
 
 
 def test_a_dispatch_is_one_step_on_cpu_unless_asked():
-  found = [
-    parallel.steps_per_dispatch(n, 390, jax.devices()) for n in (0, 1, 7)
-  ]
+  found = [machine.steps_per_dispatch(n, 390, jax.devices()) for n in (0, 1, 7)]
   assert found == [1, 1, 7]
 
 
@@ -516,7 +515,7 @@ def test_a_dispatch_on_an_accelerator_leaves_no_remainder(
   epoch_steps, expected
 ):
   accelerator = [types.SimpleNamespace(platform='gpu')]
-  found = parallel.steps_per_dispatch(0, epoch_steps, accelerator)
+  found = machine.steps_per_dispatch(0, epoch_steps, accelerator)
   assert found == expected
 
 
