@@ -136,6 +136,8 @@ setup(
     # Student's quantiles in reports.
     'scipy>=1.13',
     'tensorboardX>=2.6.2',
+    # tensorboardX sums up its records by it, else in Python.
+    'crc32c>=2.7',
     'tensorflow-datasets>=4.9.9',
     'tensorstore>=0.1.76',
   ],

@@ -170,7 +170,9 @@ def calls(
   places = np.arange(jax.local_device_count())
   exchanges = {
     'pmean': lambda: jax.block_until_ready(mean(params, places)),
-    'any_process': lambda: np.asarray(parallel.any_process(False, devices)),
+    'any_process': lambda: np.asarray(
+      parallel.any_process([False, False], devices)
+    ),
     'any_says': lambda: processes.any_says(False),
     'wait': lambda: processes.wait('benchmark'),
   }

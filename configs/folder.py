@@ -29,5 +29,4 @@ def get_config(arguments=None):
   config.optimiser.weight_decay = 1e-4
   config.augment.padding = 0  # Random parts of the images take its place.
   config.eval.batch_size = 256
-  config.checkpoint.every_steps = 1000
   return config_lib.apply_arguments(config, arguments, 'path', 'size')

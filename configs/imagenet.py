@@ -21,7 +21,6 @@ def get_config(arguments=None):
   config.epochs = 90
   config.batch_size = 256
   config.eval.batch_size = 256
-  config.checkpoint.every_steps = 1000
   config.augment.padding = 0  # Random parts of the images take its place.
   config.optimiser.weight_decay = 1e-4
   return config_lib.apply_arguments(config, arguments, 'path')

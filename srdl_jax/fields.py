@@ -258,8 +258,11 @@ FIELDS: dict[str, Field] = {
   'eval.batch_size': _at_least(
     1, 500, 'images in a call of the predict step', identity=False
   ),
+  'checkpoint.every_seconds': _at_least(
+    0, 60.0, 'between checkpoints: what a kill costs; 0: none', identity=False
+  ),
   'checkpoint.every_epochs': _at_least(
-    1, 1, 'epochs between checkpoints', identity=False
+    0, 0, 'epochs between checkpoints; 0: none', identity=False
   ),
   'checkpoint.every_steps': _at_least(
     0,

@@ -6,7 +6,7 @@ Its parameters and batch-norm statistics are given with each call.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -86,8 +86,8 @@ class Network:
 
   def predict(
     self, variables: Any, images: Any, rows: np.ndarray, batch_size: int
-  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (rows [b], logits [b, K]) in order; see `parallel.predict`."""
+  ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """Returns (rows [b], logits [b, K]) in order; see `parallel.predict`."""
     step = self._compiled(self.predict_step)
     return parallel.predict(
       step, variables, images, rows, batch_size, self.devices
@@ -101,8 +101,8 @@ class Network:
     batch_size: int,
     *,
     mirrored: bool = False,
-  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (rows [b], features [b, D]) in order; see `feature_step`."""
+  ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """Returns (rows [b], features [b, D]) in order; see `feature_step`."""
     step = self._compiled(self.feature_step, mirrored=mirrored)
     return parallel.predict(
       step, variables, images, rows, batch_size, self.devices

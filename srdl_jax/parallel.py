@@ -9,10 +9,11 @@ split by such a function: every row once, none invented.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -47,6 +48,8 @@ def own(batch: np.ndarray, devices: list[jax.Device]) -> np.ndarray:
     batch: [B, ...], the same in every process.
     devices: of all processes.
   """
+  if jax.process_count() == 1:
+    return batch
   mine = [d.process_index == jax.process_index() for d in devices]
   parts = batch.reshape(len(devices), -1, *batch.shape[1:])[mine]
   return parts.reshape(-1, *batch.shape[1:])
@@ -57,10 +60,10 @@ def split(batch: np.ndarray, devices: list[jax.Device]) -> np.ndarray:
   return batch.reshape(len(local(devices)), -1, *batch.shape[1:])
 
 
-def any_process(flag: bool, devices: list[jax.Device]) -> jax.Array:
-  """Returns whether any process says so, without waiting for the answer."""
-  flags = np.full(len(local(devices)), flag, np.int32)
-  return _maximum(tuple(devices))(flags)
+def any_process(flags: Sequence[bool], devices: list[jax.Device]) -> jax.Array:
+  """Returns of each flag whether any process says so, without waiting."""
+  rows = np.tile(np.asarray(flags, np.int32), (len(local(devices)), 1))
+  return _maximum(tuple(devices))(rows)
 
 
 @functools.cache
@@ -70,25 +73,37 @@ def _maximum(devices: tuple[jax.Device, ...]) -> Callable[..., jax.Array]:
   )
 
 
+# Of what is donated next.
+copied = jax.jit(functools.partial(jax.tree.map, jnp.copy))
+
+
 def map_predict(
   predict_step: Callable[[Any, jax.Array], jax.Array],
   devices: list[jax.Device],
-) -> Callable[[Any, np.ndarray], jax.Array]:
+) -> Callable[..., jax.Array]:
   """Compiles predict_step(variables, images) for a batch over the devices.
 
   Returns:
     A function of replicated variables and of this process's part (see `own`)
-    of images [B, H, W, C], whose result [B, ...] is replicated.
+    of images [B, H, W, C], whose result [B, ...] is replicated; or of
+    variables, all images on the devices, and its part of the rows [B].
   """
 
-  def gathered(variables, images):
-    outputs = predict_step(variables, images)
+  def gathered(variables, images, *rows):
+    outputs = predict_step(variables, images[rows] if rows else images)
     return jax.lax.all_gather(outputs, AXIS, tiled=True)
 
-  mapped = jax.pmap(
-    gathered, AXIS, in_axes=(None, 0), out_axes=None, devices=devices
+  mapped = functools.partial(
+    jax.pmap, gathered, AXIS, out_axes=None, devices=devices
   )
-  return lambda variables, images: mapped(variables, split(images, devices))
+  given, resident = mapped(in_axes=(None, 0)), mapped(in_axes=(None, None, 0))
+
+  def run(variables, images, rows=None):
+    if rows is None:
+      return given(variables, split(images, devices))
+    return resident(variables, images, split(rows, devices))
+
+  return run
 
 
 def map_train(
@@ -139,41 +154,55 @@ def map_train(
 
 
 def predict(
-  step: Callable[[Any, np.ndarray], jax.Array],
+  step: Callable[..., jax.Array],
   variables: Any,
   images: Any,
   rows: np.ndarray,
   batch_size: int,
   devices: list[jax.Device],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields the step's outputs for the given rows, in their order.
+) -> Iterable[tuple[np.ndarray, np.ndarray | jax.Array]]:
+  """Returns the step's outputs for the given rows, in their order.
 
   The last batch is padded to the batch size, and each to a multiple of the
   devices, so that one compilation serves all; padding is cut away again. One
-  batch is in flight while the one before is read.
+  batch is in flight while the one before is read; of images that are on the
+  devices, as the variables are then, all are at once, and none is waited for.
 
   Args:
     step: mapped over the devices (see `map_predict`).
-    images: what row numbers [b] index: uint8 [N, H, W, C], an array or alike.
+    images: what row numbers [b] index: uint8 [N, H, W, C], an array or alike,
+      or on every device.
     rows: row numbers to predict, [n].
     batch_size: images in a call, and so in a block.
 
-  Yields:
+  Returns:
     (rows [b], outputs [b, ...]); the blocks' lengths add up to n.
   """
-  variables = replicate(variables, devices)
+  is_resident = isinstance(images, jax.Array)
+  if not is_resident:
+    variables = replicate(variables, devices)
   padded_size = -(-batch_size // len(devices)) * len(devices)
-  pending = None
-  for start in range(0, len(rows), batch_size):
-    block = rows[start : start + batch_size]
-    padded = np.resize(block, padded_size)
-    outputs = step(variables, images[own(padded, devices)])
-    if pending is not None:
-      yield _cut(*pending)
-    pending = (block, outputs)
-  if pending is not None:
-    yield _cut(*pending)
+  blocks = (
+    rows[start : start + batch_size]
+    for start in range(0, len(rows), batch_size)
+  )
+
+  def begun(block):
+    part = own(np.resize(block, padded_size), devices)
+    if is_resident:
+      return block, step(variables, images, part)[: len(block)]
+    return block, step(variables, images[part])
+
+  found = map(begun, blocks)
+  return list(found) if is_resident else _one_ahead(found)
 
 
-def _cut(block, outputs):
-  return block, np.asarray(outputs)[: len(block)]
+def _one_ahead(
+  begun: Iterator[tuple[np.ndarray, jax.Array]],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  pending = next(begun, None)
+  while pending is not None:
+    following = next(begun, None)
+    block, outputs = pending
+    yield block, np.asarray(outputs)[: len(block)]
+    pending = following

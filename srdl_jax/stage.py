@@ -5,16 +5,19 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
 from srdl_jax import parallel
+from srdl_jax.data import Subset
 from srdl_jax.errors import CheckpointError, NonFiniteLossError
-from srdl_jax.evaluate import evaluate
+from srdl_jax.evaluate import Blocks, classify, evaluate, passes
 from srdl_jax.experiment import BoundStage, Experiment, Purpose
-from srdl_jax.feed import Feed, open_feed
+from srdl_jax.feed import Feed, open_feed, resident_examples
 from srdl_jax.knowledge import Knowledge
+from srdl_jax.network import Member
 from srdl_jax.runs import environment, processes
 from srdl_jax.runs.checkpoint import Checkpoints, Moment, digest
 from srdl_jax.runs.log import RunLog
@@ -75,11 +78,13 @@ def train(
     step=step,
     state=parallel.replicate(state, experiment.devices),
     feed=open_feed(experiment, stage, knowledge, step - stage.first_step),
+    examples=resident_examples(experiment),
     record=record,
     checkpoints=checkpoints,
     log=log,
     stop=stop,
     watch=Stopwatch(*record.epoch),
+    saved=time.monotonic(),
   )
   before = moment or previous
   log.rewind(stage.number, step, before and before.record.log)
@@ -100,43 +105,81 @@ def _refuse_foreign(moment: Moment | None, lineage) -> None:
 
 
 @dataclasses.dataclass
+class _EpochEnd:
+  """The end of an epoch that is dispatched, but not read.
+
+  Attributes:
+    step: the run's, there.
+    state: there; a copy where another epoch is dispatched meanwhile.
+    chunk: its last one, see `_Loop._read`.
+    members, begun: of an evaluation that goes on on the devices.
+  """
+
+  epoch: int
+  step: int
+  state: TrainState
+  chunk: Any
+  members: list[Member] = dataclasses.field(default_factory=list)
+  begun: list[Blocks] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
 class _Loop:
-  """The running stage; `step` counts what has been dispatched."""
+  """The running stage.
+
+  With `examples` to evaluate on the devices, an epoch's end is read while they
+  train on; what is done, logged and saved, and in which order, is the same.
+
+  Attributes:
+    step: of what has been dispatched.
+    saved: when the last moment was.
+    end: of an epoch, still to be read.
+    best: the best moment, where it isn't saved: it is before any later one,
+      and until then a run that is killed finds it once more.
+    is_time: whether a moment is to be saved, as it is long since the last.
+  """
 
   experiment: Experiment
   stage: BoundStage
   step: int
   state: TrainState
   feed: Feed
+  examples: Subset | None
   record: Record
   checkpoints: Checkpoints
   log: RunLog
   stop: StopRequest
   watch: Stopwatch
+  saved: float
+  end: _EpochEnd | None = None
+  best: Moment | None = None
+  is_time: bool = False
 
   def run(self, tick: Callable[[], None]) -> Moment:
     """Trains what is left; `tick` is called after each dispatch."""
     done = self.step - self.stage.first_step
     first, offset = divmod(done, self.stage.drawn.steps)
-    for epoch in range(first, self.stage.plan.epochs):
+    if offset == 0:
+      self.watch.new_epoch()
+    epochs = self.stage.plan.epochs
+    for epoch in range(first, epochs):
       self._epoch(epoch, offset, tick)
       offset = 0
-      moment = self._finish_epoch(epoch)
-      self._show()
+      if self.examples is None or epoch + 1 == epochs:
+        moment = self._finish_epoch()
     self.checkpoints.wait()
     return moment
 
   def _epoch(self, epoch: int, offset: int, tick) -> None:
-    """Trains the epoch's steps from `offset` on."""
+    """Dispatches the epoch's steps from `offset` on; its end isn't read."""
     steps = self.stage.drawn.steps
     key = parallel.replicate(
       self.stage.key(Purpose.AUGMENT, epoch), self.experiment.devices
     )
     size = self.experiment.steps_per_dispatch
     pending = None
-    if offset == 0:
-      self.watch.new_epoch()
-    self.watch.start()
+    if self.end is None:
+      self.watch.start()
     while offset < steps:
       # The grid of dispatches is a function of the epoch, not of the resume.
       end = min(steps, (offset // size + 1) * size)
@@ -149,26 +192,53 @@ class _Loop:
       tick()
       # The device works on this chunk while the one before is read.
       self._read(epoch, pending)
+      if self.end is not None:
+        self._finish_epoch()
       pending = (self.step, metrics, self._ask())
       self.step += end - offset
-      if end < steps and (self.stop or self._due_within_epoch(offset, end)):
+      if end < steps and (
+        self.stop or self.is_time or self._due_within_epoch(offset, end)
+      ):
         self._read(epoch, pending)
         pending = None
         self._pause()
-        self._save(score=None)
-        self._end_if_asked()
+        self._save(self.state, self.step)
+        self._end_if_asked(self.step)
         self.watch.start()
       elif end < steps and self.watch.steps:
-        self._show(at_most_every=SECONDS_BETWEEN_SHOWS)
+        self._show(self.step, at_most_every=SECONDS_BETWEEN_SHOWS)
       offset = end
-    self._read(epoch, pending)
-    self._pause()
+    self.end = self._look(epoch, pending)
+
+  def _look(self, epoch: int, pending) -> _EpochEnd:
+    """Returns the epoch's end; begins to evaluate it where nobody waits."""
+    if self.examples is None:
+      return _EpochEnd(epoch, self.step, self.state, pending)
+    end = _EpochEnd(epoch, self.step, parallel.copied(self.state), pending)
+    if self._is_evaluated(epoch):
+      variables = self._variables(end.state)
+      end.members = self.experiment.members(variables, self.examples)
+      end.begun = passes(end.members)
+    return end
+
+  def _is_evaluated(self, epoch: int) -> bool:
+    every = self.experiment.config.eval.every_epochs
+    return epoch + 1 == self.stage.plan.epochs or (epoch + 1) % every == 0
+
+  def _variables(self, state: TrainState) -> dict[int, Any]:
+    result = self.stage.source.result(state.memory, state.variables)
+    return {self.stage.number: result}
 
   def _ask(self) -> jax.Array | None:
     # The answer is read with the metrics, so that all act on the same step.
     if not processes.several():
       return None
-    return parallel.any_process(self.stop.heard, self.experiment.devices)
+    flags = self.stop.heard, processes.is_first() and self._saved_long_ago()
+    return parallel.any_process(flags, self.experiment.devices)
+
+  def _saved_long_ago(self) -> bool:
+    every = self.experiment.config.checkpoint.every_seconds
+    return 0 < every <= time.monotonic() - self.saved
 
   def _due_within_epoch(self, begin: int, end: int) -> bool:
     every = self.experiment.config.checkpoint.every_steps
@@ -178,14 +248,17 @@ class _Loop:
     self.record.seconds['train'] += self.watch.stop()
     self.record.epoch = [self.watch.seconds, self.watch.steps]
 
-  def _read(self, epoch: int, pending) -> None:
+  def _read(self, epoch: int, chunk) -> None:
     """Waits for a chunk's metrics, checks and records them."""
-    if pending is None:
+    if chunk is None:
       return
-    before, metrics, asked = pending
+    before, metrics, asked = chunk
     metrics = parallel.to_host(metrics)
-    if asked is not None:
-      self.stop.agreed |= bool(np.asarray(asked))
+    if asked is None:
+      self.is_time = self._saved_long_ago()
+    else:
+      stops, self.is_time = map(bool, np.asarray(asked))
+      self.stop.agreed |= stops
     bad = np.flatnonzero(~np.isfinite(metrics['loss']))
     if len(bad):
       self._diverged(
@@ -201,6 +274,7 @@ class _Loop:
     self.watch.count(len(metrics['loss']))
 
   def _diverged(self, what: str, step: int) -> None:
+    self._write_best()
     self.checkpoints.wait()
     epoch = (step - 1) // self.stage.drawn.steps + 1
     raise NonFiniteLossError(
@@ -209,64 +283,98 @@ class _Loop:
       'optimiser.learning_rate, in another workdir, or look at the data.'
     )
 
-  def _finish_epoch(self, epoch: int) -> Moment | None:
-    """Records the epoch's means, evaluates and saves where it is due."""
-    config = self.experiment.config
-    last = epoch + 1 == self.stage.plan.epochs
-    place = {'stage': self.stage.number, 'epoch': epoch + 1, 'step': self.step}
+  def _finish_epoch(self) -> Moment | None:
+    """Reads the epoch's end, evaluates and saves it where that is due."""
+    end, self.end = self.end, None
+    self._read(end.epoch, end.chunk)
+    self._pause()
+    if self.examples is not None:
+      # What follows goes on while the devices train.
+      self._wait(end.begun)
+      self.watch.start()
+    config, epoch = self.experiment.config, end.epoch + 1
+    place = {'stage': self.stage.number, 'epoch': epoch, 'step': end.step}
     means = self.record.close_epoch(config.batch_size)
     self.log.evaluation(**place, split='train_epoch', metrics=means)
-    best, score = self.record.best, None
-    if last or (epoch + 1) % config.eval.every_epochs == 0:
-      score = self._evaluate(place)
-    due = (epoch + 1) % config.checkpoint.every_epochs == 0
-    if not (last or due or self.stop or self.record.best is not best):
-      return None
-    moment = self._save(score)
-    if not (last and self.stage.number == len(self.experiment.stages)):
-      self._end_if_asked()
+    before, last = self.record.best, epoch == self.stage.plan.epochs
+    if self._is_evaluated(end.epoch):
+      self._evaluate(place, end)
+    is_best = self.record.best is not before
+    every = config.checkpoint.every_epochs
+    moment = None
+    if last or self.stop or self.is_time or (every and epoch % every == 0):
+      self.best = None if is_best else self.best
+      moment = self._save(end.state, end.step)
+      if not (last and self.stage.number == len(self.experiment.stages)):
+        self._end_if_asked(end.step)
+    elif is_best:
+      self.best = self._moment(end.state, end.step)
+    self.watch.new_epoch()
+    self._show(end.step)
     return moment
 
-  def _evaluate(self, place: dict[str, int]) -> float:
-    begun = time.monotonic()
+  def _wait(self, begun: list[Blocks]) -> None:
+    """Waits for the logits of an evaluation on the devices."""
+    since = time.monotonic()
+    jax.block_until_ready(begun)
+    self.record.seconds['evaluate'] += time.monotonic() - since
+
+  def _evaluate(self, place: dict[str, int], end: _EpochEnd) -> None:
     split = self.experiment.selection_split
-    result = self.stage.source.result(self.state.memory, self.state.variables)
-    variables = {self.stage.number: result}
-    metrics = evaluate([(self.experiment, variables)], split)
-    self.record.seconds['evaluate'] += time.monotonic() - begun
+    if end.begun:
+      metrics = classify(end.members, begun=end.begun)
+    else:
+      since = time.monotonic()
+      metrics = evaluate([(self.experiment, self._variables(end.state))], split)
+      self.record.seconds['evaluate'] += time.monotonic() - since
     if not np.isfinite(list(metrics.values())).all():
-      self._diverged(f'predictions of the {split} split', self.step)
+      self._diverged(f'predictions of the {split} split', end.step)
     self.log.evaluation(**place, split=split, metrics=metrics)
     record = {'split': split, **place, **metrics}
     self.record.evaluation = record
     score = self.experiment.score
     if metrics[score] > self.record.best.get(score, -1.0):
       self.record.best = record
-    return metrics[score]
 
-  def _save(self, score: float | None) -> Moment:
-    state = parallel.to_host(self.state)
+  def _moment(self, state: TrainState, step: int) -> Moment:
+    state = parallel.to_host(state)
     # A gradient can overflow where the loss did not.
     # Of what a source remembers, NaN is what it doesn't know yet.
     known = state.replace(memory={})
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(known)):
-      self._diverged('a parameter is not finite', self.step)
-    self.log.settle()
+      self._diverged('a parameter is not finite', step)
     self.record.log = self.log.state
-    moment = Moment(
-      step=self.step,
+    return Moment(
+      step=step,
       state=state.saved(),
       progress=dataclasses.asdict(self.record),
     )
-    self.checkpoints.save(moment, score=score)
+
+  def _save(self, state: TrainState, step: int) -> Moment:
+    moment = self._moment(state, step)
+    self._write_best()
+    self._write(moment)
+    self.saved, self.is_time = time.monotonic(), False
     return moment
 
-  def _end_if_asked(self) -> None:
+  def _write_best(self) -> None:
+    best, self.best = self.best, None
+    if best is not None:
+      self._write(best)
+
+  def _write(self, moment: Moment) -> None:
+    self.log.settle()
+    said = moment.record.evaluation
+    is_evaluated = said.get('step') == moment.step
+    score = said[self.experiment.score] if is_evaluated else None
+    self.checkpoints.save(moment, score=score)
+
+  def _end_if_asked(self, step: int) -> None:
     if self.stop:
       self.checkpoints.wait()
-      self.stop.end_if_asked(f'in stage {self.stage.number}, step {self.step}')
+      self.stop.end_if_asked(f'in stage {self.stage.number}, step {step}')
 
-  def _show(self, at_most_every: float = 0.0) -> None:
+  def _show(self, step: int, at_most_every: float = 0.0) -> None:
     """Tells how far the run is, its speed, and what is left."""
     if not self.watch.due(at_most_every):
       return
@@ -275,9 +383,9 @@ class _Loop:
     self.log.progress(
       stage=self.stage.number,
       stages=len(experiment.stages),
-      epoch=self.step / experiment.steps_per_epoch,
+      epoch=step / experiment.steps_per_epoch,
       epochs=experiment.total_steps // experiment.steps_per_epoch,
       images_per_second=speed,
-      seconds_left=self.watch.seconds_left(experiment.total_steps - self.step),
+      seconds_left=self.watch.seconds_left(experiment.total_steps - step),
       **record.shown(experiment.score),
     )

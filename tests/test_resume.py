@@ -59,12 +59,15 @@ def uninterrupted(tmp_path_factory):
   return directory
 
 
-@pytest.fixture(scope='module')
-def interrupted(tmp_path_factory):
-  """One run that meets every event in turn, and is started again each time."""
+@pytest.fixture(scope='module', params=['in turn', 'beside'])
+def interrupted(tmp_path_factory, request):
+  """One run that meets every event in turn, and is started again each time.
+
+  It reads what an epoch leaves before the next one, or while that is trained.
+  """
   directory = tmp_path_factory.mktemp('interrupted')
   for event, code in EVENTS.items():
-    run = tiny_run(directory, event)
+    run = tiny_run(directory, event, request.param)
     assert run.returncode == code, (event, run.returncode, run.stderr)
   return directory
 

@@ -4,7 +4,10 @@
 As a program it makes such a run and, for the tests of resuming, ends its own
 process at a given event:
 
-    python tests/tiny.py WORKDIR EVENT [FIELD=VALUE ...]
+    python tests/tiny.py WORKDIR EVENT [FIELD=VALUE ...] [beside]
+
+With `beside`, epochs are evaluated while the next one is trained, as on an
+accelerator.
 """
 
 import json
@@ -19,7 +22,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from srdl_jax import config as config_lib
-from srdl_jax import models, srdl, storage
+from srdl_jax import feed, models, srdl, storage
 from srdl_jax import stage as stage_lib
 from srdl_jax.errors import SrdlError
 from srdl_jax.runs import checkpoint, stop_request
@@ -61,6 +64,7 @@ def config(**fields: Any):
       'augment.padding': 1,
       'eval.batch_size': 100,
       'checkpoint.every_steps': 2,
+      'checkpoint.every_epochs': 1,
       'devices': 1,
       **fields,
     }
@@ -163,9 +167,11 @@ def arrange(event: str) -> None:
 def main(directory: str, event: str, *fields: str) -> None:
   """Runs, and ends with the exit code that the command would have."""
   arrange(event)
+  if 'beside' in fields:
+    feed.HOST = ''
   settings = {
     name: json.loads(value)
-    for name, value in (field.split('=', 1) for field in fields)
+    for name, value in (f.split('=', 1) for f in fields if '=' in f)
   }
   try:
     with stop_request.listen() as stop:

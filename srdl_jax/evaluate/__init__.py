@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of a model, or of several models' mean, over exactly N examples."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -15,20 +15,21 @@ __all__ = [
   'evaluate',
   'extract_features',
   'mean_of',
+  'passes',
   'rank',
   'said',
 ]
 
+Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
 
-def said(
-  members: Sequence[Member],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields rows [b] and log-probabilities [m, b, K] of some networks.
 
-  Args:
-    members: of the same examples and classes.
+def passes(members: Sequence[Member]) -> list[Blocks]:
+  """Returns of each network its logits [b, K] of rows [b], block by block.
+
+  Nothing is waited for where the images are on the devices (see
+  `parallel.predict`), else nothing has begun.
   """
-  passes = [
+  return [
     # Blocks of one size, whatever each run's own is.
     member.network.predict(
       member.variables,
@@ -38,18 +39,32 @@ def said(
     )
     for member in members
   ]
-  for blocks in zip(*passes, strict=True):
+
+
+def said(
+  members: Sequence[Member], begun: list[Blocks] | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields rows [b] and log-probabilities [m, b, K] of some networks.
+
+  Args:
+    members: of the same examples and classes.
+    begun: what `passes` has returned of them, if it was asked.
+  """
+  for blocks in zip(*begun or passes(members), strict=True):
     yield blocks[0][0], np.stack([log_softmax(logits) for _, logits in blocks])
 
 
 def mean_of(log_probs_MxBxK: np.ndarray) -> np.ndarray:
   """Returns the logarithm of the mean of probabilities, [B, K] (Table 6)."""
+  if len(log_probs_MxBxK) == 1:
+    return log_probs_MxBxK[0]
   return np.logaddexp.reduce(log_probs_MxBxK) - np.log(len(log_probs_MxBxK))
 
 
 def classify(
   members: Sequence[Member],
   each: Callable[[np.ndarray, np.ndarray], None] | None = None,
+  begun: list[Blocks] | None = None,
 ) -> dict[str, float | int]:
   """Returns metrics of the mean prediction of some networks (Table 6).
 
@@ -58,6 +73,7 @@ def classify(
   Args:
     members: of the same examples and classes.
     each: is told the rows [b] and mean log-probabilities [b, K] of each block.
+    begun: see `said`.
 
   Returns:
     See `metrics.Classification.result`; of several networks also
@@ -66,7 +82,7 @@ def classify(
   """
   labels = members[0].examples.split.labels
   sums, differing = Classification(), 0
-  for rows, log_probs in said(members):
+  for rows, log_probs in said(members, begun):
     mean = mean_of(log_probs)
     sums.add(mean, labels[rows])
     top1 = log_probs.argmax(-1)

@@ -347,8 +347,9 @@ def _line(stage, epoch, step, split, metrics) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
   """A Python number; strict JSON has no NaN, so that one is a string."""
-  value = value.item() if hasattr(value, 'item') else value
-  finite = not isinstance(value, float) or math.isfinite(value)
+  if type(value) not in (float, int, str, bool):
+    value = value.item()
+  finite = type(value) is not float or math.isfinite(value)
   return value if finite else str(value)
 
 

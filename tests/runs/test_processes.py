@@ -170,9 +170,10 @@ def test_what_a_source_remembers_is_the_same_in_all(streamed, tmp_path, method):
 
 
 @pytest.mark.slow
-def test_one_process_asked_to_end_ends_all_and_they_go_on(tmp_path):
+@pytest.mark.parametrize('how', ['in turn', 'beside'])
+def test_one_process_asked_to_end_ends_all_and_they_go_on(tmp_path, how):
   two = tmp_path / 'two'
-  code, text = launch(two, 'term:7', **RESIDENT)
+  code, text = launch(two, 'term:7', own=[how], **RESIDENT)
   assert code == AGAIN, text
   ended = re.findall(r'\[(\d)\] error: (.*) in stage 1, step (\d+)', text)
   assert {who for who, _, _ in ended} == {'0', '1'}
@@ -183,10 +184,26 @@ def test_one_process_asked_to_end_ends_all_and_they_go_on(tmp_path):
   (step,) = {int(step) for _, _, step in ended}
   assert 7 <= step < 10
   assert (two / f'stage_1/checkpoints/{step}').is_dir()
-  code, text = launch(two, **RESIDENT)
-  assert code == 0 and f'Stage 1 goes on from step {step}' in text, text
+  code, text = launch(two, 'kill:15', own=[how], **RESIDENT)
+  assert code == AGAIN, text
+  assert f'Stage 1 goes on from step {step}' in text, text
+  code, text = launch(two, own=[how], **RESIDENT)
+  assert code == 0 and 'Stage 2 goes on from step' in text, text
   alone(tmp_path / 'one', **RESIDENT)
   assert_same_run(two, tmp_path / 'one', (10, 20))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seconds', [0, 1e-9])
+def test_the_first_process_says_when_a_checkpoint_is_due(tmp_path, seconds):
+  """Another's clock doesn't: all save together, or they wait without end."""
+  fields = {'checkpoint.every_steps': 0, 'checkpoint.every_epochs': 0}
+  fields |= {'method': 'vanilla', 'epochs': 2, **RESIDENT}
+  fields['checkpoint.every_seconds'] = seconds
+  code, text = launch(tmp_path / 'two', 'kill:9', own=['1:early'], **fields)
+  assert code == AGAIN, text
+  there = list((tmp_path / 'two').glob('stage_1/checkpoints/[0-9]*'))
+  assert bool(there) is bool(seconds)
 
 
 def test_a_workdir_that_is_not_shared_is_noticed(tmp_path):

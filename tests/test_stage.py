@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stage saves and when, in turn or while the next epoch is trained."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import tiny
+
+from srdl_jax import feed, parallel, srdl, stage
+from srdl_jax.errors import NonFiniteLossError
+from srdl_jax.runs import checkpoint, stop_request
+from srdl_jax.runs import directory as run_directory
+
+FIELDS = {
+  'method': 'vanilla',
+  'log.tensorboard': False,
+  'checkpoint.every_seconds': 0,
+  'checkpoint.every_epochs': 0,
+  'checkpoint.every_steps': 0,
+}
+
+
+def run(directory, **fields):
+  return srdl.run(
+    tiny.config(**{**FIELDS, **fields}),
+    str(directory),
+    stop_request.StopRequest(),
+  )
+
+
+def checkpoints(directory):
+  """Returns the digest of each checkpoint of stage 1."""
+  folder = run_directory.checkpoints(directory, 1)
+  kept = checkpoint.Checkpoints(folder, read_only=True)
+  return {step: kept.digest(step) for step in kept.steps()}
+
+
+@pytest.fixture
+def beside(monkeypatch):
+  """Epochs are evaluated while the next one is trained."""
+  monkeypatch.setattr(feed, 'HOST', '')
+
+
+@pytest.fixture
+def saved(monkeypatch):
+  """Steps of the checkpoints that are written."""
+  steps, save = [], checkpoint.Checkpoints.save
+
+  def noted(self, moment, *, score):
+    steps.append((moment.step, score is not None))
+    save(self, moment, score=score)
+
+  monkeypatch.setattr(checkpoint.Checkpoints, 'save', noted)
+  return steps
+
+
+@pytest.fixture
+def better_and_better(monkeypatch):
+  """Each of four evaluations is the best yet."""
+  scores = itertools.cycle([0.5, 0.6, 0.7, 0.8])
+  for name in ('evaluate', 'classify'):
+    of_the_stage = getattr(stage, name)
+
+    def better(*args, of_the_stage=of_the_stage, **options):
+      return {**of_the_stage(*args, **options), 'accuracy': next(scores)}
+
+    monkeypatch.setattr(stage, name, better)
+
+
+@pytest.fixture
+def ends(monkeypatch):
+  """Step of each epoch's end that is read, and the state's by then."""
+  found, finish = [], stage._Loop._finish_epoch
+
+  def noted(loop):
+    found.append((loop.end.step, int(loop.state.step)))
+    return finish(loop)
+
+  monkeypatch.setattr(stage._Loop, '_finish_epoch', noted)
+  return found
+
+
+def left_by(directory):
+  return (directory / 'metrics.jsonl').read_text(), checkpoints(directory)
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {},
+    {'devices': 4, 'data.holdout': 30},
+    {'method': 'mean_teacher'},
+    {'steps_per_dispatch': 3, 'eval.every_epochs': 2, 'epochs': 8},
+  ],
+)
+def test_reading_an_epoch_beside_the_next_changes_no_bit(
+  tmp_path, request, better_and_better, ends, fields
+):
+  fields = {**fields, 'checkpoint.every_epochs': 1}
+  run(tmp_path / 'in turn', **fields)
+  steps = list(range(5, 5 * fields.get('epochs', 4) + 1, 5))
+  assert ends == [(step, step) for step in steps]
+  ends.clear()
+  request.getfixturevalue('beside')
+  run(tmp_path / 'beside', **fields)
+  # The last one's has none beside it.
+  assert [step for step, _ in ends] == steps
+  assert all(later > step for step, later in ends[:-1])
+  assert left_by(tmp_path / 'beside') == left_by(tmp_path / 'in turn')
+
+
+@pytest.mark.parametrize('how', ['in turn', 'beside'])
+@pytest.mark.parametrize('at', [1, 2, 5])
+def test_a_stage_that_diverges_keeps_what_was_before(
+  tmp_path, monkeypatch, request, better_and_better, how, at
+):
+  """In the epoch that is trained beside the end of the one before."""
+  if how == 'beside':
+    request.getfixturevalue('beside')
+  read = parallel.to_host
+
+  def spoilt(tree):
+    found = read(tree)
+    # Of step 5 + at, the metrics that are read after those of five others.
+    if isinstance(found, dict) and 'loss' in found:
+      spoilt.steps += 1
+      if spoilt.steps == 5 + at:
+        found['loss'][0] = np.nan
+    return found
+
+  spoilt.steps = 0
+  monkeypatch.setattr(parallel, 'to_host', spoilt)
+  with pytest.raises(NonFiniteLossError, match=f'epoch 2 .* step {5 + at}'):
+    run(tmp_path)
+  assert list(checkpoints(tmp_path)) == [5]
+  steps = [line['step'] for line in tiny.lines(tmp_path, 'train')]
+  assert steps == list(range(1, 5 + at))
+
+
+@pytest.mark.parametrize('how', ['in turn', 'beside'])
+def test_the_best_is_written_before_any_later_checkpoint(
+  tmp_path, request, better_and_better, saved, how
+):
+  if how == 'beside':
+    request.getfixturevalue('beside')
+  run(tmp_path, **{'checkpoint.every_steps': 4, 'epochs': 5})
+  # Evaluated at 5, 10, 15 and 20, each the best, and at 25, the end; due at 4
+  # and 9 of each epoch's five steps, so at 4, 9, 14, ...
+  assert saved == [
+    (4, False),
+    (5, True),
+    (9, False),
+    (10, True),
+    (14, False),
+    (15, True),
+    (19, False),
+    (20, True),
+    (24, False),
+    (25, True),
+  ]
+  assert list(checkpoints(tmp_path)) == [20, 24, 25]
+
+
+@pytest.mark.parametrize('how', ['in turn', 'beside'])
+def test_a_checkpoint_is_due_by_the_clock(
+  tmp_path, monkeypatch, request, saved, how
+):
+  if how == 'beside':
+    request.getfixturevalue('beside')
+  # A second for each look at it.
+  monkeypatch.setattr(
+    stage.time, 'monotonic', functools.partial(next, itertools.count())
+  )
+  run(tmp_path, **{'checkpoint.every_seconds': 1000, 'epochs': 2})
+  assert saved == [(10, True)]
+  saved.clear()
+  run(tmp_path / 'often', **{'checkpoint.every_seconds': 1, 'epochs': 2})
+  # Known with a step's metrics, which are read once the next has begun.
+  assert [step for step, _ in saved] == [2, 4, 5, 7, 9, 10]
