@@ -5,8 +5,8 @@
         --coordinator=HOST:PORT --process_count=N --process_index=I
 
 EVENT is one of `tiny`, of process 1: the others live on. 1:FIELD=VALUE is for
-process 1 alone; 1:elsewhere gives it a directory of its own, and with 1:early its
-clock says that a checkpoint is due.
+process 1 alone; 1:elsewhere gives it a directory of its own, and 1:early a
+clock that says that a checkpoint is due.
 """
 
 import sys
