@@ -23,7 +23,8 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from srdl_jax import build, config, cpu, data, feed, stage
+from srdl_jax import build, config, cpu, data, stage
+from srdl_jax.evaluate import beside
 from srdl_jax.experiment import Experiment
 from srdl_jax.runs import stop_request
 from srdl_jax.runs.checkpoint import Checkpoints
@@ -173,7 +174,7 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.ERROR)
   cpu.prepare()
   # As on an accelerator: the made device takes nothing of the host's time.
-  feed.HOST = ''
+  beside.HOST = ''
   wall, processor, _ = timed(0.0, 0.0)
   *_, idle = timed(STEP_MS.value / 1000, CALL_MS.value / 1000)
   told = {

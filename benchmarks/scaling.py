@@ -20,7 +20,7 @@ many devices are isn't to be seen here. It shows
   hears of another: a smaller batch norm, and each its own parameters;
 - `synchronising_seconds`: the difference of the two, round by round;
 - `call_seconds`, each by itself: `pmean` over the parameters' gradients alone,
-  `any_process`, the question of a stage's every step whether to stop,
+  `ask`, the question of a stage's every step whether to stop,
   `any_says`, the same between stages, and `wait`, where all processes wait for
   each other.
 
@@ -170,9 +170,7 @@ def calls(
   places = np.arange(jax.local_device_count())
   exchanges = {
     'pmean': lambda: jax.block_until_ready(mean(params, places)),
-    'any_process': lambda: np.asarray(
-      parallel.any_process([False, False], devices)
-    ),
+    'ask': lambda: np.asarray(processes.ask([False, False], devices)),
     'any_says': lambda: processes.any_says(False),
     'wait': lambda: processes.wait('benchmark'),
   }

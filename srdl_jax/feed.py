@@ -2,19 +2,15 @@
 """What a train step reads: examples that live on the device, or a stream."""
 
 import contextlib
-import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 
-from srdl_jax import cpu, data, errors, parallel, soft_targets
+from srdl_jax import cpu, errors, parallel, soft_targets
 from srdl_jax.data import pipeline, sampling
 from srdl_jax.experiment import BoundStage, Experiment
 from srdl_jax.knowledge import Knowledge
-
-# Where an evaluation beside the training would only slow both.
-HOST = 'cpu'
 
 
 class ResidentFeed(contextlib.AbstractContextManager):
@@ -150,26 +146,6 @@ def open_feed(
   if experiment.dataset.train.is_streamed:
     return StreamedFeed(experiment, stage, knowledge, step)
   return ResidentFeed(experiment, stage, knowledge)
-
-
-def resident_examples(experiment: Experiment) -> data.Subset | None:
-  """Returns the selection split's examples, put on the devices.
-
-  None where they stay: where they are decoded or ranked, and on HOST.
-  """
-  split = experiment.selection_split
-  ranks = experiment.is_retrieval and split == 'test'
-  if ranks or experiment.devices[0].platform == HOST:
-    return None
-  found = experiment.examples(split)
-  if found.split.is_streamed:
-    return None
-  images = parallel.replicate(
-    found.split.images[found.rows], experiment.devices
-  )
-  labels = found.split.labels[found.rows]
-  its = dataclasses.replace(found.split, images=images, labels=labels)
-  return data.Subset(its, np.arange(len(labels)))
 
 
 def to_learn_from(

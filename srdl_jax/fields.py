@@ -259,7 +259,11 @@ FIELDS: dict[str, Field] = {
     1, 500, 'images in a call of the predict step', identity=False
   ),
   'checkpoint.every_seconds': _at_least(
-    0, 60.0, 'between checkpoints: what a kill costs; 0: none', identity=False
+    0,
+    60.0,
+    'seconds between checkpoints, which a kill may cost; 0: none',
+    identity=False,
+    since='0.2.0',
   ),
   'checkpoint.every_epochs': _at_least(
     0, 0, 'epochs between checkpoints; 0: none', identity=False

@@ -9,11 +9,10 @@ split by such a function: every row once, none invented.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -58,23 +57,6 @@ def own(batch: np.ndarray, devices: list[jax.Device]) -> np.ndarray:
 def split(batch: np.ndarray, devices: list[jax.Device]) -> np.ndarray:
   """Splits a process's part over its devices: [B, ...] to [devices, b, ...]."""
   return batch.reshape(len(local(devices)), -1, *batch.shape[1:])
-
-
-def any_process(flags: Sequence[bool], devices: list[jax.Device]) -> jax.Array:
-  """Returns of each flag whether any process says so, without waiting."""
-  rows = np.tile(np.asarray(flags, np.int32), (len(local(devices)), 1))
-  return _maximum(tuple(devices))(rows)
-
-
-@functools.cache
-def _maximum(devices: tuple[jax.Device, ...]) -> Callable[..., jax.Array]:
-  return jax.pmap(
-    lambda x: jax.lax.pmax(x, AXIS), AXIS, out_axes=None, devices=devices
-  )
-
-
-# Of what is donated next.
-copied = jax.jit(functools.partial(jax.tree.map, jnp.copy))
 
 
 def map_predict(

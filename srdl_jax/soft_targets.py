@@ -13,6 +13,7 @@ from srdl_jax import errors, storage
 from srdl_jax.metrics import log_softmax
 from srdl_jax.runs import bank as bank_files
 from srdl_jax.runs.bank import error as _error
+from srdl_jax.runs.expected import Expected
 
 is_complete = bank_files.is_complete
 Damaged = bank_files.Damaged
@@ -133,10 +134,10 @@ def save(
     'temperature': float(temperature),
     'provenance': _as_json(path, provenance),
   }
-  expected_N = _row_mask(path, expected_rows, num_examples)
+  expected = Expected(path, expected_rows, num_examples)
   bank_files.refuse_other_files(path)
   values_NxK = np.full((num_examples, num_classes), np.nan, dtype)
-  _fill(path, values_NxK, blocks, expected_N, temperature)
+  _fill(values_NxK, blocks, expected, temperature)
   bank_files.write(path, values_NxK, attributes)
 
 
@@ -171,56 +172,17 @@ def load(
   return Bank(values_NxK, made['temperature'], made['provenance'])
 
 
-def _fill(path, values_NxK, blocks, expected_N, temperature) -> None:
+def _fill(values_NxK, blocks, expected: Expected, temperature) -> None:
   """Softens the blocks into their rows, each expected row once."""
-  waiting_N = expected_N.copy()
   for rows_B, logits_BxK in blocks:
     rows_B, logits_BxK = np.asarray(rows_B), np.asarray(logits_BxK)
-    _check_logits(path, rows_B, logits_BxK, values_NxK.shape[1])
-    _check_rows(path, rows_B, waiting_N, expected_N)
+    expected.check(rows_B, logits_BxK, values_NxK.shape[1])
     with np.errstate(over='ignore'):
       values_NxK[rows_B] = soften(logits_BxK, temperature)
     what = f'a softened logit, as {values_NxK.dtype},'
-    _check_finite(path, rows_B, values_NxK[rows_B], what)
-    waiting_N[rows_B] = False
-  missing = np.flatnonzero(waiting_N)
-  if missing.size:
-    raise _error(
-      path,
-      f'{missing.size} of {expected_N.sum()} expected rows were not '
-      f'predicted, the first is row {missing[0]}',
-    )
-
-
-def _check_logits(path, rows_B, logits_BxK, num_classes: int) -> None:
-  """Refuses a block of the wrong shape or with a number that is none."""
-  if rows_B.ndim != 1 or not np.issubdtype(rows_B.dtype, np.integer):
-    raise _error(path, f'rows are {rows_B.dtype} {rows_B.shape}, not int [b]')
-  belongs = len(rows_B), num_classes
-  if logits_BxK.shape != belongs:
-    found = logits_BxK.shape
-    raise _error(path, f'logits have shape {found}, where {belongs} belongs')
-  _check_finite(path, rows_B, logits_BxK.astype(np.float64), 'a logit')
-
-
-def _check_rows(path, rows_B, waiting_N, expected_N) -> None:
-  """Refuses a row that is not expected or was there before."""
-  strange_B = (rows_B < 0) | (rows_B >= len(expected_N))
-  if not strange_B.any():
-    strange_B = ~expected_N[rows_B]
-  if strange_B.any():
-    raise _error(path, f'row {rows_B[strange_B][0]} is not an expected row')
-  rows, counts = np.unique(rows_B, return_counts=True)
-  again = rows[(counts > 1) | ~waiting_N[rows]]
-  if again.size:
-    raise _error(path, f'row {again[0]} was predicted more than once')
-
-
-def _check_finite(path, rows_B, values_BxK, what: str) -> None:
-  """Refuses values that are not finite, naming the first such row."""
-  bad_B = ~np.isfinite(values_BxK).all(axis=1)
-  if bad_B.any():
-    raise _error(path, f'row {rows_B[bad_B][0]}: {what} is not finite')
+    expected.check_finite(rows_B, values_NxK[rows_B], what)
+    expected.came(rows_B)
+  expected.end()
 
 
 def _check_temperature(temperature: float) -> None:
@@ -238,19 +200,6 @@ def _check_provenance(path, found, wanted) -> None:
   ]
   if differing:
     raise _error(path, 'made of something else: ' + '; '.join(differing))
-
-
-def _row_mask(path, rows, num_examples: int) -> np.ndarray:
-  """Marks the expected rows among N: bool [N]."""
-  rows, mask_N = np.asarray(rows), np.zeros(num_examples, bool)
-  if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
-    raise _error(path, f'expected rows are {rows.dtype} {rows.shape}, not int')
-  if not rows.size or rows.min() < 0 or rows.max() >= num_examples:
-    raise _error(path, f'expected rows are not in 0 … {num_examples - 1}')
-  mask_N[rows] = True
-  if mask_N.sum() != rows.size:
-    raise _error(path, 'an expected row is given twice')
-  return mask_N
 
 
 def _as_json(path, provenance: Mapping[str, Any]) -> dict[str, Any]:

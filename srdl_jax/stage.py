@@ -11,18 +11,17 @@ import jax
 import numpy as np
 
 from srdl_jax import parallel
-from srdl_jax.data import Subset
 from srdl_jax.errors import CheckpointError, NonFiniteLossError
-from srdl_jax.evaluate import Blocks, classify, evaluate, passes
+from srdl_jax.evaluate import beside, evaluate
 from srdl_jax.experiment import BoundStage, Experiment, Purpose
-from srdl_jax.feed import Feed, open_feed, resident_examples
+from srdl_jax.feed import Feed, open_feed
 from srdl_jax.knowledge import Knowledge
-from srdl_jax.network import Member
 from srdl_jax.runs import environment, processes
 from srdl_jax.runs.checkpoint import Checkpoints, Moment, digest
 from srdl_jax.runs.log import RunLog
 from srdl_jax.runs.progress import Stopwatch
 from srdl_jax.runs.record import Record
+from srdl_jax.runs.saver import Saver
 from srdl_jax.runs.stop_request import StopRequest
 from srdl_jax.train_state import TrainState
 
@@ -78,13 +77,17 @@ def train(
     step=step,
     state=parallel.replicate(state, experiment.devices),
     feed=open_feed(experiment, stage, knowledge, step - stage.first_step),
-    examples=resident_examples(experiment),
+    beside=beside.create(experiment),
     record=record,
-    checkpoints=checkpoints,
+    saver=Saver(
+      checkpoints,
+      log,
+      score=experiment.score,
+      every_seconds=experiment.config.checkpoint.every_seconds,
+    ),
     log=log,
     stop=stop,
     watch=Stopwatch(*record.epoch),
-    saved=time.monotonic(),
   )
   before = moment or previous
   log.rewind(stage.number, step, before and before.record.log)
@@ -112,31 +115,27 @@ class _EpochEnd:
     step: the run's, there.
     state: there; a copy where another epoch is dispatched meanwhile.
     chunk: its last one, see `_Loop._read`.
-    members, begun: of an evaluation that goes on on the devices.
+    evaluation: what goes on on the devices, if anything does.
   """
 
   epoch: int
   step: int
   state: TrainState
   chunk: Any
-  members: list[Member] = dataclasses.field(default_factory=list)
-  begun: list[Blocks] = dataclasses.field(default_factory=list)
+  evaluation: beside.Begun | None = None
 
 
 @dataclasses.dataclass
 class _Loop:
   """The running stage.
 
-  With `examples` to evaluate on the devices, an epoch's end is read while they
-  train on; what is done, logged and saved, and in which order, is the same.
+  Where it can evaluate `beside`, an epoch's end is read while the next one is
+  trained; what is done, logged and saved, and in which order, is the same.
 
   Attributes:
     step: of what has been dispatched.
-    saved: when the last moment was.
     end: of an epoch, still to be read.
-    best: the best moment, where it isn't saved: it is before any later one,
-      and until then a run that is killed finds it once more.
-    is_time: whether a moment is to be saved, as it is long since the last.
+    is_time: whether all processes know that a moment is due by the clock.
   """
 
   experiment: Experiment
@@ -144,15 +143,13 @@ class _Loop:
   step: int
   state: TrainState
   feed: Feed
-  examples: Subset | None
+  beside: beside.Beside | None
   record: Record
-  checkpoints: Checkpoints
+  saver: Saver
   log: RunLog
   stop: StopRequest
   watch: Stopwatch
-  saved: float
   end: _EpochEnd | None = None
-  best: Moment | None = None
   is_time: bool = False
 
   def run(self, tick: Callable[[], None]) -> Moment:
@@ -165,9 +162,9 @@ class _Loop:
     for epoch in range(first, epochs):
       self._epoch(epoch, offset, tick)
       offset = 0
-      if self.examples is None or epoch + 1 == epochs:
+      if self.beside is None or epoch + 1 == epochs:
         moment = self._finish_epoch()
-    self.checkpoints.wait()
+    self.saver.finish()
     return moment
 
   def _epoch(self, epoch: int, offset: int, tick) -> None:
@@ -212,13 +209,11 @@ class _Loop:
 
   def _look(self, epoch: int, pending) -> _EpochEnd:
     """Returns the epoch's end; begins to evaluate it where nobody waits."""
-    if self.examples is None:
+    if self.beside is None:
       return _EpochEnd(epoch, self.step, self.state, pending)
-    end = _EpochEnd(epoch, self.step, parallel.copied(self.state), pending)
+    end = _EpochEnd(epoch, self.step, beside.copied(self.state), pending)
     if self._is_evaluated(epoch):
-      variables = self._variables(end.state)
-      end.members = self.experiment.members(variables, self.examples)
-      end.begun = passes(end.members)
+      end.evaluation = self.beside.begin(self._variables(end.state))
     return end
 
   def _is_evaluated(self, epoch: int) -> bool:
@@ -233,12 +228,8 @@ class _Loop:
     # The answer is read with the metrics, so that all act on the same step.
     if not processes.several():
       return None
-    flags = self.stop.heard, processes.is_first() and self._saved_long_ago()
-    return parallel.any_process(flags, self.experiment.devices)
-
-  def _saved_long_ago(self) -> bool:
-    every = self.experiment.config.checkpoint.every_seconds
-    return 0 < every <= time.monotonic() - self.saved
+    flags = self.stop.heard, processes.is_first() and self.saver.is_time()
+    return processes.ask(flags, self.experiment.devices)
 
   def _due_within_epoch(self, begin: int, end: int) -> bool:
     every = self.experiment.config.checkpoint.every_steps
@@ -255,7 +246,7 @@ class _Loop:
     before, metrics, asked = chunk
     metrics = parallel.to_host(metrics)
     if asked is None:
-      self.is_time = self._saved_long_ago()
+      self.is_time = self.saver.is_time()
     else:
       stops, self.is_time = map(bool, np.asarray(asked))
       self.stop.agreed |= stops
@@ -274,8 +265,7 @@ class _Loop:
     self.watch.count(len(metrics['loss']))
 
   def _diverged(self, what: str, step: int) -> None:
-    self._write_best()
-    self.checkpoints.wait()
+    self.saver.finish()
     epoch = (step - 1) // self.stage.drawn.steps + 1
     raise NonFiniteLossError(
       f'Training diverged: {what} in stage {self.stage.number}, epoch {epoch} '
@@ -288,9 +278,10 @@ class _Loop:
     end, self.end = self.end, None
     self._read(end.epoch, end.chunk)
     self._pause()
-    if self.examples is not None:
+    if self.beside is not None:
       # What follows goes on while the devices train.
-      self._wait(end.begun)
+      if end.evaluation is not None:
+        self.record.seconds['evaluate'] += end.evaluation.wait()
       self.watch.start()
     config, epoch = self.experiment.config, end.epoch + 1
     place = {'stage': self.stage.number, 'epoch': epoch, 'step': end.step}
@@ -303,26 +294,19 @@ class _Loop:
     every = config.checkpoint.every_epochs
     moment = None
     if last or self.stop or self.is_time or (every and epoch % every == 0):
-      self.best = None if is_best else self.best
-      moment = self._save(end.state, end.step)
+      moment = self._save(end.state, end.step, is_best)
       if not (last and self.stage.number == len(self.experiment.stages)):
         self._end_if_asked(end.step)
     elif is_best:
-      self.best = self._moment(end.state, end.step)
+      self.saver.keep(self._moment(end.state, end.step))
     self.watch.new_epoch()
     self._show(end.step)
     return moment
 
-  def _wait(self, begun: list[Blocks]) -> None:
-    """Waits for the logits of an evaluation on the devices."""
-    since = time.monotonic()
-    jax.block_until_ready(begun)
-    self.record.seconds['evaluate'] += time.monotonic() - since
-
   def _evaluate(self, place: dict[str, int], end: _EpochEnd) -> None:
     split = self.experiment.selection_split
-    if end.begun:
-      metrics = classify(end.members, begun=end.begun)
+    if end.evaluation is not None:
+      metrics = end.evaluation.metrics()
     else:
       since = time.monotonic()
       metrics = evaluate([(self.experiment, self._variables(end.state))], split)
@@ -350,28 +334,15 @@ class _Loop:
       progress=dataclasses.asdict(self.record),
     )
 
-  def _save(self, state: TrainState, step: int) -> Moment:
+  def _save(self, state: TrainState, step: int, is_best=False) -> Moment:
     moment = self._moment(state, step)
-    self._write_best()
-    self._write(moment)
-    self.saved, self.is_time = time.monotonic(), False
+    self.saver.save(moment, is_best=is_best)
+    self.is_time = False
     return moment
-
-  def _write_best(self) -> None:
-    best, self.best = self.best, None
-    if best is not None:
-      self._write(best)
-
-  def _write(self, moment: Moment) -> None:
-    self.log.settle()
-    said = moment.record.evaluation
-    is_evaluated = said.get('step') == moment.step
-    score = said[self.experiment.score] if is_evaluated else None
-    self.checkpoints.save(moment, score=score)
 
   def _end_if_asked(self, step: int) -> None:
     if self.stop:
-      self.checkpoints.wait()
+      self.saver.finish()
       self.stop.end_if_asked(f'in stage {self.stage.number}, step {step}')
 
   def _show(self, step: int, at_most_every: float = 0.0) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tiny
 
-from srdl_jax import feed, parallel, srdl, stage
+from srdl_jax import parallel, srdl, stage
 from srdl_jax.errors import NonFiniteLossError
+from srdl_jax.evaluate import beside as beside_lib
 from srdl_jax.runs import checkpoint, stop_request
 from srdl_jax.runs import directory as run_directory
 
@@ -40,7 +41,7 @@ def checkpoints(directory):
 @pytest.fixture
 def beside(monkeypatch):
   """Epochs are evaluated while the next one is trained."""
-  monkeypatch.setattr(feed, 'HOST', '')
+  monkeypatch.setattr(beside_lib, 'HOST', '')
 
 
 @pytest.fixture
@@ -60,13 +61,13 @@ def saved(monkeypatch):
 def better_and_better(monkeypatch):
   """Each of four evaluations is the best yet."""
   scores = itertools.cycle([0.5, 0.6, 0.7, 0.8])
-  for name in ('evaluate', 'classify'):
-    of_the_stage = getattr(stage, name)
+  for owner, name in ((stage, 'evaluate'), (beside_lib.Begun, 'metrics')):
+    of_the_stage = getattr(owner, name)
 
     def better(*args, of_the_stage=of_the_stage, **options):
       return {**of_the_stage(*args, **options), 'accuracy': next(scores)}
 
-    monkeypatch.setattr(stage, name, better)
+    monkeypatch.setattr(owner, name, better)
 
 
 @pytest.fixture
@@ -109,6 +110,8 @@ def test_reading_an_epoch_beside_the_next_changes_no_bit(
   assert [step for step, _ in ends] == steps
   assert all(later > step for step, later in ends[:-1])
   assert left_by(tmp_path / 'beside') == left_by(tmp_path / 'in turn')
+  for name in ('in turn', 'beside'):
+    assert tiny.end_of(tmp_path / name, 1, steps[-1]).record.epoch[1] == 5
 
 
 @pytest.mark.parametrize('how', ['in turn', 'beside'])

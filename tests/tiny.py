@@ -22,9 +22,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from srdl_jax import config as config_lib
-from srdl_jax import feed, models, srdl, storage
+from srdl_jax import models, srdl, storage
 from srdl_jax import stage as stage_lib
 from srdl_jax.errors import SrdlError
+from srdl_jax.evaluate import beside
 from srdl_jax.runs import checkpoint, stop_request
 from srdl_jax.runs import directory as run_directory
 
@@ -168,7 +169,7 @@ def main(directory: str, event: str, *fields: str) -> None:
   """Runs, and ends with the exit code that the command would have."""
   arrange(event)
   if 'beside' in fields:
-    feed.HOST = ''
+    beside.HOST = ''
   settings = {
     name: json.loads(value)
     for name, value in (f.split('=', 1) for f in fields if '=' in f)

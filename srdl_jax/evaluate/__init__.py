@@ -11,6 +11,7 @@ from srdl_jax.metrics import Classification, log_softmax
 from srdl_jax.network import Member
 
 __all__ = [
+  'beside',
   'classify',
   'evaluate',
   'extract_features',

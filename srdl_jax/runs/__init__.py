@@ -9,6 +9,7 @@ __all__ = [
   'checkpoint',
   'directory',
   'environment',
+  'expected',
   'finished',
   'formats',
   'hold',
@@ -17,5 +18,6 @@ __all__ = [
   'processes',
   'progress',
   'record',
+  'saver',
   'stop_request',
 ]

@@ -6,12 +6,13 @@ same order; alone, JAX returns what it is given, and waits for nothing.
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -112,6 +113,19 @@ def first_says(flag: bool) -> bool:
 def any_says(flag: bool) -> bool:
   """Returns whether any process says so."""
   return bool(multihost_utils.process_allgather(np.int32(flag)).any())
+
+
+def ask(flags: Sequence[bool], devices: list[jax.Device]) -> jax.Array:
+  """Returns of each flag whether any process says so, without waiting."""
+  own = sum(d.process_index == jax.process_index() for d in devices)
+  rows = np.tile(np.asarray(flags, np.int32), (own, 1))
+  return _maximum(tuple(devices))(rows)
+
+
+@functools.cache
+def _maximum(devices: tuple[jax.Device, ...]) -> Callable[..., jax.Array]:
+  largest = functools.partial(jax.lax.pmax, axis_name='devices')
+  return jax.pmap(largest, 'devices', out_axes=None, devices=devices)
 
 
 def all_have(text: str) -> bool:
