@@ -30,7 +30,7 @@ from srdl_jax.retrieval.features import refuse_other_lengths
 from srdl_jax.retrieval.re_ranking import ReRanking
 from srdl_jax.retrieval.task import Task
 
-RANKS = (1, 5, 10, 20)
+RANKS = (1, 5, 10, 20)  # Of the CMC, unless others are asked for.
 
 
 @dataclasses.dataclass(frozen=True)
