@@ -76,8 +76,21 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(content, page, config, files):
-  """Draws formulas: \\(...\\) within a line, \\[...\\] on one of their own."""
+  """Draws formulas, and tells where long lines and names may be broken.
+
+  Formulas are \\(...\\) within a line, \\[...\\] on one of their own.
+  """
   del page, config, files
+  content = re.sub(
+    r'(<pre><span></span><code)(>[^\n]*\n</code>)',
+    r'\1 class="one-line"\2',
+    content,
+  )
+  content = re.sub(
+    r'<td><code>[\w.\[\]]+</code>',
+    lambda found: re.sub(r'(\.|_)(?=\w)', r'\1<wbr>', found[0]),
+    content,
+  )
   return re.sub(
     r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
     lambda found: _formula(html.unescape(found[2]), found[1] == 'div'),
@@ -144,6 +157,8 @@ def settings() -> str:
       since = f' (since {field.since})' if field.since != '0.1.0' else ''
       kind = type(field.default)
       limits = field.range or {bool: 'True or False'}.get(kind, kind.__name__)
+      # What is to be done where it isn't so is for the message.
+      limits = limits.partition(':')[0]
       cells = f'`{name}`{marks}', f'`{field.default!r}`', limits
       lines.append(_row(*cells, f'{field.meaning}{since}'))
   return '\n'.join(lines)

@@ -91,7 +91,7 @@ def site(tmp_path_factory):
 
 
 def page(site, name):
-  return (site / name).read_text()
+  return (site / name).read_text().replace('<wbr>', '')
 
 
 @pytest.mark.slow
@@ -137,6 +137,11 @@ def test_what_packages_show_has_its_place_and_its_docstring(site):
     assert found, (module, name)
     said = rest.partition('<div class="doc doc-contents')[2][:400]
     assert '<p>' in said.partition('doc-heading')[0], (module, name)
+  # A line that tells of two names tells of each.
+  data = page(site, 'python/data.html')
+  for name in ('mean', 'std'):
+    line = re.search(f'>{name}</span></code></b>.*?</p>', data, re.S)[0]
+    assert 'per channel' in line
 
 
 @pytest.mark.slow
