@@ -144,13 +144,14 @@ setup(
     'tpu': ['jax[tpu]>=0.10,!=0.10.2'],
     # Paths at gs://: epath, and what Orbax deletes objects with.
     'gcs': ['etils[epath-gcs]>=1.9.1', 'google-cloud-storage>=3.0'],
-    # mkdocs build: 2.0 has other settings, and no plug-ins.
     'docs': [
       # Formulas without a script.
       'latex2mathml>=3.77',
+      # 2.0 takes no plug-ins.
       'mkdocs>=1.6,<2',
       'mkdocs-material>=9.6',
-      'mkdocstrings[python]>=0.29',
+      'mkdocstrings>=1.0',
+      'mkdocstrings-python>=2.0',
       # Breaks the lines of signatures.
       'ruff>=0.9',
     ],

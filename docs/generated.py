@@ -71,8 +71,22 @@ def on_page_markdown(markdown, page, config, files):
   return re.sub(
     r'(!?)\[([^\]]*)\]\(([^)\s]+)\)',
     lambda found: _link(place, *found.groups()) or found[0],
-    text,
+    _indented(text),
   )
+
+
+def _indented(text: str) -> str:
+  """Returns Markdown in which what belongs to an item of a list is indented by
+  four, as Python-Markdown wants it, where GitHub is content with two."""
+  lines, item, fenced = [], False, False
+  for line in text.splitlines():
+    fenced ^= line.startswith('```')
+    item = not fenced and (
+      line.startswith('- ') or (item and line[:2] in ('', '  '))
+    )
+    inside = item and line[:2] == '  '
+    lines.append(f'  {line}' if inside else line)
+  return '\n'.join(lines)
 
 
 def on_page_content(content, page, config, files):

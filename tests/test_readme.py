@@ -164,6 +164,12 @@ def test_the_readme_and_the_start_link_every_page_of_docs():
   assert {page.resolve() for page in DOCS} <= linked
 
 
+def test_the_start_shows_what_the_readme_does():
+  start = blocks((started.ROOT / 'docs' / 'index.md').read_text())
+  readme = blocks(README.read_text())
+  assert len(start) == 2 and all(block in readme for block in start)
+
+
 # As they stand.
 
 

@@ -56,6 +56,13 @@ def test_questions_are_one_click_from_the_start():
   assert len(questions) == len({*questions}) > 15
 
 
+def test_every_page_is_in_the_navigation():
+  lines = (started.ROOT / 'mkdocs.yml').read_text().partition('\nnav:')[2]
+  listed = re.findall(r'[\w/]+\.md', lines)
+  assert len(listed) == len({*listed})
+  assert {path.name for path in DOCS.glob('*.md')} <= {*listed}
+
+
 def faces():
   """Yields (module, name) of what packages show that is no module."""
   for path in PACKAGE.rglob('__init__.py'):
@@ -149,6 +156,8 @@ def test_files_that_lie_elsewhere_are_pages(site):
   contributing = page(site, 'contributing.html')
   assert '<h2 id="add-a-method">' in contributing
   assert '0.2.0' in page(site, 'changelog.html')
+  # An item of a list holds a block, as on GitHub.
+  assert '<code>FROM python' in page(site, 'launch.html')
   # Links of the repository are the site's, and name pages by their titles.
   training = page(site, 'training.html')
   assert '<a href="launch.html">Several machines</a>' in training
