@@ -31,7 +31,7 @@ RUNS = {
   'mean teacher': {'method': 'mean_teacher', 'epochs': 1},
   'options': {
     'method': 'vanilla',
-    'model.name': 'with options',
+    'model.name': 'optioned',
     'model.shortcut': 'identity',
     'model.stem': 'small',
     'epochs': 1,
@@ -53,7 +53,6 @@ class Optioned(tiny.Tiny):
   small_stem: bool = False
 
 
-models.MODELS['with options'] = Optioned
 # There is none on a CPU.
 OF_ACCELERATORS = 'peak_memory_bytes.device'
 
@@ -129,6 +128,8 @@ def test_every_word_is_explained():
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
   """Ways to all that runs write, by the files' names."""
+  # Other tests ask what there is.
+  models.MODELS['optioned'] = Optioned
   root = tmp_path_factory.mktemp('runs')
   made_market.make(root)
   found = {name: set() for name in KEYS.FILES}
@@ -145,7 +146,8 @@ def written(tmp_path_factory):
       lines = text.splitlines() if file.endswith('.jsonl') else [text]
       for line in lines:
         found[file] |= {*paths(json.loads(line))}
-  return found
+  yield found
+  del models.MODELS['optioned']
 
 
 @pytest.mark.slow
