@@ -146,6 +146,17 @@ setup(
     'tpu': ['jax[tpu]>=0.10,!=0.10.2'],
     # Paths at gs://: epath, and what Orbax deletes objects with.
     'gcs': ['etils[epath-gcs]>=1.9.1', 'google-cloud-storage>=3.0'],
+    'docs': [
+      # Formulas without a script.
+      'latex2mathml>=3.77',
+      # 2.0 takes no plug-ins.
+      'mkdocs>=1.6,<2',
+      'mkdocs-material>=9.6',
+      'mkdocstrings>=1.0',
+      'mkdocstrings-python>=2.0',
+      # Breaks the lines of signatures.
+      'ruff>=0.9',
+    ],
     'test': [
       'pytest>=8.0',
       'pytest-xdist>=3.5',

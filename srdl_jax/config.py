@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from srdl_jax.errors import ConfigError, unknown
 from srdl_jax.fields import FIELDS
 
-RECIPES: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, dict[str, Any]] = {  # What recipe=NAME sets.
   'paper': {'optimiser.weight_decay': 2e-4},
   'strong': {'optimiser.weight_decay': 5e-4},
   # For imported weights: a new classifier learns faster than the rest.

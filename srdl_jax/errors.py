@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable
 
+# Of every command, and what they mean.
 EXIT_CODES = {
   0: 'finished',
   1: 'a bug in this program (a traceback is printed)',

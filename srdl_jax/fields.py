@@ -98,7 +98,7 @@ def _path(meaning: str) -> Field:
   )
 
 
-FIELDS: dict[str, Field] = {
+FIELDS: dict[str, Field] = {  # By dotted names.
   'seed': Field(
     0,
     'every random number of the run follows from it',

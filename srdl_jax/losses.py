@@ -134,8 +134,8 @@ def partly_taught(
   Args:
     axis_name: mapped axis over which a batch is split; the means over the
       devices of what is returned are those of the whole batch.
-    logits_BxK, labels_B, soft_logits_BxK, temperature, label_weight,
-      imitation_weight, label_smoothing: see `srdl`.
+    logits_BxK, labels_B, soft_logits_BxK, temperature: see `srdl`.
+    label_weight, imitation_weight, label_smoothing: see `srdl`.
   """
   taught_B = ~jnp.isnan(soft_logits_BxK).any(-1)
   # Not only in what is summed: a gradient of NaN times 0 is NaN.

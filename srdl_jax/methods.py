@@ -62,7 +62,7 @@ class Method:
   reads: tuple[str, ...] = ()
 
 
-METHODS: dict[str, Method] = {}
+METHODS: dict[str, Method] = {}  # By what `method` says.
 # Methods whose result is the mean prediction of all their stages' ends.
 ENSEMBLES = frozenset({'vanilla_ensemble'})
 

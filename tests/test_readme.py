@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 
+import numpy as np
 import pytest
 import sklearn.datasets
 import started
@@ -154,11 +155,19 @@ def test_links_resolve(page):
       assert (page.parent / link.partition('#')[0]).exists(), link
 
 
-def test_the_readme_links_every_page_of_docs():
+def test_the_readme_and_the_start_link_every_page_of_docs():
   linked = {
-    (started.ROOT / link).resolve() for link in links(README.read_text())
+    (page.parent / link.partition('#')[0]).resolve()
+    for page in (README, README.parent / 'docs' / 'index.md')
+    for link in links(page.read_text())
   }
   assert {page.resolve() for page in DOCS} <= linked
+
+
+def test_the_start_shows_what_the_readme_does():
+  start = blocks((started.ROOT / 'docs' / 'index.md').read_text())
+  readme = blocks(README.read_text())
+  assert len(start) == 2 and all(block in readme for block in start)
 
 
 # As they stand.
@@ -261,3 +270,63 @@ def test_python_of_using(tmp_path):
   text += '\nassert again.predict(digits.test.images).shape == (360, 10)\n'
   env = {**os.environ, 'PYTHONPATH': str(started.ROOT)}
   started.run([sys.executable, '-c', text], cwd=tmp_path, env=env, check=True)
+
+
+# In their order, made short.
+TUTORIAL = started.ROOT / 'docs' / 'tutorial.md'
+SAMPLES = ('resnet8,', 'checkpoint', 'new.png')
+
+
+@pytest.mark.slow
+def test_the_tutorial(tmp_path):
+  env = {**os.environ, 'PYTHONPATH': str(started.ROOT)}
+  said, kinds = {}, set()
+  for block in blocks(TUTORIAL.read_text()):
+    first = first_word(block)
+    kinds.add(first)
+    programs = []
+    if first in PYTHON:
+      programs.append(['-c', '\n'.join(block)])
+    elif first in PROGRAMS:
+      for line in filter(None, block):
+        program, *rest = shlex.split(line.replace('epochs=60', 'epochs=2'))
+        programs.append(
+          ['-m', 'srdl_jax', *rest] if program == 'srdl' else rest
+        )
+    for program in programs:
+      command = [sys.executable, *program]
+      done = started.run(command, cwd=tmp_path, env=env, check=True)
+      said[program[2 if program[1] == 'srdl_jax' else 0]] = done.stdout
+  assert kinds <= {*PYTHON, *PROGRAMS, *SAMPLES}
+  kinds = {'bands', 'checks', 'stripes'}
+  assert set(re.findall(r'[a-z]{5,}', said['exported/predict.py'])) == kinds
+  assert re.fullmatch(r'new.png( +\w+ [\d.]+ %){3}\n', said['predict'])
+  assert json.loads(said['evaluate'])['examples'] == 120
+  assert {'vanilla', 'srdl'} <= set(
+    re.findall(r'resnet8, (\w+) \|', (tmp_path / 'report.md').read_text())
+  )
+  assert (tmp_path / 'details' / 'worst.png').exists()
+
+
+def test_other_pages_programs_are_run():
+  known = {USING, TUTORIAL, FAQ}
+  for page in DOCS:
+    if page not in known:
+      firsts = [first_word(b) for b in blocks(page.read_text())]
+      assert not {*firsts} & {*PYTHON}, page
+
+
+FAQ = started.ROOT / 'docs' / 'faq.md'
+
+
+def test_the_loss_alone():
+  done = started.python('-c', python_block(FAQ.read_text()), check=True)
+  # By hand: .6 of the mass at T = 3 is softened already; the label's
+  # probability is 1 / (1 + e^-2 + e^-3).
+  loss = re.match(r'[\d.]+', done.stdout)[0]
+  soft = np.array([0.6, 0.3, 0.1])
+  student = np.exp(np.array([2, 0, -1]) / 3)
+  student /= student.sum()
+  by_hand = np.log(1 + np.exp(-2) + np.exp(-3))
+  by_hand += 9 * (soft * np.log(soft / student)).sum()
+  assert float(loss) == pytest.approx(by_hand, rel=1e-5)

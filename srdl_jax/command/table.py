@@ -19,6 +19,7 @@ class Command:
   examples: tuple[str, ...]
 
 
+# By what stands behind `srdl`.
 COMMANDS: dict[str, Command] = {
   'demo': Command(
     'srdl_jax.reproduce.demo',

@@ -245,7 +245,7 @@ def _loader(name: str) -> Callable[[Location], Dataset]:
   return lambda source: pkgutil.resolve_name(f'{__name__}.{name}')(source)
 
 
-# Costs are told by the shapes, without the data.
+# Loaders, by what `data.name` says. Costs are told by the shapes, without data.
 DATASETS: dict[str, Entry] = {
   'digits': Entry(_loader('digits:load'), Shape((8, 8, 1), 10, 1437)),
   'cifar10': Entry(

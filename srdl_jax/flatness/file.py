@@ -11,9 +11,9 @@ import numpy as np
 from srdl_jax import storage
 from srdl_jax.errors import WorkdirError
 
-NAME = 'flatness.json'
-KINDS = ('literal', 'filter_normalised')
-SPLITS = ('train', 'test')
+NAME = 'flatness.json'  # Of the file.
+KINDS = ('literal', 'filter_normalised')  # Of directions.
+SPLITS = ('train', 'test')  # On which the loss is measured.
 
 
 @dataclasses.dataclass(frozen=True)

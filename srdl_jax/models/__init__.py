@@ -22,6 +22,7 @@ __all__ = [
   'on_one_device',
 ]
 
+# What makes a network, by its name: see `create`.
 MODELS: dict[str, Callable[..., nn.Module]] = {
   **cifar_resnet.MODELS,
   **wide_resnet.MODELS,

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+# What networks are called in tables, by their names in MODELS.
 NAMES = {
   'resnet8': 'ResNet-8',
   'resnet20': 'ResNet-20',

@@ -16,7 +16,7 @@ from srdl_jax.errors import ConfigError, unknown
 from srdl_jax.reproduce import arena, paper
 from srdl_jax.reproduce.paper import NAMES, Fields, Row, Setting
 
-TABLES = paper.TABLES | arena.TABLES
+TABLES = paper.TABLES | arena.TABLES  # By name, each with its rows.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Scale:
   flatness: Fields = ()
 
 
+# By name, how large runs are, and how many seeds.
 SCALES: dict[str, Scale] = {
   'full': Scale('', seeds=5),
   'strong': Scale(

@@ -18,7 +18,7 @@ from srdl_jax import cpu
 from srdl_jax.errors import ConfigError, DataError, unknown
 from srdl_jax.retrieval.features import as_features, normalise, squared_lengths
 
-METRICS = ('euclidean', 'cosine')
+METRICS = ('euclidean', 'cosine')  # By which features are compared.
 # Rows and columns of a tile.
 QUERIES, ITEMS = 192, 2048
 # Arrays [b, ...] side by side: their rows, joined, are the distances from b

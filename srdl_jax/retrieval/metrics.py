@@ -30,7 +30,7 @@ from srdl_jax.retrieval.features import refuse_other_lengths
 from srdl_jax.retrieval.re_ranking import ReRanking
 from srdl_jax.retrieval.task import Task
 
-RANKS = (1, 5, 10, 20)
+RANKS = (1, 5, 10, 20)  # Of the CMC, unless others are asked for.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,9 +163,9 @@ def nearest(
   """Returns the first items of each query's ranking, to look at.
 
   Args:
-    query, gallery, query_ids, gallery_ids, query_cameras, gallery_cameras,
-      metric, re_rank: see `evaluate_features`. A few queries have the same
-      items alone as among all, unless they are re-ranked.
+    query, gallery, query_ids, gallery_ids: see `evaluate_features`. A few
+      queries have the same items alone as among all, unless they are re-ranked.
+    query_cameras, gallery_cameras, metric, re_rank: see `evaluate_features`.
     count: of items, at least 1; fewer where fewer are left.
 
   Raises:

@@ -24,7 +24,7 @@ from srdl_jax.errors import ConfigError
 # without what epath would take for a pattern.
 FOLDER = re.compile(r'gs://[^/]+(/(?!\.{1,2}(/|$))[^/*?[\]]+)+/?')
 _SCHEME = 'gs://'
-Path = pathlib.Path | epath.Path
+Path = pathlib.Path | epath.Path  # Of a disk, or in a bucket.
 
 
 def is_bucket(path: str | os.PathLike[str]) -> bool:

@@ -41,9 +41,9 @@ __all__ = [
   'streamed',
 ]
 
-NAME = 'imagenet2012'
-VERSION = '5.1.0'
-SPLITS = ('train', 'validation')
+NAME = 'imagenet2012'  # TFDS's.
+VERSION = '5.1.0'  # TFDS's.
+SPLITS = ('train', 'validation')  # TFDS's names of them.
 _SIZE, _RESIZE = 224, 256
 _log = logging.getLogger(__name__)
 
