@@ -209,6 +209,57 @@ def test_pieces_become_the_files_that_they_were_made_of(
   assert {p.name: p.read_bytes() for p in folder.iterdir()} == files
 
 
+# Of a GPU that isn't here, what its processes would say.
+COMPARED = f"""
+import json, sys
+sys.path.insert(0, {str(FOLDER)!r})
+import epochs, numpy as np
+
+def compare(params, same_with):
+  count = 0
+
+  def asked(role, into, *rest, **variables):
+    nonlocal count
+    count += 1
+    on_cpu = variables.get('JAX_PLATFORMS') == 'cpu'
+    after = 1.5 if on_cpu else params
+    tensors = {{'before/params/w': 1.0, 'after/params/w': after,
+               'before/batch_stats/m': 0.0, 'after/batch_stats/m': 2.0}}
+    np.savez(into.partition('=')[2], **tensors)
+    same = same_with in variables.get('XLA_FLAGS', '')
+    return {{'digest': 'a' if same else count, 'loss': 1.0,
+            'device': {{'platform': 'gpu'}}}}
+
+  epochs.asked = asked
+  print(json.dumps(epochs.correctness()))
+
+compare(1.505, '')
+compare(1.505, 'deterministic_ops=true')
+compare(1.515, 'nothing')
+compare(float('nan'), '')
+"""
+
+
+def test_steps_are_compared_by_their_change_and_bits_with_and_without_a_flag():
+  ended = started.run([sys.executable, '-c', COMPARED], check=True)
+  near, flagged, far, broken = map(json.loads, ended.stdout.splitlines())
+  # 0.005 and 0.015 of a way of 0.5; 0.02 is allowed.
+  assert near['differences'] == {
+    'params': pytest.approx(0.01),
+    'batch_stats': 0.0,
+  }
+  assert near['agrees'] and near['same_bits'] and not near['tried']
+  flag = '--xla_gpu_deterministic_ops=true'
+  assert not flagged['same_bits']
+  assert flagged['same_bits_with'] == flagged['tried'] == flag
+  assert far['differences']['params'] == pytest.approx(0.03)
+  assert not (far['agrees'] or far['same_bits'] or far['same_bits_with'])
+  assert far['tried'] == flag
+  assert broken['differences']['params'] is None and not broken['agrees']
+  for found in (near, flagged, far, broken):
+    assert not {'digest', 'loss'} & found.keys()
+
+
 # All of it, on CPU.
 
 
