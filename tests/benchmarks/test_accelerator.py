@@ -270,7 +270,7 @@ def command(out, *more):
     'patience': 100,
     'recipes': ['strong'],
     'seeds': 1,
-    'fields': ['epochs=2', 'data.examples_per_class=10', 'batch_size=32'],
+    'fields': ['epochs=40', 'data.examples_per_class=10', 'batch_size=32'],
   }
   told = [
     f'--{name}={",".join(value) if isinstance(value, list) else value}'
@@ -307,9 +307,8 @@ def test_all_of_it_is_done_whatever_cuts_it(tmp_path):
   assert not out.exists()
   names = [line.partition(': ')[0] for line in plan]
 
-  # A run is asked to end once it trains.
-  long = ['--only=runs-first', '--fields=epochs=3000']
-  process = started.start(command(out, *long))
+  # The first run is asked to end once it trains.
+  process = started.start(command(out, '--only=runs-first'))
   started.wait_until(
     lambda: any(p.stat().st_size for p in out.glob('runs/*/metrics.jsonl'))
   )
@@ -325,12 +324,15 @@ def test_all_of_it_is_done_whatever_cuts_it(tmp_path):
   before = contents(out)
   rest = run(out)
   after = contents(out)
+  # Which tells of runs as they finish.
+  before.pop(out / 'runs-first.json', None)
   assert before.items() <= after.items()
   begun = names_begun(some.stderr) + names_begun(rest.stderr)
   assert {*begun} == {*names}
   assert sorted(names_begun(rest.stderr), key=names.index) == names_begun(
     rest.stderr
   )
+  assert 'goes on from step' in (out / 'logs' / f'{cut.name}.log').read_text()
   again = run(out)
   assert not names_begun(again.stderr) and contents(out) == after
   assert run(out, '--plan').stdout.splitlines() == [f'{n}: done' for n in names]
