@@ -404,8 +404,8 @@ def main(argv: Sequence[str]) -> None:
     return
   if not FLAGS.out:
     raise ConfigError('--out=DIR is missing.')
-  refuse_another()
   found = parts()
+  refuse_another()
   if FLAGS.plan:
     for name, what in plan(found):
       print(f'{name}: {what}')
