@@ -21,9 +21,10 @@ import time
 
 import jax
 import numpy as np
+import random_images
 from absl import app, flags, logging
 
-from srdl_jax import build, config, cpu, data, stage
+from srdl_jax import cpu, stage
 from srdl_jax.evaluate import beside
 from srdl_jax.experiment import Experiment
 from srdl_jax.runs import stop_request
@@ -35,7 +36,8 @@ EPOCHS = flags.DEFINE_integer('epochs', 12, 'Of the stage.', lower_bound=4)
 STEP_MS = flags.DEFINE_float('step_ms', 1.0, 'Of a made device, for a step.')
 CALL_MS = flags.DEFINE_float('call_ms', 1.0, 'Of it, for a call of predict.')
 CHUNK = flags.DEFINE_integer('steps_per_dispatch', 78, 'See the field.')
-TRAIN, TEST, CLASSES = 50_000, 10_000, 100
+# Of CIFAR-100.
+TRAIN, TEST = 50_000, 10_000
 
 
 class Device:
@@ -76,37 +78,21 @@ class Later:
     time.sleep(max(0.0, self._ready - time.monotonic()))
 
 
-def random_dataset(source: data.Location) -> data.Dataset:
-  """Returns random images in CIFAR-100's shape."""
-  del source
-  generator = np.random.default_rng(0)
-
-  def split(name: str, count: int) -> data.Split:
-    images = generator.integers(0, 256, (count, 32, 32, 3), np.uint8)
-    labels = generator.integers(0, CLASSES, count, np.int32)
-    return data.Split(name, images, labels, 'random')
-
-  half = (0.5, 0.5, 0.5)
-  splits = split('train', TRAIN), split('test', TEST)
-  return data.Dataset('random', '0', CLASSES, half, half, *splits)
-
-
 def prepared(
   device: Device, step_seconds: float, call_seconds: float
 ) -> Experiment:
   """Returns an experiment whose programs run on the made device."""
-  data.DATASETS['random'] = data.Entry(random_dataset)
-  settings = config.defaults()
-  settings.data.name = 'random'
-  settings.model.name = MODEL.value
-  settings.batch_size = 128
-  settings.epochs = EPOCHS.value
-  settings.method = 'vanilla'
-  settings.devices = 1
-  settings.steps_per_dispatch = CHUNK.value
-  experiment = build.build(settings)
+  experiment = random_images.experiment(
+    TRAIN,
+    TEST,
+    model={'name': MODEL.value},
+    batch_size=128,
+    epochs=EPOCHS.value,
+    devices=1,
+    steps_per_dispatch=CHUNK.value,
+  )
   generator = np.random.default_rng(1)
-  said = generator.normal(size=(TEST, CLASSES)).astype(np.float32)
+  said = generator.normal(size=(TEST, random_images.CLASSES)).astype(np.float32)
 
   def train_chunk(state, resident, examples, key):
     ready = device.run(step_seconds * len(examples))
