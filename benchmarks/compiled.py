@@ -173,10 +173,12 @@ def lowered(experiment: Experiment, program: str) -> jax.stages.Lowered:
   """Returns a run's program, not compiled yet; within `compiling_for`."""
   stage = experiment.stages[-1]
   if program == 'predict':
-    size = experiment.config.eval.batch_size
+    devices = experiment.devices
+    # Padded, as by `parallel.predict`.
+    size = -(-experiment.config.eval.batch_size // len(devices)) * len(devices)
     images = np.zeros((size, *stage.network.image_shape), np.uint8)
-    step = parallel.map_predict(stage.network.predict_step, experiment.devices)
-    own = parallel.own(images, experiment.devices)
+    step = parallel.map_predict(stage.network.predict_step, devices)
+    own = parallel.own(images, devices)
     return step(stage.network.like, own)
   knowledge = knowledge_of(experiment, stage)
   state = jax.eval_shape(lambda: stage.initial_state(None))
