@@ -44,7 +44,8 @@ Packages:
 Beside them: errors, __main__ (every command by its name), result (result.json),
 artefact (model.json: what networks see and say), imported (a finished run that
 teaches), trained (a run's networks, opened again), rank (metrics of given
-features), cpu (a process's use of it), machine (devices; what it lacks).
+features), cpu (a process's use of it), tpu (what one wants otherwise), machine
+(devices; what it lacks).
 
 Letters in names such as `logits_BxK`, here and in every module:
 

@@ -6,11 +6,14 @@ depends on the batch or on the device.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from srdl_jax import tpu
 
 PADDINGS = {'reflect': 'reflect', 'zero': 'constant'}
 
@@ -35,33 +38,6 @@ class Normalise:
     return (images.astype(self.dtype) - shift) / scale
 
 
-def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
-  """Returns the image [H, W, C], mirrored left to right half of the time."""
-  flip = jax.random.randint(key, (), 0, 2, jnp.int32)
-  return jnp.where(flip, image[:, ::-1], image)
-
-
-def random_crop(
-  key: jax.Array, image: jax.Array, padding: int, mode: str = 'reflect'
-) -> jax.Array:
-  """Returns a crop, of the image's size, from the padded image.
-
-  Args:
-    key: of the two offsets, uniform in 0..2 x padding.
-    image: [H, W, C].
-    padding: pixels on each side; less than H and W.
-    mode: 'reflect' (edges are not repeated) or 'zero' (black pixels, before
-      normalisation).
-  """
-  if padding == 0:
-    return image
-  padded = jnp.pad(
-    image, ((padding, padding), (padding, padding), (0, 0)), PADDINGS[mode]
-  )
-  top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1, jnp.int32)
-  return jax.lax.dynamic_slice(padded, (top, left, jnp.int32(0)), image.shape)
-
-
 def flip_and_crop(
   key: jax.Array,
   images: jax.Array,
@@ -78,12 +54,32 @@ def flip_and_crop(
     images: uint8, [B, H, W, C].
     index_B: the examples' numbers in an order (see `sampling.ORDERS`).
     flip: whether to mirror half of the images.
-    padding, mode: see `random_crop`.
+    padding: pixels on each side of an image; less than H and W. A crop's
+      offsets in the padded image are uniform in 0..2 x padding.
+    mode: 'reflect' (edges are not repeated) or 'zero' (black pixels, before
+      normalisation).
   """
 
-  def one(image: jax.Array, index: jax.Array) -> jax.Array:
+  def draw(index: jax.Array) -> tuple[jax.Array, jax.Array]:
     flip_key, crop_key = jax.random.split(jax.random.fold_in(key, index))
-    image = random_crop(crop_key, image, padding, mode)
-    return random_flip(flip_key, image) if flip else image
+    flipped = jax.random.randint(flip_key, (), 0, 2, jnp.int32)
+    corner = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1, jnp.int32)
+    return flipped * flip, corner
 
-  return jax.vmap(one)(images, index_B)
+  drawn, options = jax.vmap(draw)(index_B), {'padding': padding, 'mode': mode}
+  cut = jax.vmap(functools.partial(_window, **options))
+  if not padding:
+    return cut(images, *drawn)
+  products = functools.partial(tpu.window, **options)
+  return jax.lax.platform_dependent(images, *drawn, tpu=products, default=cut)
+
+
+def _window(image, flipped, corner, *, padding, mode):
+  """Returns a crop [H, W, C] of the padded image, mirrored if it is flipped."""
+  if padding:
+    padded = jnp.pad(
+      image, ((padding, padding), (padding, padding), (0, 0)), PADDINGS[mode]
+    )
+    start = (*corner, jnp.int32(0))
+    image = jax.lax.dynamic_slice(padded, start, image.shape)
+  return jnp.where(flipped, image[:, ::-1], image)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srdl_jax import cpu, errors, parallel, soft_targets
+from srdl_jax import cpu, errors, parallel, soft_targets, tpu
 from srdl_jax.data import pipeline, sampling
 from srdl_jax.experiment import BoundStage, Experiment
 from srdl_jax.knowledge import Knowledge
@@ -37,8 +37,9 @@ class ResidentFeed(contextlib.AbstractContextManager):
       'soft_logits': _soft_logits(experiment, stage, knowledge),
       'teacher': _variables(stage, knowledge),
     }
-    if experiment.devices[0].platform == 'cpu':
-      arrays = jax.tree.map(cpu.aligned, arrays)
+    laid_out = {'cpu': cpu.aligned, 'tpu': tpu.laid_out}
+    platform = experiment.devices[0].platform
+    arrays = jax.tree.map(laid_out.get(platform, np.asarray), arrays)
     self.resident = parallel.replicate(arrays, experiment.devices)
     self._experiment = experiment
     self._orders = sampling.EpochOrders(stage.drawn)

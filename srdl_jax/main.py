@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     index=args.process_index,
     heartbeat_seconds=args.heartbeat_seconds,
   )
-  environment.use_compilation_cache()
+  environment.use_compilation_cache(args.workdir)
   with stop_request.listen() as stop, processes.failing_at_once():
     found = srdl.run(config, args.workdir, stop)
   if processes.is_first():

@@ -72,7 +72,7 @@ def map_predict(
   """
 
   def gathered(variables, images, *rows):
-    outputs = predict_step(variables, images[rows] if rows else images)
+    outputs = predict_step(variables, images[rows[0]] if rows else images)
     return jax.lax.all_gather(outputs, AXIS, tiled=True)
 
   mapped = functools.partial(
@@ -160,7 +160,7 @@ def predict(
   Returns:
     (rows [b], outputs [b, ...]); the blocks' lengths add up to n.
   """
-  is_resident = isinstance(images, jax.Array)
+  is_resident = isinstance(jax.tree.leaves(images)[0], jax.Array)
   if not is_resident:
     variables = replicate(variables, devices)
   padded_size = -(-batch_size // len(devices)) * len(devices)

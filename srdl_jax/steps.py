@@ -100,7 +100,7 @@ def gather(resident: Mapping[str, Any], examples: jax.Array | Batch) -> Batch:
     return {**resident, **examples}
   index = examples % len(resident['image'])
   arrays = {name: resident[name] for name in ('image', 'label', 'soft_logits')}
-  rows = jax.tree.map(lambda x: x[index], arrays)
+  rows = {n: x if x is None else x[index] for n, x in arrays.items()}
   return {**resident, 'index': index, 'view': examples, **rows}
 
 

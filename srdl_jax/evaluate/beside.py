@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srdl_jax import data, evaluate, parallel
+from srdl_jax import data, evaluate, parallel, tpu
 from srdl_jax.experiment import Experiment
 from srdl_jax.network import Member
 
 # Where it would only slow both, as all is done by the same cores.
-HOST = 'cpu'
+HOST, TPU = 'cpu', 'tpu'
 
 # Of arrays on devices that are donated next.
 copied = jax.jit(functools.partial(jax.tree.map, jnp.copy))
@@ -68,9 +68,12 @@ def create(experiment: Experiment) -> Beside | None:
   found = experiment.examples(split)
   if found.split.is_streamed:
     return None
+  images = found.split.images[found.rows]
+  if devices[0].platform == TPU:
+    images = tpu.laid_out(images)
   its = dataclasses.replace(
     found.split,
-    images=parallel.replicate(found.split.images[found.rows], devices),
+    images=parallel.replicate(images, devices),
     labels=found.split.labels[found.rows],
   )
   return Beside(experiment, data.Subset(its, np.arange(len(found.rows))))

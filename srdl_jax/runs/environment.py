@@ -2,6 +2,7 @@
 """What a run runs on: devices, versions, commit, compiled programs; a trace."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import os
 import pathlib
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 
 from srdl_jax import cpu, storage
+from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs import processes
 from srdl_jax.storage import uploads
 
@@ -56,19 +58,53 @@ def environment(devices: list[jax.Device]) -> dict[str, Any]:
   }
 
 
-def use_compilation_cache() -> None:
-  """Keeps compiled programs between runs, by versions.
+def use_compilation_cache(workdir: str = '') -> None:
+  """Keeps compiled programs between runs, by versions and kind of processor.
+
+  They lie in the home directory; of several processes, and of a run in a
+  bucket, beside the run directory: JAX writes what the first process compiles,
+  and there the others find it, also on machines that are made anew.
 
   Not on CPU, where JAX's cache has been seen to hold entries that crash.
+
+  Args:
+    workdir: of the run, if there is one.
+
+  Raises:
+    SrdlError: see `directory.resolve`.
   """
   if jax.default_backend() == 'cpu' or jax.config.jax_compilation_cache_dir:
     return
+  if storage.is_bucket(workdir):
+    # XLA's own, of GPUs, can't be written there.
+    jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
+  if workdir and (processes.several() or storage.is_bucket(workdir)):
+    path = storage.absolute(run_directory.resolve(workdir))
+    cache = path.parent / '.compiled'
+  else:
+    home = os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+    # A user without a home compiles anew.
+    if not os.path.isabs(home):
+      return
+    cache = pathlib.Path(home, 'srdl_jax')
   versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib')]
-  cache = os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
-  # A user without a home compiles anew.
-  if os.path.isabs(cache):
-    folder = os.path.join(cache, 'srdl_jax', '-'.join(versions))
-    jax.config.update('jax_compilation_cache_dir', folder)
+  folder = cache / '-'.join([*versions, _cpu_features()])
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+
+
+def _cpu_features() -> str:
+  """Returns a name for what programs for this processor may rely on.
+
+  What is compiled for the host lies beside the accelerator's programs, and
+  JAX would run it on any other.
+  """
+  told = platform.machine()
+  with contextlib.suppress(OSError):
+    for line in cpu.CPU_INFO.read_text().splitlines():
+      if line.lower().startswith(('flags', 'features')):
+        told += line
+        break
+  return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
 def known_fault(device: jax.Device) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run tells of the machine and of JAX."""
 
+import pathlib
 import pwd
 import sys
 import types
@@ -9,7 +10,7 @@ import jax
 import pytest
 import started
 
-from srdl_jax.runs import environment
+from srdl_jax.runs import environment, processes
 
 SQUARES = """
 import jax, jax.numpy as jnp, numpy as np
@@ -49,22 +50,72 @@ def test_what_may_change_bits_is_recorded():
   assert found['jax_options']['jax_default_prng_impl'] == 'threefry2x32'
 
 
-@pytest.mark.parametrize('home', [True, False])
-def test_compiled_programs_are_kept_where_there_is_a_home(
-  monkeypatch, tmp_path, home
-):
+@pytest.fixture
+def cache_for(monkeypatch, tmp_path):
+  """A function of a workdir: where programs are kept on a GPU, or None."""
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   monkeypatch.setattr(pwd, 'getpwuid', {}.__getitem__)
   monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  names = 'jax_compilation_cache_dir', 'jax_persistent_cache_enable_xla_caches'
+  before = {name: getattr(jax.config, name) for name in names}
+
+  def found(workdir=''):
+    jax.config.update('jax_compilation_cache_dir', None)
+    environment.use_compilation_cache(workdir)
+    return jax.config.jax_compilation_cache_dir
+
+  yield found
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def test_compiled_programs_are_kept_at_home(cache_for, monkeypatch, tmp_path):
+  versions = f'{jax.__version__}-'
+  expected = f'{tmp_path}/.cache/srdl_jax/{versions}'
+  assert cache_for().startswith(expected)
+  # Of one process, wherever it trains.
+  assert cache_for('runs/a') == cache_for()
   monkeypatch.delenv('HOME')
-  if home:
-    monkeypatch.setenv('HOME', str(tmp_path))
-  before = jax.config.jax_compilation_cache_dir
-  jax.config.update('jax_compilation_cache_dir', None)
-  try:
-    environment.use_compilation_cache()
-    found = jax.config.jax_compilation_cache_dir
-  finally:
-    jax.config.update('jax_compilation_cache_dir', before)
-  assert (found or '').startswith(f'{tmp_path}/.cache/srdl_jax/') == home
-  assert bool(found) == home
+  assert cache_for() is None
+
+
+def test_programs_of_several_processes_lie_beside_the_run(
+  cache_for, monkeypatch, tmp_path
+):
+  monkeypatch.setattr(processes, 'several', lambda: True)
+  found = pathlib.Path(cache_for(f'{tmp_path}/runs/a'))
+  assert found.parent == tmp_path / 'runs' / '.compiled'
+  assert cache_for('~/runs/b') == str(found)
+  # Another command's, which has no run directory.
+  assert cache_for().startswith(f'{tmp_path}/.cache/')
+
+
+def test_programs_of_a_run_in_a_bucket_lie_there(cache_for):
+  found = cache_for('gs://bucket/runs/a')
+  assert found.startswith('gs://bucket/runs/.compiled/')
+  # They would be written by XLA, which knows no buckets.
+  assert jax.config.jax_persistent_cache_enable_xla_caches == 'none'
+
+
+def test_a_cache_that_is_named_stays(cache_for, monkeypatch):
+  jax.config.update('jax_compilation_cache_dir', 'mine')
+  monkeypatch.setattr(processes, 'several', lambda: True)
+  environment.use_compilation_cache('runs/a')
+  assert jax.config.jax_compilation_cache_dir == 'mine'
+
+
+@pytest.mark.parametrize('name', ['flags', 'Features'])
+def test_processors_of_other_features_share_no_programs(
+  cache_for, monkeypatch, tmp_path, name
+):
+  folders = set()
+  for features in ('avx2', 'avx2 avx512f'):
+    file = tmp_path / 'cpuinfo'
+    file.write_text(f'model name\t: made\n{name}\t\t: {features}\n' * 2)
+    monkeypatch.setattr(environment.cpu, 'CPU_INFO', file)
+    folders.add(cache_for())
+    # What varies in time tells nothing.
+    file.write_text(f'{file.read_text()}cpu MHz\t: 1234.5\n')
+    folders.add(cache_for())
+  assert len(folders) == 2

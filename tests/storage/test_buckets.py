@@ -607,3 +607,36 @@ def test_copy_that_fails_is_one_line(stored, pulled, tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
   told = refusal(DataError, fetch, str(stored), 'cifar10', '3.0.2')
   assert 'Not a directory' in told
+
+
+# ---- Compiled programs.
+
+COMPILES = """
+import sys
+import jax
+from srdl_jax.runs import environment
+
+hits = []
+jax.monitoring.register_event_listener(lambda name: hits.append(name))
+jax.default_backend = lambda: 'tpu'
+environment.use_compilation_cache(sys.argv[1])
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+print(float(jax.jit(lambda x: x * 3 + 1)(2.0)))
+print(hits.count('/jax/compilation_cache/cache_hits'))
+"""
+
+
+def test_a_new_machine_finds_in_the_bucket_what_was_compiled(service, place):
+  found = []
+  for _ in range(2):
+    ended = started.run(
+      [sys.executable, '-c', COMPILES, str(place / 'run')],
+      env={'PATH': '', 'JAX_PLATFORMS': 'cpu', **service.environment},
+      cwd=ROOT,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert 'Error' not in ended.stderr, ended.stderr
+    found.append(ended.stdout.split())
+  assert found[0] == ['7.0', '0'] and found[1][0] == '7.0'
+  assert int(found[1][1]) > 0
+  assert [p.name for p in place.iterdir()] == ['.compiled']
