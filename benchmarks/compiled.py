@@ -8,7 +8,8 @@
 --topology names chips (v4:2x2x1, v4:2x2x4, v5e:2x2, ...), of which
 config.devices, if it is set, takes the first ones. The programs are those of
 `parallel.map_train`, for the last stage and as many steps as a dispatch has,
-and of `Network.predict`. Only the data set's shape is used: none is read. What
+and of `Network.predict`, of given images or (`evaluate`) of resident ones, as
+many as are trained on. Only the data set's shape is used: none is read. What
 is printed are the compiler's figures, not measurements: of one chip, FLOPs and
 so on of one step. Each is a JSON line, or with --table a table's row:
 
@@ -41,12 +42,14 @@ import numpy as np
 from absl import app, flags, logging
 from jax.experimental import topologies
 
-from srdl_jax import build, command, data, feed, parallel
+from srdl_jax import build, command, data, feed, parallel, tpu
 from srdl_jax.experiment import BoundStage, Experiment, Purpose
 from srdl_jax.runs import environment
 
 TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x2', 'Chips, as KIND:SHAPE.')
-PROGRAMS = flags.DEFINE_list('programs', ['train'], 'Of train, predict.')
+PROGRAMS = flags.DEFINE_list(
+  'programs', ['train'], 'Of train, predict, evaluate.'
+)
 TABLE = flags.DEFINE_bool('table', False, "Print a table's rows, not JSON.")
 DUMP = flags.DEFINE_string('dump', None, "A folder for the programs' texts.")
 
@@ -172,14 +175,17 @@ def undecoded(
 def lowered(experiment: Experiment, program: str) -> jax.stages.Lowered:
   """Returns a run's program, not compiled yet; within `compiling_for`."""
   stage = experiment.stages[-1]
-  if program == 'predict':
+  if program in ('predict', 'evaluate'):
     devices = experiment.devices
     # Padded, as by `parallel.predict`.
     size = -(-experiment.config.eval.batch_size // len(devices)) * len(devices)
-    images = np.zeros((size, *stage.network.image_shape), np.uint8)
     step = parallel.map_predict(stage.network.predict_step, devices)
-    own = parallel.own(images, devices)
-    return step(stage.network.like, own)
+    if program == 'evaluate':
+      images = tpu.laid_out(experiment.dataset.train.images)
+      rows = parallel.own(np.zeros(size, np.int32), devices)
+      return step(stage.network.like, images, rows)
+    images = np.zeros((size, *stage.network.image_shape), np.uint8)
+    return step(stage.network.like, parallel.own(images, devices))
   knowledge = knowledge_of(experiment, stage)
   state = jax.eval_shape(lambda: stage.initial_state(None))
   key = jax.eval_shape(lambda: stage.key(Purpose.AUGMENT, 0))

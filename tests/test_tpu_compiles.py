@@ -38,7 +38,7 @@ def _programs(topology):
       sys.executable,
       'benchmarks/compiled.py',
       f'--topology={topology}',
-      '--programs=predict,train',
+      '--programs=predict,evaluate,train',
       RUN,
     ],
     env={**kept, 'PYTHONPATH': str(started.ROOT)},
@@ -69,7 +69,9 @@ def test_a_train_step_is_a_good_program(topology):
 
 
 @TOPOLOGIES
-def test_predicting_gathers_once(topology):
-  found = _programs(topology)['predict']
+@pytest.mark.parametrize('program', ['predict', 'evaluate'])
+def test_predicting_gathers_once(topology, program):
+  found = _programs(topology)[program]
   assert found['collectives'] == {'all-gather': 1}
   assert not found['loops']
+  assert not found['image_copies']
