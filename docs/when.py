@@ -342,7 +342,7 @@ def filled(page: str, runs: Runs) -> str:
 LOOKS = {
   'vanilla': (0, '-'),
   HALF: (0, '--'),
-  'label smoothing': (3, '-'),
+  'label smoothing': (2, '-'),
   'SRDL': (1, '-'),
   ENSEMBLE: (1, ':'),
 }
@@ -391,7 +391,7 @@ def likelihood(runs: Runs) -> Figure:
     ax.set_title(title)
     ax.set_xlabel('wrong labels (%)')
     ax.set_xticks([0, 20, 40])
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.04 * ax.get_ylim()[1])
   style.legend(figure, figure.axes[0])
   return figure
 
