@@ -17,7 +17,8 @@ CLASSIFIED: Table = {
   'nll': ('nats', 'negative log-likelihood of the labels, mean'),
   'expected_calibration_error': (
     'fraction',
-    'distance of confidence and accuracy over 15 bins of equal width',
+    '|accuracy - mean confidence| of 15 equal bins of the largest '
+    'probability, mean weighted by their images; 0 is best',
   ),
   'entropy': ('nats', 'entropy of the predictions, mean'),
   'examples': ('', 'how many examples it was measured on: the denominator'),

@@ -261,7 +261,7 @@ FIELDS: dict[str, Field] = {  # By dotted names.
   'checkpoint.every_seconds': _at_least(
     0,
     60.0,
-    'seconds between checkpoints, which a kill may cost; 0: none',
+    "seconds between checkpoints; 0: at a stage's end alone",
     identity=False,
     since='0.2.0',
   ),

@@ -112,7 +112,7 @@ def _read(experiment, teacher, directory, new=False) -> Knowledge | None:
 
 
 def _make(experiment, teacher, directory, stop) -> None:
-  # Compiles, if no evaluation has: the time is that of predicting alone.
+  # Compiles, if nothing has yet: the time is that of predicting alone.
   next(_predict(experiment, teacher))
   views = experiment.config.distillation.views
   logits = (_mean_of_views if views else _predict)(experiment, teacher)

@@ -158,7 +158,7 @@ def predict(
     batch_size: images in a call, and so in a block.
 
   Returns:
-    (rows [b], outputs [b, ...]); the blocks' lengths add up to n.
+    (rows [b], outputs [b, ...]), n rows in all; of resident images a list.
   """
   is_resident = isinstance(jax.tree.leaves(images)[0], jax.Array)
   if not is_resident:
@@ -172,7 +172,8 @@ def predict(
   def begun(block):
     part = own(np.resize(block, padded_size), devices)
     if is_resident:
-      return block, step(variables, images, part)[: len(block)]
+      found = step(variables, images, part)
+      return block, found[: len(block)] if len(block) < padded_size else found
     return block, step(variables, images[part])
 
   found = map(begun, blocks)

@@ -77,7 +77,7 @@ def train(
     step=step,
     state=parallel.replicate(state, experiment.devices),
     feed=open_feed(experiment, stage, knowledge, step - stage.first_step),
-    beside=beside.create(experiment),
+    evaluator=beside.create(experiment),
     record=record,
     saver=Saver(
       checkpoints,
@@ -112,8 +112,7 @@ class _EpochEnd:
   """The end of an epoch that is dispatched, but not read.
 
   Attributes:
-    step: the run's, there.
-    state: there; a copy where another epoch is dispatched meanwhile.
+    state: a copy where another epoch is dispatched meanwhile.
     chunk: its last one, see `_Loop._read`.
     evaluation: what goes on on the devices, if anything does.
   """
@@ -127,15 +126,13 @@ class _EpochEnd:
 
 @dataclasses.dataclass
 class _Loop:
-  """The running stage.
-
-  Where it can evaluate `beside`, an epoch's end is read while the next one is
-  trained; what is done, logged and saved, and in which order, is the same.
+  """The running stage; with an `evaluator`, an epoch's end is read while the
+  next one is trained, and what is done, and in which order, is the same.
 
   Attributes:
     step: of what has been dispatched.
     end: of an epoch, still to be read.
-    is_time: whether all processes know that a moment is due by the clock.
+    is_due: whether all processes know that a moment is, by the clock.
   """
 
   experiment: Experiment
@@ -143,14 +140,14 @@ class _Loop:
   step: int
   state: TrainState
   feed: Feed
-  beside: beside.Beside | None
+  evaluator: beside.Beside | None
   record: Record
   saver: Saver
   log: RunLog
   stop: StopRequest
   watch: Stopwatch
   end: _EpochEnd | None = None
-  is_time: bool = False
+  is_due: bool = False
 
   def run(self, tick: Callable[[], None]) -> Moment:
     """Trains what is left; `tick` is called after each dispatch."""
@@ -158,17 +155,21 @@ class _Loop:
     first, offset = divmod(done, self.stage.drawn.steps)
     if offset == 0:
       self.watch.new_epoch()
+    if self.evaluator is not None:
+      # Compiles it, which is no time of training.
+      self.evaluator.begin(self._variables(self.state)).wait()
     epochs = self.stage.plan.epochs
     for epoch in range(first, epochs):
       self._epoch(epoch, offset, tick)
       offset = 0
-      if self.beside is None or epoch + 1 == epochs:
+      if self.evaluator is None or epoch + 1 == epochs:
         moment = self._finish_epoch()
     self.saver.finish()
     return moment
 
   def _epoch(self, epoch: int, offset: int, tick) -> None:
-    """Dispatches the epoch's steps from `offset` on; its end isn't read."""
+    """Trains an epoch from `offset` on; reads the end of the one before, and
+    all of this one but its end."""
     steps = self.stage.drawn.steps
     key = parallel.replicate(
       self.stage.key(Purpose.AUGMENT, epoch), self.experiment.devices
@@ -194,7 +195,9 @@ class _Loop:
       pending = (self.step, metrics, self._ask())
       self.step += end - offset
       if end < steps and (
-        self.stop or self.is_time or self._due_within_epoch(offset, end)
+        self.stop
+        or (self.is_due and self.evaluator is None)
+        or self._due_within_epoch(offset, end)
       ):
         self._read(epoch, pending)
         pending = None
@@ -209,11 +212,11 @@ class _Loop:
 
   def _look(self, epoch: int, pending) -> _EpochEnd:
     """Returns the epoch's end; begins to evaluate it where nobody waits."""
-    if self.beside is None:
+    if self.evaluator is None:
       return _EpochEnd(epoch, self.step, self.state, pending)
     end = _EpochEnd(epoch, self.step, beside.copied(self.state), pending)
     if self._is_evaluated(epoch):
-      end.evaluation = self.beside.begin(self._variables(end.state))
+      end.evaluation = self.evaluator.begin(self._variables(end.state))
     return end
 
   def _is_evaluated(self, epoch: int) -> bool:
@@ -246,9 +249,9 @@ class _Loop:
     before, metrics, asked = chunk
     metrics = parallel.to_host(metrics)
     if asked is None:
-      self.is_time = self.saver.is_time()
+      self.is_due = self.saver.is_time()
     else:
-      stops, self.is_time = map(bool, np.asarray(asked))
+      stops, self.is_due = map(bool, np.asarray(asked))
       self.stop.agreed |= stops
     bad = np.flatnonzero(~np.isfinite(metrics['loss']))
     if len(bad):
@@ -278,7 +281,7 @@ class _Loop:
     end, self.end = self.end, None
     self._read(end.epoch, end.chunk)
     self._pause()
-    if self.beside is not None:
+    if self.evaluator is not None:
       # What follows goes on while the devices train.
       if end.evaluation is not None:
         self.record.seconds['evaluate'] += end.evaluation.wait()
@@ -293,7 +296,7 @@ class _Loop:
     is_best = self.record.best is not before
     every = config.checkpoint.every_epochs
     moment = None
-    if last or self.stop or self.is_time or (every and epoch % every == 0):
+    if last or self.stop or self.is_due or (every and epoch % every == 0):
       moment = self._save(end.state, end.step, is_best)
       if not (last and self.stage.number == len(self.experiment.stages)):
         self._end_if_asked(end.step)
@@ -337,7 +340,7 @@ class _Loop:
   def _save(self, state: TrainState, step: int, is_best=False) -> Moment:
     moment = self._moment(state, step)
     self.saver.save(moment, is_best=is_best)
-    self.is_time = False
+    self.is_due = False
     return moment
 
   def _end_if_asked(self, step: int) -> None:

@@ -3,6 +3,7 @@
 
 import functools
 import itertools
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import tiny
 from srdl_jax import parallel, srdl, stage
 from srdl_jax.errors import NonFiniteLossError
 from srdl_jax.evaluate import beside as beside_lib
-from srdl_jax.runs import checkpoint, stop_request
+from srdl_jax.runs import checkpoint, saver, stop_request
 from srdl_jax.runs import directory as run_directory
 
 FIELDS = {
@@ -93,6 +94,7 @@ def left_by(directory):
     {},
     {'devices': 4, 'data.holdout': 30},
     {'method': 'mean_teacher'},
+    {'method': 'ema', 'model.dtype': 'float64'},
     {'steps_per_dispatch': 3, 'eval.every_epochs': 2, 'epochs': 8},
   ],
 )
@@ -176,12 +178,14 @@ def test_a_checkpoint_is_due_by_the_clock(
   if how == 'beside':
     request.getfixturevalue('beside')
   # A second for each look at it.
-  monkeypatch.setattr(
-    stage.time, 'monotonic', functools.partial(next, itertools.count())
-  )
+  clock = functools.partial(next, itertools.count())
+  monkeypatch.setattr(saver, 'time', types.SimpleNamespace(monotonic=clock))
   run(tmp_path, **{'checkpoint.every_seconds': 1000, 'epochs': 2})
   assert saved == [(10, True)]
   saved.clear()
   run(tmp_path / 'often', **{'checkpoint.every_seconds': 1, 'epochs': 2})
-  # Known with a step's metrics, which are read once the next has begun.
-  assert [step for step, _ in saved] == [2, 4, 5, 7, 9, 10]
+  # Known with a step's metrics, which are read once the next has begun. Beside
+  # training no epoch is broken off for it.
+  in_turn, at_ends = [2, 4, 5, 7, 9, 10], [5, 10]
+  expected = in_turn if how == 'in turn' else at_ends
+  assert [step for step, _ in saved] == expected

@@ -2,6 +2,7 @@
 """Metrics of a model, or of several models' mean, over exactly N examples."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,8 @@ __all__ = [
   'said',
 ]
 
-Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
+# Rows and logits, NumPy's or JAX's.
+Blocks = Iterable[tuple[np.ndarray, Any]]
 
 
 def passes(members: Sequence[Member]) -> list[Blocks]:

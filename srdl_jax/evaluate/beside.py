@@ -15,7 +15,8 @@ from srdl_jax.experiment import Experiment
 from srdl_jax.network import Member
 
 # Where it would only slow both, as all is done by the same cores.
-HOST, TPU = 'cpu', 'tpu'
+HOST = 'cpu'
+TPU = 'tpu'
 
 # Of arrays on devices that are donated next.
 copied = jax.jit(functools.partial(jax.tree.map, jnp.copy))

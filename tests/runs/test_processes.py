@@ -194,13 +194,19 @@ def test_one_process_asked_to_end_ends_all_and_they_go_on(tmp_path, how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('seconds', [0, 1e-9])
-def test_the_first_process_says_when_a_checkpoint_is_due(tmp_path, seconds):
+@pytest.mark.parametrize(
+  ('seconds', 'how'), [(0, 'in turn'), (1e-9, 'in turn'), (1e-9, 'beside')]
+)
+def test_the_first_process_says_when_a_checkpoint_is_due(
+  tmp_path, seconds, how
+):
   """Another's clock doesn't: all save together, or they wait without end."""
   fields = {'checkpoint.every_steps': 0, 'checkpoint.every_epochs': 0}
   fields |= {'method': 'vanilla', 'epochs': 2, **RESIDENT}
   fields['checkpoint.every_seconds'] = seconds
-  code, text = launch(tmp_path / 'two', 'kill:9', own=['1:early'], **fields)
+  code, text = launch(
+    tmp_path / 'two', 'kill:9', own=['1:early', how], **fields
+  )
   assert code == AGAIN, text
   there = list((tmp_path / 'two').glob('stage_1/checkpoints/[0-9]*'))
   assert bool(there) is bool(seconds)
