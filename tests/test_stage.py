@@ -189,3 +189,20 @@ def test_a_checkpoint_is_due_by_the_clock(
   in_turn, at_ends = [2, 4, 5, 7, 9, 10], [5, 10]
   expected = in_turn if how == 'in turn' else at_ends
   assert [step for step, _ in saved] == expected
+
+
+def test_compiling_an_evaluation_is_no_time_of_training(
+  tmp_path, monkeypatch, beside
+):
+  order = []
+  for owner, name in ((beside_lib.Beside, 'begin'), (stage._Loop, '_epoch')):
+    called = getattr(owner, name)
+
+    def noted(*args, called=called, name=name):
+      order.append(name)
+      return called(*args)
+
+    monkeypatch.setattr(owner, name, noted)
+  run(tmp_path, epochs=2)
+  # Before the watch is started; then with each epoch's end.
+  assert order == ['begin', '_epoch', 'begin', '_epoch', 'begin']
