@@ -42,8 +42,9 @@ import numpy as np
 from absl import app, flags, logging
 from jax.experimental import topologies
 
-from srdl_jax import build, command, data, feed, parallel, tpu
+from srdl_jax import build, command, data, feed, parallel
 from srdl_jax.experiment import BoundStage, Experiment, Purpose
+from srdl_jax.machine import tpu
 from srdl_jax.runs import environment
 
 TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x2', 'Chips, as KIND:SHAPE.')

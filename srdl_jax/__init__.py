@@ -26,6 +26,7 @@ To be read in this order:
 
 Packages:
 
+  machine    devices, what they want otherwise, what is lacking
   command    what all commands share: names, flags, help, errors, ends
   data       data sets in an order that never changes, in memory or streamed
   models     networks by name, one family a file
@@ -44,8 +45,7 @@ Packages:
 Beside them: errors, __main__ (every command by its name), result (result.json),
 artefact (model.json: what networks see and say), imported (a finished run that
 teaches), trained (a run's networks, opened again), rank (metrics of given
-features), cpu (a process's use of it), tpu (what one wants otherwise), machine
-(devices; what it lacks).
+features), cpu (a process's use of it).
 
 Letters in names such as `logits_BxK`, here and in every module:
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from srdl_jax import tpu
+from srdl_jax.machine import tpu
 
 PADDINGS = {'reflect': 'reflect', 'zero': 'constant'}
 

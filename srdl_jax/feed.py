@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from srdl_jax import cpu, errors, parallel, soft_targets, tpu
+from srdl_jax import cpu, errors, parallel, soft_targets
 from srdl_jax.data import pipeline, sampling
 from srdl_jax.experiment import BoundStage, Experiment
 from srdl_jax.knowledge import Knowledge
+from srdl_jax.machine import tpu
 
 
 class ResidentFeed(contextlib.AbstractContextManager):

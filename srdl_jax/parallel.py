@@ -164,10 +164,8 @@ def predict(
   if not is_resident:
     variables = replicate(variables, devices)
   padded_size = -(-batch_size // len(devices)) * len(devices)
-  blocks = (
-    rows[start : start + batch_size]
-    for start in range(0, len(rows), batch_size)
-  )
+  starts = range(0, len(rows), batch_size)
+  blocks = (rows[start : start + batch_size] for start in starts)
 
   def begun(block):
     part = own(np.resize(block, padded_size), devices)

@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'srdl_jax'
 # A unit is a module of the package or a package in it; it imports from units
 # in lines above its own. A package's command stands apart.
 LADDER = """
-errors fields tpu
+errors fields machine.tpu
 machine cpu config storage metrics losses schedules augment targets
 models methods
 data train_state parallel
@@ -186,7 +186,7 @@ def test_the_flat_folder_is_a_table_of_contents():
   assert len(flat) <= 30
   told = set(re.findall(r'^  (\w\w+)  +\S', FILES[''].read_text(), re.M))
   beside = {'errors', '__main__', 'result', 'trained', 'imported'}
-  beside |= {'rank', 'cpu', 'tpu', 'artefact', 'machine'}
+  beside |= {'rank', 'cpu', 'artefact'}
   packages = {name for name in PACKAGES if name and '.' not in name}
   assert told == {path.stem for path in flat} - beside - {'__init__'} | packages
 

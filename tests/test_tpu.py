@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tiny
 
-from srdl_jax import augment, build, feed, parallel, tpu
+from srdl_jax import augment, build, feed, parallel
 from srdl_jax.experiment import Purpose
+from srdl_jax.machine import tpu
 
 KEY = jax.random.key(5)
 

@@ -22,8 +22,7 @@ __all__ = [
   'said',
 ]
 
-# Rows and logits, NumPy's or JAX's.
-Blocks = Iterable[tuple[np.ndarray, Any]]
+Blocks = Iterable[tuple[np.ndarray, Any]]  # Logits may be JAX's.
 
 
 def passes(members: Sequence[Member]) -> list[Blocks]:

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srdl_jax import data, evaluate, parallel, tpu
+from srdl_jax import data, evaluate, parallel
 from srdl_jax.experiment import Experiment
+from srdl_jax.machine import tpu
 from srdl_jax.network import Member
 
 # Where it would only slow both, as all is done by the same cores.

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
   # Commands ask here before it is imported.
   import jax
 
+__all__ = [
+  'check_batch',
+  'choose_devices',
+  'counted',
+  'lack',
+  'lacking',
+  'steps_per_dispatch',
+  'total_memory',
+  'tpu',
+]
+
 # Between two dispatches alone can a run save, or end when it is asked to.
 MOST_STEPS = 100
 # Of a CPU device: with fewer, what it waits for the others outweighs its help.
