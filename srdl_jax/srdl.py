@@ -76,4 +76,4 @@ def train(
         knowledge[bound.number] = induce(experiment, teacher, target, stop)
         stop.agree(processes.any_says)
         stop.end_if_asked(f'after stage {bound.number}')
-  return result.assemble(experiment, ends, knowledge)
+    return log.finished(result.assemble(experiment, ends, knowledge))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srdl_jax import parallel
+from srdl_jax import board, parallel
 from srdl_jax.errors import CheckpointError, NonFiniteLossError
 from srdl_jax.evaluate import beside, evaluate
 from srdl_jax.experiment import BoundStage, Experiment, Purpose
@@ -91,6 +91,7 @@ def train(
   )
   before = moment or previous
   log.rewind(stage.number, step, before and before.record.log)
+  board.begin(log, experiment, stage, knowledge)
   log.event(f'Stage {stage.number}: compiling; the first step takes a while.')
   with loop.feed, environment.a_few_steps(profile_to) as tick:
     return loop.run(tick)
@@ -293,6 +294,7 @@ class _Loop:
     before, last = self.record.best, epoch == self.stage.plan.epochs
     if self._is_evaluated(end.epoch):
       self._evaluate(place, end)
+    self._show(end.step)
     is_best = self.record.best is not before
     every = config.checkpoint.every_epochs
     moment = None
@@ -303,7 +305,6 @@ class _Loop:
     elif is_best:
       self.saver.keep(self._moment(end.state, end.step))
     self.watch.new_epoch()
-    self._show(end.step)
     return moment
 
   def _evaluate(self, place: dict[str, int], end: _EpochEnd) -> None:

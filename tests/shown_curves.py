@@ -6,8 +6,16 @@ import struct
 from tensorboardX.proto import event_pb2
 
 
-def points(folder):
-  """What TensorBoard shows: a session's start drops the steps from its on."""
+def points(folder, kinds=('simple_value',)):
+  """What TensorBoard shows: a session's start drops the steps from its on.
+
+  Args:
+    kinds: of summaries: curves have simple_value, others image, histo and
+      tensor, which are texts, and None, for what runs are compared by.
+
+  Returns:
+    [(tag, step, value)]; where there is no value, what describes it.
+  """
   points = []
   for path in sorted(folder.iterdir()):
     data, offset = path.read_bytes(), 0
@@ -18,5 +26,8 @@ def points(folder):
       if event.HasField('session_log'):
         points = [point for point in points if point[1] < event.step]
       for value in event.summary.value:
-        points.append((value.tag, event.step, value.simple_value))
+        kind = value.WhichOneof('value')
+        if kind in kinds:
+          told = getattr(value, kind or 'metadata')
+          points.append((value.tag, event.step, told))
   return points

@@ -28,7 +28,7 @@ imported artefact
 experiment
 build knowledge
 trained
-evaluate feed cost
+evaluate feed cost board
 predict weights.folder
 stage
 result
@@ -186,7 +186,7 @@ def test_the_flat_folder_is_a_table_of_contents():
   assert len(flat) <= 30
   told = set(re.findall(r'^  (\w\w+)  +\S', FILES[''].read_text(), re.M))
   beside = {'errors', '__main__', 'result', 'trained', 'imported'}
-  beside |= {'rank', 'cpu', 'artefact'}
+  beside |= {'rank', 'cpu', 'artefact', 'board'}
   packages = {name for name in PACKAGES if name and '.' not in name}
   assert told == {path.stem for path in flat} - beside - {'__init__'} | packages
 

@@ -20,6 +20,7 @@ import sys
 import time
 import timeit
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +37,11 @@ from srdl_jax.reproduce import arena, scales, sweep
 from srdl_jax.reproduce.paper import Row, Setting
 from srdl_jax.reproduce.scales import TABLES
 from srdl_jax.runs import directory as run_directory
-from srdl_jax.runs import finished, stop_request
+from srdl_jax.runs import finished, progress, stop_request
 from srdl_jax.runs.progress import duration
+
+if TYPE_CHECKING:
+  from srdl_jax.reproduce import live
 
 # What 'all' stands for: the paper, and SRDL by its budget.
 NOT_OF_ALL = ('controls', 'factorial', *arena.TABLES)
@@ -207,7 +211,8 @@ def main(argv: Sequence[str]) -> None:
     print(_estimate(jobs, args.jobs))
   else:
     with stop_request.listen() as stop:
-      failed = sweep.Sweep(root, jobs, args.jobs, _tell).run(stop)
+      running = sweep.Sweep(root, jobs, args.jobs, _tell, _table(len(jobs)))
+      failed = running.run(stop)
     if any(job.is_done for job in jobs):
       unreported = _report(root)
   if reason:
@@ -230,6 +235,16 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _tell(line: str) -> None:
   storage.say(f'{time.strftime("%H:%M:%S")} {line}')
+
+
+def _table(jobs: int) -> 'live.JobTable | None':
+  """Returns the table of a terminal, None where lines are told."""
+  if not progress.can_draw(sys.stderr):
+    return None
+  # Who reads a file doesn't wait for rich.
+  from srdl_jax.reproduce.live import JobTable
+
+  return JobTable(sys.stderr, jobs)
 
 
 def _estimate(jobs: Sequence[sweep.Job], slots: int) -> str:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from srdl_jax import cpu, storage
 from srdl_jax.command import bundled
@@ -24,8 +24,12 @@ from srdl_jax.runs import directory as run_directory
 from srdl_jax.runs.progress import duration
 from srdl_jax.runs.stop_request import StopRequest
 
+if TYPE_CHECKING:
+  from srdl_jax.reproduce.live import JobTable
+
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_BETWEEN_LINES = 60.0
+SECONDS_BETWEEN_TABLES = 1.0
 
 
 _OF_XLA = re.compile(r'[EFIW]\d{4} \d\d:\d\d:')
@@ -164,12 +168,15 @@ class Sweep:
     root: of the sweep; logs are below it.
     jobs: each after those that it needs.
     slots: how many at once; more than one share the cores between them.
+    table: on a terminal, where running jobs are shown; elsewhere a line tells
+      of each now and then.
   """
 
   root: pathlib.Path
   jobs: Sequence[Job]
   slots: int = 1
   tell: Callable[[str], None] = print
+  table: 'JobTable | None' = None
 
   def __post_init__(self) -> None:
     self.failed: dict[str, str] = {}
@@ -177,6 +184,10 @@ class Sweep:
     self._told = time.monotonic()
     self._running: dict[int, tuple[Job, BaseProcess, float]] = {}
     self._spent, self._worked = 0.0, 0.0
+    # Of running jobs: where their logs begin, and how much of them was done
+    # when they first told it, and when.
+    self._log_begins: dict[str, int] = {}
+    self._first_told: dict[str, tuple[float, float]] = {}
     self._by_name = {job.name: job for job in self.jobs}
     self._options: dict[str, Any] = {}
 
@@ -207,6 +218,8 @@ class Sweep:
           self._collect()
           self._tell_now_and_then()
       finally:
+        if self.table is not None:
+          self.table.close()
         self._end_all()
     stop.end_if_asked(f'with {self._done()} of {len(self.jobs)} jobs done')
     # Another sweep may have done meanwhile what failed here.
@@ -242,17 +255,20 @@ class Sweep:
     """Whether another sweep, or what an earlier one has left, is at it."""
     held = storage.is_held(job.done.parent)
     if held and job.name not in self._left_to_others:
-      self.tell(f'{job.name}: another process is at it, waiting')
+      self._say(f'{job.name}: another process is at it, waiting')
       self._left_to_others.add(job.name)
     return held
 
   def _start(self, slot: int, job: Job) -> None:
     job.done.parent.mkdir(parents=True, exist_ok=True)
-    self.tell(f'{job.name}: started')
+    self._say(f'{job.name}: started')
     cores = sorted(os.sched_getaffinity(0))
     # Of fewer cores than slots one may have no share, and gets all.
     share = cores[slot :: self.slots] or cores
     log, options = self._log(job), self._options
+    # What it said before a kill is not where it is now.
+    self._log_begins[job.name] = log.stat().st_size if log.exists() else 0
+    self._first_told.pop(job.name, None)
     process = worker.start(job.command, log, share, options)
     self._running[slot] = job, process, time.monotonic()
 
@@ -265,7 +281,7 @@ class Sweep:
       if process.exitcode == 0 and job.is_done:
         self._spent += time.monotonic() - begun
         self._worked += job.work
-        self.tell(f'{job.name}: done. {self._progress()}')
+        self._say(f'{job.name}: done. {self._progress()}')
       elif job.is_done or self._is_left_to_others(job):
         # Another process was faster to take its directory.
         continue
@@ -274,28 +290,68 @@ class Sweep:
         reason = f'exit code {process.exitcode} ({meaning})'
         self._fail(job, f'{reason}: {last_line(self._log(job))}')
 
+  def _say(self, line: str) -> None:
+    self.tell(line)
+    if self.table is not None:
+      self.table.again()
+
   def _fail(self, job: Job, why: str) -> None:
     self.failed[job.name] = f'{why} (log: {self._log(job)})'
-    self.tell(f'{job.name}: FAILED, {self.failed[job.name]}')
+    self._say(f'{job.name}: FAILED, {self.failed[job.name]}')
 
   def _log(self, job: Job) -> pathlib.Path:
     return self.root / 'logs' / f'{job.name}.log'
 
   def _tell_now_and_then(self) -> None:
-    if time.monotonic() - self._told < SECONDS_BETWEEN_LINES:
+    seconds = SECONDS_BETWEEN_LINES
+    if self.table is not None:
+      seconds = SECONDS_BETWEEN_TABLES
+    if time.monotonic() - self._told < seconds:
       return
     self._told = time.monotonic()
+    if self.table is not None:
+      self._show(self.table)
+      return
     for job, _, _ in self._running.values():
-      self.tell(f'{job.name}: {last_line(self._log(job))}')
+      self._say(f'{job.name}: {last_line(self._log(job))}')
+
+  def _show(self, table: 'JobTable') -> None:
+    """Shows the running jobs, and how far they are by what they say."""
+    running, now = {}, time.monotonic()
+    ahead = spent = worked = 0.0
+    for job, _, _ in self._running.values():
+      log, begins = self._log(job), self._log_begins[job.name]
+      line = last_line(log, begins, table.is_progress)
+      running[job.name] = line
+      if table.is_progress(line):
+        part = table.share(line)
+        since, first = self._first_told.setdefault(job.name, (now, part))
+        ahead += job.work * part
+        spent, worked = spent + now - since, worked + job.work * (part - first)
+    failed = sum(not self._by_name[name].is_done for name in self.failed)
+    left = self._left(ahead, spent, worked)
+    table.show(done=self._done(), failed=failed, running=running, left=left)
 
   def _progress(self) -> str:
     text = f'{self._done()} of {len(self.jobs)} jobs'
+    return ', '.join(filter(None, [text, self._left()]))
+
+  def _left(
+    self, ahead: float = 0.0, spent: float = 0.0, worked: float = 0.0
+  ) -> str:
+    """Returns how long the rest will take, '' if that isn't known.
+
+    Args:
+      ahead: work of running jobs that is done.
+      spent, worked: seconds of it that were seen, and the work done in them.
+    """
     to_do = (job for job in self.jobs if job.name not in self.failed)
     left = sum(job.work for job in to_do if not job.is_done)
-    if not (left and self._worked):
-      return text
-    seconds = left * self._spent / self._worked / self.slots
-    return f'{text}, about {duration(seconds)} left'
+    worked += self._worked
+    if not (left and worked):
+      return ''
+    seconds = (left - ahead) * (self._spent + spent) / worked / self.slots
+    return f'about {duration(seconds)} left'
 
   def _end_all(self) -> None:
     for _, process, _ in self._running.values():
@@ -323,15 +379,28 @@ def compiled_in(folder: str) -> dict[str, Any]:
   }
 
 
-def last_line(path: pathlib.Path) -> str:
-  """Returns the last line of a log that says something, without its time."""
+def last_line(
+  path: pathlib.Path,
+  begin: int = 0,
+  wanted: Callable[[str], object] | None = None,
+) -> str:
+  """Returns the last line of a log that says something, without its time.
+
+  Args:
+    begin: bytes that were there before.
+    wanted: of lines that are preferred to later ones.
+  """
   try:
-    text = path.read_text(errors='replace')
+    text = path.read_bytes()[begin:].decode(errors='replace')
   except FileNotFoundError:  # The job has just begun.
     return ''
   # Lines of progress overwrite each other.
   lines = text.replace('\r', '\n').splitlines()
-  said = (line for line in reversed(lines) if line.strip())
   # Not what XLA says of itself, in lines of a thousand letters.
-  line = next((line for line in said if not _OF_XLA.match(line)), '')
-  return re.sub(r'^\d\d:\d\d:\d\d ', '', line)
+  said = [
+    re.sub(r'^\d\d:\d\d:\d\d ', '', line)
+    for line in reversed(lines)
+    if line.strip() and not _OF_XLA.match(line)
+  ]
+  last = said[0] if said else ''
+  return next(filter(wanted, said), last) if wanted else last

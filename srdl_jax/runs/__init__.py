@@ -6,6 +6,7 @@ Nothing is imported here: some of these modules need jax, and reports do not.
 
 __all__ = [
   'bank',
+  'bar',
   'checkpoint',
   'directory',
   'environment',

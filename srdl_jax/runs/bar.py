@@ -57,7 +57,7 @@ class Bar:
     room = max(self._size.columns - 1, 1)
     # rich would take that of any terminal that it finds.
     self._console.size = room, self._size.lines
-    lines = [self._first(room), self._second(room)][: self._size.lines]
+    lines = self._lines(room)[: self._size.lines]
     up = f'\x1b[{len(lines) - 1}A' if len(lines) > 1 else ''
     self._write('\r' + '\x1b[K\n'.join(lines) + f'{storage.ERASE}{up}\r')
     self._stream.before_next = self._erase
@@ -74,6 +74,9 @@ class Bar:
     self._stream.before_next = None
     self._stream.write(text)
     self._stream.flush()
+
+  def _lines(self, room: int) -> list[str]:
+    return [self._first(room), self._second(room)]
 
   def _first(self, room: int) -> str:
     share = min(self._done / self._total, 1) if self._total else 1
@@ -95,8 +98,11 @@ class Bar:
       len(text := _GAP.join(note for _, note in notes)) > room and notes[1:]
     ):
       notes.remove(min(notes))
+    return self._plain(text[:room])
+
+  def _plain(self, text: str) -> str:
     with self._console.capture() as captured:
-      self._print(text[:room])
+      self._print(text)
     return captured.get()
 
   def _print(self, text: str, style: str = '') -> None:

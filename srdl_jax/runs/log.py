@@ -13,7 +13,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import jax
 import numpy as np
@@ -22,8 +22,12 @@ from srdl_jax import errors, storage
 from srdl_jax.runs import progress
 from srdl_jax.storage import failures, files, replace, uploads
 
+if TYPE_CHECKING:
+  from srdl_jax.runs.tensorboard import Curves
+
 _METRICS = 'metrics.jsonl'
 _CURVES = 'tensorboard'
+_SPEED = 'speed/images_per_second'
 _PLACE = ('stage', 'epoch', 'step', 'split')
 
 
@@ -66,6 +70,8 @@ class RunLog:
     self._display = progress.Progress(stream or sys.stderr, total_epochs)
     self._draws = tensorboard
     self._every_steps = every_steps
+    # Of the last evaluation, or what was rewound to.
+    self._step = 0
 
   def __enter__(self) -> 'RunLog':
     return self
@@ -97,9 +103,14 @@ class RunLog:
     """
     if not self._active:
       return
-    complaint, later = self._metrics.rewind(stage, step, vouched or {})
+    self._step = step
+    complaint, whole, later = self._metrics.rewind(stage, step, vouched or {})
     if complaint:
       self.event(complaint)
+    if later and whole:
+      # Of a finished stage there is nothing to forget, and of later ones only
+      # curves could be drawn once more.
+      return
     self._curves.rewind(step)
     # Theirs stay, though TensorBoard forgets all points beyond the step.
     self._draw(later)
@@ -165,6 +176,7 @@ class RunLog:
       ValueError: a metric has the name of a column.
     """
     if self._active:
+      self._step = step
       line = _line(stage, epoch, step, split, metrics)
       if not self._metrics.holds(line):
         self._write([line])
@@ -186,10 +198,36 @@ class RunLog:
     if self._active:
       self._display.event(text)
 
-  def progress(self, **where: Any) -> None:
-    """See `progress.Progress.show`."""
-    if self._active:
-      self._display.show(**where)
+  def progress(self, *, epoch: float, **where: Any) -> None:
+    """See `progress.Progress.show`; the end of an epoch was recorded before."""
+    if not self._active:
+      return
+    self._display.show(epoch=epoch, **where)
+    speed = where['images_per_second']
+    if self._draws and epoch == int(epoch) and math.isfinite(speed):
+      self._curves.add(self._step, {_SPEED: speed})
+
+  def board(self, step: int) -> 'Curves | None':
+    """Returns where to show what belongs to a step of a stage that goes on.
+
+    None where it is shown already, or not wanted, or by another process.
+    """
+    wanted = self._active and self._draws and step > self._curves.kept
+    return self._curves if wanted else None
+
+  def finished(self, result: dict[str, Any]) -> dict[str, Any]:
+    """Shows a result's metrics once all stages are done; returns it."""
+    if self._active and self._draws:
+      groups = {'final': result['final'], 'ensemble': result['ensemble']}
+      values = {
+        f'{group}/{name}': value
+        for group, its in groups.items()
+        for name, value in (its or {}).get('test', {}).items()
+      }
+      # Not at the last step: killed before the result is kept, a run comes here
+      # once more, and what lies beyond that step is forgotten by then.
+      self._curves.end(self._step + 1, values)
+    return result
 
   def close(self) -> None:
     """Ends the bar and the files; may be called twice."""
@@ -231,11 +269,12 @@ class _MetricsFile:
 
   def rewind(
     self, stage: float, step: float, vouched: Mapping[str, Any]
-  ) -> tuple[str, list[dict[str, Any]]]:
+  ) -> tuple[str, bool, list[dict[str, Any]]]:
     """Keeps the lines up to this place and drops a half line.
 
     Returns:
-      What is wrong with them, '' if nothing is; and the lines of later stages.
+      What is wrong with them, '' if nothing is; whether the stage had none
+      beyond the place; and the lines of later stages.
     """
     with failures(self._path):
       old = self._path.read_bytes() if self._path.exists() else b''
@@ -243,7 +282,7 @@ class _MetricsFile:
     lines = sorted(self._parse(old), key=lambda line: line[1][0])
     kept = [line for line in lines if line[1][0] != stage or line[1][1] <= step]
     self._start([line for line in kept if line[1][0] <= stage])
-    complaint = ''
+    complaint, whole = '', len(kept) == len(lines)
     if vouched not in ({}, self.state):
       complaint, kept = self._set_aside(step, vouched), []
       self._start(kept)
@@ -254,7 +293,7 @@ class _MetricsFile:
       replace(self._path, content)
     self._opened = True
     later = [json.loads(text) for text, key in kept if key[0] > stage]
-    return complaint, later
+    return complaint, whole, later
 
   def _start(self, lines: list[tuple[bytes, tuple[Any, ...]]]) -> None:
     """Begins behind these lines."""

@@ -1,24 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Curves for TensorBoard, written without TensorFlow."""
+"""What TensorBoard shows, written without TensorFlow."""
 
+import math
 import os
 import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
 from srdl_jax.storage import failures
 
 _FLUSH_SECONDS = 10.0
+# Of a histogram, from its least value to its greatest.
+_BINS = 50
 
 
 class Curves:
   """Event files of one run, written here and now: no thread, no queue.
 
   A WorkdirError tells of a file that cannot be written.
+
+  Attributes:
+    kept: up to which step TensorBoard still shows what an earlier process, or
+      this one, has written; infinity where nothing was forgotten.
   """
 
   def __init__(self, folder: str | os.PathLike[str]):
@@ -27,10 +36,12 @@ class Curves:
     self._writer: EventsWriter | None = None
     self._first_new: int | None = None
     self._flushed = 0.0
+    self.kept = math.inf
 
   def rewind(self, step: int) -> None:
     """Has TensorBoard forget the points beyond a step."""
     self.close()
+    self.kept = min(self.kept, step)
     self._first_new = step + 1 if self._folder.exists() else None
 
   def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -39,12 +50,42 @@ class Curves:
       summary_pb2.Summary.Value(tag=name, simple_value=value)
       for name, value in values.items()
     ]
-    with failures(self._folder):
-      if self._writer is None:
-        self._open()
-      self._write(step, summary=summary_pb2.Summary(value=points))
+    self._show(step, summary_pb2.Summary(value=points))
     if time.monotonic() - self._flushed > _FLUSH_SECONDS:
       self.flush()
+
+  def text(self, step: int, name: str, text: str) -> None:
+    """Shows a text in Markdown."""
+    self._show(step, summary.text(name, text))
+
+  def image(self, step: int, name: str, image_HxWxC: np.ndarray) -> None:
+    """Shows an image, uint8, of one channel or three."""
+    self._show(step, summary.image(name, image_HxWxC, dataformats='HWC'))
+
+  def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+    """Shows how finite values are distributed."""
+    self._show(step, summary.histogram(name, values, _BINS))
+
+  def hparams(
+    self,
+    step: int,
+    fields: Mapping[str, float | str],
+    curves: Mapping[str, Any],
+  ) -> None:
+    """Has the run compared with others: it has begun.
+
+    Args:
+      fields: what it is told apart by; those of all runs have the same names.
+      curves: by their names; the last point of each is compared.
+    """
+    experiment, begun, _ = summary.hparams(fields, curves)
+    self._show(step, experiment, begun)
+
+  def end(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds a point to each of some curves: the run has ended well."""
+    self.add(step, values)
+    *_, ended = summary.hparams({}, {})
+    self._show(step, ended)
 
   def flush(self) -> None:
     """Waits until all points are on the disk."""
@@ -69,6 +110,13 @@ class Curves:
       # TensorBoard drops what it has read of this step and later ones.
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
       self._write(self._first_new, session_log=start)
+
+  def _show(self, step: int, *shown: summary_pb2.Summary) -> None:
+    with failures(self._folder):
+      if self._writer is None:
+        self._open()
+      for one in shown:
+        self._write(step, summary=one)
 
   def _write(self, step: int, **content: Any) -> None:
     event = event_pb2.Event(wall_time=time.time(), step=step, **content)

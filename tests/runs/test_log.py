@@ -319,6 +319,7 @@ def test_other_processes_write_and_say_nothing(tmp_path, open_log, monkeypatch):
     images_per_second=1.0,
     seconds_left=1.0,
   )
+  assert log.board(1) is None and log.finished({}) == {}
   log.close()
   assert (os.listdir(tmp_path), stream.getvalue()) == ([], '')
 

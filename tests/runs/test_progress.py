@@ -16,6 +16,7 @@ import threading
 import clock
 import numpy as np
 import pytest
+import screens
 import started
 
 from srdl_jax import storage
@@ -122,81 +123,18 @@ def test_reader_who_has_gone_ends_no_run():
     stream.close()
 
 
-class Terminal(io.StringIO):
-  """Keeps what a terminal of a size receives."""
-
-  encoding = 'utf-8'
-
-  def __init__(self, columns, rows=24):
-    super().__init__()
-    self._screen, self._keyboard = pty.openpty()
-    self.resize(columns, rows)
-
-  def resize(self, columns, rows=24):
-    size = struct.pack('HHHH', rows, columns, 0, 0)
-    fcntl.ioctl(self._keyboard, termios.TIOCSWINSZ, size)
-
-  def isatty(self):
-    return True
-
-  def fileno(self):
-    return self._keyboard
-
-  def hang_up(self):
-    os.close(self._screen)
-    os.close(self._keyboard)
-
-  def lines(self, columns):
-    """Returns what is seen; see `_seen`."""
-    return _seen(self.getvalue(), columns)[0]
-
-
 @pytest.fixture
 def terminal():
   """Makes terminals."""
   made = []
 
   def make(*size):
-    made.append(Terminal(*size))
+    made.append(screens.Terminal(*size))
     return made[-1]
 
   yield make
   for one in made:
     one.hang_up()
-
-
-def _seen(received, columns):
-  """Returns the lines of a terminal, and its cursor's line and column.
-
-  None may be longer than the terminal is wide, nor the cursor be hidden.
-  """
-  lines, row, column = [''], 0, 0
-  pieces = re.findall(r'\x1b\[([\d;]*)([A-Za-z])|([^\x1b])', received)
-  plain = sum(len(c) or len(n + f) + 2 for n, f, c in pieces)
-  assert plain == len(received), 'a sequence that is not expected'
-  for number, final, character in pieces:
-    if character == '\n':
-      row, column = row + 1, 0
-      lines += [''] * (row + 1 - len(lines))
-    elif character == '\r':
-      column = 0
-    elif character:
-      lines[row] = lines[row][:column].ljust(column) + (
-        character + lines[row][column + 1 :]
-      )
-      column += 1
-      assert column <= columns, lines[row]
-    elif final == 'A':
-      row -= int(number)
-      assert row >= 0
-    elif final in 'JK':
-      assert number == ''
-      lines[row] = lines[row][:column]
-      if final == 'J':
-        del lines[row + 1 :]
-    else:
-      assert final == 'm'
-  return lines, (row, column)
 
 
 _LOSS, _ACCURACY = 'loss 0.5000', 'test accuracy 93.4 %'
@@ -277,7 +215,7 @@ def test_resized_terminal_gets_a_bar_of_its_width(terminal):
     stream.resize(columns, rows)
     seen = len(stream.getvalue())
     _show(shown, 1)
-    lines, cursor = _seen(stream.getvalue()[seen:], columns or 60)
+    lines, cursor = screens.seen(stream.getvalue()[seen:], columns or 60)
     assert len(lines[0]) == (columns or 60) - 1
     # From where a terminal that folds lines anew keeps the cursor.
     assert cursor == (0, 0) and len(lines) == min(rows or 1, 2)
@@ -292,7 +230,7 @@ def test_bar_is_closed_twice_and_its_cursor_is_below(terminal):
   received = stream.getvalue()
   shown.close()
   assert stream.getvalue() == received
-  lines, cursor = _seen(received, 60)
+  lines, cursor = screens.seen(received, 60)
   assert cursor == (2, 0) and lines[0].endswith(' 100 %  ' + 28 * '━')
   print('error: none', file=stream)
   assert stream.lines(60)[:2] == lines[:2]
@@ -395,7 +333,7 @@ def test_interrupted_run_leaves_a_tidy_terminal(times):
     assert error.errno == errno.EIO  # the terminal's other end is closed
   os.close(screen)
   assert (program.wait(started.SECONDS) == 0) == (times == 'once')
-  asked, first, second, after, *_ = _seen(received.decode(), 200)[0]
+  asked, first, second, after, *_ = screens.seen(received.decode(), 200)[0]
   assert asked == 'Ending at the next checkpoint; Ctrl-C to end now.'
   assert first.startswith('stage 1/1  epoch 2.0/4   50 %  ━')
   assert second == '1,000 images/s  1 min 00 s left'
