@@ -89,7 +89,8 @@ def sections(found: Found, figures: ModuleType | None) -> list[Section]:
   left_out = list(found.left_out)
   if found.rows:
     tables += run_pages.sections(found.rows, names, figures, left_out)
-  first = list(_first(found, groups, commands if not others else (), figures))
+  facts = findings.provenance(found.rows, commands, bool(others))
+  first = list(_first(found, groups, facts, figures))
   lines = tuple(filter(None, dict.fromkeys([*left_out, *not_run])))
   if lines:
     first.append(Section('left-out', 'What is not here', (lines,)))
@@ -100,7 +101,7 @@ def sections(found: Found, figures: ModuleType | None) -> list[Section]:
 def _first(
   found: Found,
   groups: Sequence[findings.Group],
-  commands: Sequence[str],
+  facts: Iterable[str],
   figures: ModuleType | None,
 ) -> Iterator[Section]:
   """Yields what was found, in sentences and in a plot."""
@@ -113,7 +114,6 @@ def _first(
     if len(found.rows) == 1:
       why = 'There is nothing to compare it with'
     told.append(f'{why}: nothing is said of a gain.')
-  facts = findings.provenance(found.rows, commands)
   yield Section('found', 'What was found', (tuple(told), *facts))
   if plots := tuple(findings.forests(groups, figures)):
     yield Section('gains', 'All paired gains', (_GAINS, *plots))

@@ -2,6 +2,7 @@
 """What was found, in sentences; and which table shows which runs."""
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import math
@@ -9,7 +10,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 
-from srdl_jax import reproduce, storage
+from srdl_jax import reproduce
 from srdl_jax.report import arena, comparison
 from srdl_jax.report.document import Cell, Estimate, Forest, Heading, Table
 from srdl_jax.report.paper_tables import Placed, baseline
@@ -272,6 +273,8 @@ def of_group(group: Group) -> Iterator[str]:
   """Yields sentences: what was gained over what, and how surely."""
   for over, (row, metric) in group.base.items():
     gains = [g for g in group.gains if g.over == over]
+    # What the program is for comes first.
+    gains.sort(key=lambda gain: gain.name != 'SRDL')
     fair = [g for g in gains if g.kind == arena.METHOD]
     told = [f'{_told(gain)}.' for gain in fair]
     if len(fair) > _FEW_GAINS:
@@ -344,9 +347,14 @@ def of_rows(rows: Sequence[ReportRow]) -> Iterator[str]:
 
 
 def provenance(
-  rows: Sequence[ReportRow], commands: Sequence[str]
+  rows: Sequence[ReportRow], commands: Sequence[str], others: bool
 ) -> Iterator[str]:
-  """Yields on what, when, by which program and commands."""
+  """Yields on what, when, by which program and commands.
+
+  Args:
+    commands: that train the rows of tables.
+    others: whether there are rows of no table.
+  """
   runs = [run for row in rows for run in row.runs.values()]
   kinds = collections.Counter(
     f'{run.device_count} × {run.device_kind}' for run in runs
@@ -360,10 +368,10 @@ def provenance(
   what = 'One run' if one else f'{len(runs)} runs of {len(rows)} configurations'
   text = f'{what} on {_few(devices)}, {spent} of device time in all'
   yield f'{text}; commit {commits}{f", jax {jax}" if jax else ""}{_when(runs)}.'
-  if commands:
-    yield f'Commands that train these rows: {"; ".join(commands)}.'
-  else:
-    yield 'The settings of each stand with it, below.'
+  told = [f'Tables are trained by {"; ".join(commands)}.'] if commands else []
+  if others:
+    told.append('The settings of runs of no table stand with them, below.')
+  yield ' '.join(told)
 
 
 def _when(runs) -> str:
@@ -371,11 +379,11 @@ def _when(runs) -> str:
   days = set()
   for run in runs:
     path = pathlib.Path(run.workdir) / run_directory.RESULT
-    with storage.failures(path, 'read'):
+    # It is no more than a detail of a run that has been read.
+    with contextlib.suppress(OSError):
       time = path.stat().st_mtime
-    day = datetime.datetime.fromtimestamp(time, datetime.UTC).date()
-    if day.year >= _SINCE:
-      days.add(day)
+      day = datetime.datetime.fromtimestamp(time, datetime.UTC).date()
+      days |= {day} if day.year >= _SINCE else set()
   if not days:
     return ''
   told = ' to '.join(f'{day}' for day in sorted({min(days), max(days)}))

@@ -89,9 +89,10 @@ figcaption { font-size: .875rem; margin-top: .4rem; }
   tr { border-bottom: 1px solid var(--rule); padding: .4rem 0; }
   th:first-child, td:first-child { position: static; }
   .table td { border: 0; padding: .1rem 0; display: flex; gap: 1rem;
-    justify-content: space-between; align-items: baseline; }
+    justify-content: flex-end; align-items: baseline; flex-wrap: wrap; }
   .table td::before { content: attr(data-label); color: var(--soft);
-    text-align: left; font-weight: 400; }
+    text-align: left; font-weight: 400; flex: 1 1 7rem; }
+  .mark { white-space: normal; }
   .table td:first-child { display: block; font-weight: 600; }
   .table td:first-child::before, .table td:empty { display: none; }
   .heading td { padding: .3rem .5rem; }
@@ -122,7 +123,7 @@ figcaption { font-size: .875rem; margin-top: .4rem; }
   .figures { grid-template-columns: 1fr 1fr; }
   figure svg { max-height: 10cm; }
   .table { overflow: visible; }
-  tr, figure, .forest { break-inside: avoid; }
-  h2, h3, h3 + p { break-after: avoid; }
+  p, tr, figure, .forest { break-inside: avoid; }
+  h2, h3, h2 + p, h3 + p { break-after: avoid; }
 }
 """
