@@ -148,6 +148,10 @@ def test_the_papers_numbers_are_not_hidden_at_its_own_scale(tmp_path, scale):
   # Table 1 has no other gain than one of the budgets'.
   assert f'{scale}-budget' in sections
   assert (f'{scale}-table1' in sections) == (scale == 'full')
+  # Whichever tables show it, a pair is compared once.
+  lines = [line for one in sections['gains'].parts[1:] for line in one.lines]
+  single = [line for line in lines if not line.marks]
+  assert len(single) == len(scales.rows('budget', scale)) / 2
 
 
 def test_a_forest_plot_has_the_same_axis_everywhere(place):
@@ -166,7 +170,12 @@ def test_a_forest_plot_has_the_same_axis_everywhere(place):
   forest = text.partition('<table class="forest">')[2].partition('</table>')[0]
   circles = re.findall(r'<circle cx="([\d.]+)%"', forest)
   assert [float(x) for x in circles] == pytest.approx([59.3, 40.7], abs=0.1)
-  assert forest.count('‹') == forest.count('›') == 1
+  first, second, _ = re.findall(
+    '<tr.*?</tr>', forest.partition('</tr>')[2], re.S
+  )
+  assert not re.search('[‹›]', first) and '‹' in second and '›' in second
+  ends = re.findall(r'x[12]="([\d.-]+)%"', forest)
+  assert ends and all(0 <= float(end) <= 100 for end in ends)
   assert re.findall('class="(up|down|)">', forest) == ['up', '']
   assert '<strong>−10.0</strong> <span>[−137.1, +117.1]</span>' in forest
 
@@ -241,6 +250,7 @@ def test_confusions_and_calibration_are_those_of_the_details(answers):
     for n in set(number)
   )
   images, sums, hits = found.bins.T
+  assert images.tolist() == np.bincount(number, minlength=15).tolist()
   found = np.abs(hits - sums).sum() / images.sum()
   assert found == pytest.approx(gap, abs=1e-5)
 
@@ -296,13 +306,16 @@ def test_many_classes_have_mistakes_and_no_matrix():
 
 
 def test_a_table_at_home_elsewhere_keeps_results_and_gains():
-  header = ('row', 'last epoch (%)', 'best epoch (%)', 'runs')
-  cells = [document.Cell(text) for text in ('a', '1', '2')]
+  header = ('row', 'last epoch (%)', 'gain', 'best epoch (%)', 'runs')
+  cells = [document.Cell(text) for text in ('a', '1', '', '2')]
   lines = [(*cells, document.Cell(f'R{n}', link=f'r{n}')) for n in (1, 2)]
   table = document.Table(header, tuple(lines))
   found = findings.lightened(table, {'r1': ('home', 'Home')})
   assert [[c.text for c in line] for line in found.lines] == [
-    ['a', '1', '', 'R1, in Home'],
-    ['a', '1', '2', 'R2'],
+    ['a', '1', '', '', 'R1, in Home'],
+    ['a', '1', '', '2', 'R2'],
   ]
   assert findings.lightened(table, {}) == table
+  # A column of details that nobody has left goes.
+  both = {link: ('home', 'Home') for link in ('r1', 'r2')}
+  assert findings.lightened(table, both).header == (*header[:3], 'runs')
