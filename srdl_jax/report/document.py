@@ -32,12 +32,10 @@ class Heading:
   """A line across a table.
 
   Attributes:
-    name: that cells link to, '' for none.
     detail: in smaller type behind it.
   """
 
   text: str
-  name: str = ''
   detail: str = ''
 
 

@@ -197,11 +197,10 @@ def _table(table: Table, names: set[str]) -> Iterator[str]:
 
 
 def _heading(heading: Heading, columns: int) -> str:
-  name = f' id="{escape(heading.name)}"' if heading.name else ''
   text = escape(heading.text)
   if heading.detail:
     text += f' <span class="detail">{escape(heading.detail)}</span>'
-  return f'<tr class="heading"{name}><td colspan="{columns}">{text}</td></tr>'
+  return f'<tr class="heading"><td colspan="{columns}">{text}</td></tr>'
 
 
 def _line(table: Table, line: Line) -> str:

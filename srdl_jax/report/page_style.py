@@ -118,8 +118,8 @@ figcaption { font-size: .875rem; margin-top: .4rem; }
   :target, :target td { background: none; }
   th, td { padding: .15rem .35rem; }
   th:first-child, td:first-child { position: static; }
-  td.text:first-child { min-width: 0; }
-  .text { overflow-wrap: anywhere; }
+  td.text:first-child { min-width: 6rem; }
+  td.text { overflow-wrap: anywhere; }
   .figures { grid-template-columns: 1fr 1fr; }
   figure svg { max-height: 10cm; }
   .table { overflow: visible; }

@@ -61,8 +61,8 @@ _TERMS = (
     'TrCost',
     ('TrCost',),
     'Of one run, its extraction passes and its teacher counted in: forward '
-    'multiply-adds × epochs × training images. G is 10⁹, T 10¹², P 10¹⁵; the '
-    'paper’s unit, 10¹⁶, is 10 P.',
+    'multiply-adds × epochs × training images. M is 10⁶, G 10⁹, T 10¹², P '
+    '10¹⁵; the paper’s unit, 10¹⁶, is 10 P.',
   ),
   (
     'flops',
