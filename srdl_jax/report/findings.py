@@ -305,15 +305,19 @@ def _told(gain: arena.Gain) -> str:
 def _tally(gains: Sequence[arena.Gain]) -> str:
   """Returns how many intervals are above, below and around 0."""
   sides: dict[str, list[str]] = {'above 0': [], 'below 0': [], 'around 0': []}
+  # Of one seed there is no interval.
+  alone = [gain.name for gain in gains if gain.points.n == 1]
   for gain in gains:
-    low, high = gain.points.interval()
-    # NaN, of one seed, is around it.
-    side = 'above 0' if low > 0 else 'below 0' if high < 0 else 'around 0'
-    sides[side].append(gain.name)
+    if gain.points.n > 1:
+      low, high = gain.points.interval()
+      side = 'above 0' if low > 0 else 'below 0' if high < 0 else 'around 0'
+      sides[side].append(gain.name)
   told = [
     f'{len(names)} {side} ({_few(names, "; ")})' if names else f'none {side}'
     for side, names in sides.items()
   ]
+  if alone:
+    told.append(f'{len(alone)} of one seed without one ({_few(alone, "; ")})')
   return (
     f'Of {len(gains)} gains over {gains[0].over} at equal cost, intervals are: '
     f'{", ".join(told)}.'
