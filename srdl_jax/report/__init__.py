@@ -4,6 +4,7 @@
 Nothing here imports jax.
 """
 
+import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 
@@ -12,8 +13,11 @@ from srdl_jax.report import (
   arena,
   comparison,
   document,
+  findings,
   paper_tables,
+  run_pages,
   run_tables,
+  terms,
 )
 from srdl_jax.report import html as html_report
 from srdl_jax.report.document import Figure, Part, Section
@@ -24,24 +28,6 @@ from srdl_jax.runs import directory as run_directory
 __all__ = ['read', 'seeds', 'text', 'write']
 
 TITLE = 'Self-Referenced Deep Learning: results'
-_READING = (
-  'Accuracies are of the test images, in %: mean over seeds ± sample standard '
-  'deviation (number of seeds). The last epoch is the result. The best epoch '
-  'was chosen on the split that its cell names, or else on these very images, '
-  'and is no result. A gain is paired by seed; its interval is Student’s, of '
-  '95 %, over the seeds that both rows have: their number stands behind it. '
-  'The result of a method that is an ensemble is that of its stages together, '
-  'and marked. Blank: not run, or not recorded. R1, R2, … lead to the runs '
-  'behind a number. Where the test ranks a gallery, rank-1 and mAP (the mean '
-  'precision at each right image) are of the queries.',
-  'Cost is that of one run. TrCost: forward multiply-adds × epochs × training '
-  'images, in 10¹⁶. Training FLOPs: forward and backward, as the compiler '
-  'counts them, in 10¹⁶. Device time: of training, extraction and teacher, '
-  'times devices; it includes compilation, which is most of a short run. '
-  'Extraction passes and teachers are counted in. A mark such '
-  'as “×3.3 cost” says how the TrCost of a row compares with that of the row '
-  'that its gain is over, where they differ by a percent or more.',
-)
 _THEIRS = (
   'The paper’s numbers are of its own networks, data and recipe: ours are not '
   'to be compared with them.'
@@ -58,9 +44,9 @@ _REASONS = (
   'Of the last epoch, on the test images; soft targets and agreement with the '
   'teacher on the training images.'
 )
-_PROVENANCE = (
-  'Of each row the fields that differ from the defaults. Data: the beginning '
-  'of the fingerprint of the training split.'
+_GAINS = (
+  'Each point is the mean difference in accuracy of two rows, paired by seed; '
+  'its line is the 95 % interval.'
 )
 # What is drawn and isn't a table.
 _FIGURES = ('fig3', 'fig4')
@@ -72,44 +58,76 @@ _NO_CURVES = (*_FIGURES, 'budget', *reproduce.arena.TABLES)
 def sections(found: Found, figures: ModuleType | None) -> list[Section]:
   """Returns the report's sections; without `figures`, tables alone."""
   names: dict[int, str] = {}
-  middle: list[Section] = []
+  tables: list[Section] = []
+  groups: list[findings.Group] = []
+  commands: list[str] = []
   not_run: list[str] = []
   for scale in reproduce.SCALES:
     placed = {
       table: paper_tables.place(table, scale, found.rows)
       for table in reproduce.TABLES
     }
-    named = list(_names(placed))
+    drawn = {t: rows for t, rows in placed.items() if t not in _FIGURES}
+    shown, home, told = findings.arranged(drawn, scale)
+    # A row is called as the table has it that shows it whole.
+    named = list(_names({t: placed[t] for t in (*shown, *placed)}))
     for row, name in named:
       names.setdefault(row.number, name)
     if named:
-      middle += _scale(scale, placed, figures)
-      not_run.append(_not_run(scale, placed))
+      groups += findings.of_tables(placed, shown, scale)
+      tables += _scale(scale, placed, (shown, home, told), figures)
+      not_run.append(_not_run(scale, drawn))
+      what = ' '.join(shown or [t for t in placed if _has_run(placed[t])])
+      commands.append(f'srdl reproduce {what} --scale={scale} --workdir=DIR')
   others = [row for row in found.rows if row.number not in names]
   if others:
-    middle += _others(others, found.rows, figures)
+    groups += findings.of_others(others, found.rows)
+    tables += _others(others, found.rows, figures)
     names |= {row.number: comparison.name(row) for row in others}
   if found.flatness:
-    middle.append(_flatness(found, figures))
+    tables.append(_flatness(found, figures))
+  left_out = list(found.left_out)
   if found.rows:
-    runs = run_tables.provenance(found.rows, names)
-    title = 'Where the numbers come from'
-    middle.append(Section('runs', title, (_PROVENANCE, runs)))
-  if found.rows and not not_run:
-    not_run.append("None of the runs is of a table of the paper's.")
-  reading = (*_READING, *filter(None, not_run))
-  first = [Section('reading', 'How to read this', reading)]
-  if found.left_out:
-    lines = tuple(dict.fromkeys(found.left_out))
-    first.append(Section('left-out', 'Left out', (lines,)))
-  return first + middle
+    tables += run_pages.sections(found.rows, names, figures, left_out)
+  facts = findings.provenance(found.rows, commands, bool(others))
+  first = list(_first(found, groups, facts, figures))
+  lines = tuple(filter(None, dict.fromkeys([*left_out, *not_run])))
+  if lines:
+    first.append(Section('left-out', 'What is not here', (lines,)))
+  whole = first + tables
+  return [*whole, *terms.section(whole)]
+
+
+def _first(
+  found: Found,
+  groups: Sequence[findings.Group],
+  facts: Iterable[str],
+  figures: ModuleType | None,
+) -> Iterator[Section]:
+  """Yields what was found, in sentences and in a plot."""
+  if not found.rows:
+    return
+  told = [line for group in groups for line in findings.of_group(group)]
+  if not told:
+    told = [*findings.of_rows(found.rows)]
+    why = 'No two rows differ in the method alone'
+    if len(found.rows) == 1:
+      why = 'There is nothing to compare it with'
+    told.append(f'{why}: nothing is said of a gain.')
+  yield Section('found', 'What was found', (tuple(told), *facts))
+  if plots := tuple(findings.forests(groups, figures)):
+    yield Section('gains', 'All paired gains', (_GAINS, *plots))
+
+
+def _has_run(rows: Sequence[Placed]) -> bool:
+  return any(one.ours for one in rows)
 
 
 def _names(
   placed: Mapping[str, Sequence[Placed]],
 ) -> Iterator[tuple[ReportRow, str]]:
   for table, rows in placed.items():
-    title = _short(table)
+    title = findings.short(table)
     for one in rows:
       # ImageNet's table is called as its data are.
       where = ', '.join(dict.fromkeys([title, one.row.group]))
@@ -120,33 +138,54 @@ def _names(
         yield one.teacher, f'{model}, teacher ({where})'
 
 
-def _short(table: str) -> str:
-  """Returns a table's title without what it compares and what it adds."""
-  return reproduce.TABLES[table].title.partition(':')[0].partition(' (')[0]
-
-
 def _scale(
   scale: str,
   placed: Mapping[str, Sequence[Placed]],
+  arranged: tuple[list[str], dict[int, str], dict[str, list[str]]],
   figures: ModuleType | None,
 ) -> Iterator[Section]:
-  """Yields a section for each table of a scale that has rows."""
+  """Yields a section for each table of a scale that has rows of its own."""
+  shown, home, told = arranged
   title, about = f'{scale.capitalize()} scale', reproduce.SCALES[scale].meaning
   if scale != 'full':
     title += ': no reproduction of the paper'
-  everything = [one for rows in placed.values() for one in rows]
+  # The names of rows are those of the tables that show them whole.
+  order = {table: placed[table] for table in (*shown, *placed)}
+  everything = [one for rows in order.values() for one in rows]
   parts: list[Part] = [about, _THEIRS] if about else []
+  if told:
+    parts.append(findings.elsewhere(told, scale))
   if apart := paper_tables.beside(everything):
     parts.append(tuple(apart))
   yield Section(scale, title, tuple(parts))
-  for table, rows in placed.items():
-    run = sum(one.ours is not None for one in rows)
-    if run and table not in _FIGURES:
-      parts = [f'{run} of {len(rows)} rows have been run.']
-      parts += _table(table, rows, scale, figures)
-      yield Section(
-        f'{scale}-{table}', reproduce.TABLES[table].title, tuple(parts), 3
-      )
+  for table in (*shown, *told):
+    rows = placed[table]
+    where = {
+      f'r{number}': (f'{scale}-{there}', findings.short(there))
+      for number, there in home.items()
+      if there != table
+    }
+    parts = list(_pictures(table, rows, scale, figures))
+    if table in shown:
+      kept = findings.run_rows(rows, scale)
+      run = sum(one.ours is not None for one in rows)
+      few = '' if len(kept) == len(rows) else ' The others are left out.'
+      parts.insert(0, f'{run} of {len(rows)} rows have been run.{few}')
+      for one in _tables(table, kept, scale):
+        parts.append(findings.lightened(one, where))
+    if parts:
+      name = f'{scale}-{table}'
+      yield Section(name, reproduce.TABLES[table].title, tuple(parts), 3)
+  yield from _beside(scale, placed, everything, figures)
+
+
+def _beside(
+  scale: str,
+  placed: Mapping[str, Sequence[Placed]],
+  everything: Sequence[Placed],
+  figures: ModuleType | None,
+) -> Iterator[Section]:
+  """Yields what a scale has besides its tables."""
   if once := paper_tables.once(everything):
     reasons = paper_tables.reasons(once)
     title = 'Why it may work'
@@ -165,23 +204,29 @@ def _scale(
     yield from _curves(scale, figures.comparisons(compared), figures)
 
 
-def _table(
+def _pictures(
   table: str,
   rows: Sequence[Placed],
   scale: str,
   figures: ModuleType | None,
 ) -> Iterator[Part]:
-  """Yields what is shown of a table: its figures first."""
+  """Yields what is drawn of a table beside its forest plot."""
+  if not figures:
+    return
+  if table == 'budget':
+    yield from figures.gains(rows, f'{scale}_budget')
+  elif table == 'crossing':
+    yield from figures.crossing(rows, f'{scale}_{table}')
+  elif table in reproduce.arena.TABLES:
+    yield from figures.over_noise(rows, f'{scale}_{table}')
+
+
+def _tables(
+  table: str, rows: Sequence[Placed], scale: str
+) -> Iterator[document.Table]:
   if table not in reproduce.arena.TABLES:
-    if table == 'budget' and figures:
-      yield from figures.gains(rows, f'{scale}_budget')
     yield paper_tables.table(rows, scale)
     return
-  if figures and table == 'crossing':
-    yield from figures.crossing(rows, f'{scale}_{table}')
-  elif figures:
-    yield from figures.over_noise(rows, f'{scale}_{table}')
-    yield from figures.forests(rows, f'{scale}_{table}')
   yield arena.table(rows)
   if memory := arena.memory(rows):
     yield memory
@@ -190,9 +235,9 @@ def _table(
 def _not_run(scale: str, placed: Mapping[str, Sequence[Placed]]) -> str:
   """Returns which tables of a scale have no run at all, or ''."""
   blank = [
-    _short(table)
+    findings.short(table)
     for table, rows in placed.items()
-    if rows and table not in _FIGURES and not any(one.ours for one in rows)
+    if rows and not _has_run(rows)
   ]
   if not blank:
     return ''
@@ -207,7 +252,9 @@ def _curves(
   """Yields the section of some comparisons, if there is a curve of any."""
   drawn: list[Figure] = []
   for name, title, rows in compared:
-    drawn += figures.learning_curves(rows, f'{scale}_{name}', title)
+    # What is alone has its curves in its own page.
+    if len(rows) > 1:
+      drawn += figures.learning_curves(rows, f'{scale}_{name}', title)
   if drawn:
     yield Section(f'{scale}-curves', 'Learning curves', (_CURVES, *drawn), 3)
 
@@ -218,8 +265,10 @@ def _others(
   figures: ModuleType | None,
 ) -> Iterator[Section]:
   table = run_tables.others(rows, known)
-  about = 'Runs that are none of the rows above.'
-  yield Section('others', 'Other runs', (about, table))
+  beside = len(rows) < len(known)
+  about = ('Runs that are none of the rows above.',) if beside else ()
+  title = 'Other runs' if beside else 'Results'
+  yield Section('others', title, (*about, table))
   if figures:
     compared = run_tables.comparisons(rows, known)
     yield from _curves('others', compared, figures)
@@ -239,8 +288,11 @@ def text(found: Found) -> str:
   return document.markdown(TITLE, sections(found, None), None)
 
 
-def write(out: str, found: Found) -> None:
+def write(out: str, found: Found) -> list[pathlib.Path]:
   """Writes the report to a .html or .md file, whole or not at all.
+
+  Returns:
+    The file and, of Markdown with figures, their folder.
 
   Raises:
     WorkdirError: it can't be written.
@@ -252,7 +304,7 @@ def write(out: str, found: Found) -> None:
   parts = sections(found, report_figures)
   if path.suffix == '.html':
     storage.replace(path, _bytes(html_report.render(TITLE, parts)))
-    return
+    return [path]
   folder = path.with_name(f'{path.stem}_figures')
   drawn = document.figures(parts)
   if drawn:
@@ -262,6 +314,7 @@ def write(out: str, found: Found) -> None:
     storage.replace(folder / f'{figure.name}.svg', _bytes(figure.svg))
   content = document.markdown(TITLE, parts, folder.name)
   storage.replace(path, _bytes(content))
+  return [path, folder] if drawn else [path]
 
 
 def _bytes(content: str) -> bytes:

@@ -44,7 +44,8 @@ def main(argv: Sequence[str]) -> None:
   if passed:
     storage.say(f'passed over, as no runs: {passed}')
   if out:
-    report.write(out, found)
+    for path in report.write(out, found):
+      storage.say(f'written: {path}')
   else:
     print(report.text(found), end='')
 

@@ -17,8 +17,8 @@ MEAN, COST = 'the mean itself (%)', 'cost (epochs of vanilla)'
 HEADER = (
   'row',
   'last epoch (%)',
-  'best epoch (%)',
   'gain (points), 95 % interval',
+  'best epoch (%)',
   COST,
   MEAN,
   # Without TrCost, to which a pass that predicts is as dear as a train step.
@@ -31,24 +31,9 @@ _MEMORY = (
   ('corrected by stage one (%)', 'stage_one_corrected'),
   ('corrected by the final network (%)', 'corrected'),
 )
-_ABOUT = (
-  'Cost: forward passes of an image, a train step as three of them, over '
-  'three times the training images; so it is in epochs of vanilla training. A '
-  'row that differs by more than 2 % from the one that its gain is over is '
-  'marked, and is not comparable with it.'
-)
-_MEAN = (
-  'The mean itself: accuracy of the mean of the parameters, which taught, in '
-  'place of the student that is the result.'
-)
 _WRONG = (
   'Vanilla training of M / 2 is a control: a shorter run remembers fewer wrong '
   'labels. Where labels are wrong, no gain is shown without it.'
-)
-_MEMORISED = (
-  'Of the training images whose label is wrong: those of which the wrong label '
-  'is predicted (memorised), and those of which the right one is (corrected). '
-  'Stage one is told of methods that have several.'
 )
 # What a row of the tables is.
 METHOD, CONTROL = 'method at equal cost', 'control'
@@ -58,7 +43,7 @@ KINDS = (METHOD, CONTROL, TWO, UNEQUAL)
 
 @dataclasses.dataclass(frozen=True)
 class Gain:
-  """A gain over vanilla training.
+  """A gain of a table, over vanilla training in the arena.
 
   Attributes:
     name: of the method.
@@ -66,6 +51,9 @@ class Gain:
     share: of wrong labels.
     images: of each class; 0 for all.
     points: summary of the gains by seed.
+    over: name of what it is over.
+    row: number of the row.
+    measured: (number, metric) of both.
   """
 
   name: str
@@ -73,6 +61,9 @@ class Gain:
   share: float
   images: int
   points: seeds.Summary
+  over: str = VANILLA
+  row: int = 0
+  measured: tuple[tuple[int, str], ...] = ()
 
 
 def _name(one: Placed) -> str:
@@ -128,8 +119,7 @@ def table(placed: Sequence[Placed]) -> Table:
   lines = [line for line in grouped if not isinstance(line, Heading)]
   means = any(line[HEADER.index(MEAN)].text for line in lines)
   kept = [n for n, name in enumerate(HEADER) if means or name != MEAN]
-  notes = [_ABOUT]
-  notes += [_MEAN] * means + [_WRONG] * any(map(_share, placed))
+  notes = [_WRONG] * any(map(_share, placed))
   shown = [one for one in placed if not _lacks_control(one, placed)]
   return Table(
     tuple(HEADER[n] for n in kept),
@@ -157,10 +147,12 @@ def _line(one: Placed, placed: Sequence[Placed]) -> Line:
   if ours is None:
     return (name, Cell(strong=True), *[Cell()] * (len(HEADER) - 2))
   cost = ours.values('vanilla_epochs').values()
+  last, best = comparison.last_and_best(ours, _metric(one))
   return (
     name,
-    *comparison.last_and_best(ours, _metric(one)),
+    last,
     _gain(one, placed),
+    best,
     # It is the same of all seeds.
     Cell(f'{next(iter(cost)):.2f}' if cost else ''),
     Cell(comparison.mean(ours.values('mean'))),
@@ -193,18 +185,22 @@ def gains(placed: Sequence[Placed], group: str) -> list[Gain]:
     # What the table has no number for is not drawn.
     if one.row.group != group or not (base and _gain(one, placed).text):
       continue
-    points = seeds.paired(
-      *(
-        {seed: 100 * value for seed, value in values.items()}
-        for values in (
-          one.ours.values(_metric(one)),
-          base.ours.values(_metric(base)),
+    metrics = _metric(one), _metric(base)
+    points = comparison.difference(one.ours, metrics[0], base.ours, metrics[1])
+    if points:
+      numbers = one.ours.number, base.ours.number
+      found.append(
+        Gain(
+          _name(one),
+          _kind(one, base),
+          _share(one),
+          _images(one),
+          points,
+          _name(base),
+          one.ours.number,
+          tuple(zip(numbers, metrics, strict=True)),
         )
       )
-    )
-    if points:
-      kind, share = _kind(one, base), _share(one)
-      found.append(Gain(_name(one), kind, share, _images(one), points))
   return found
 
 
@@ -236,4 +232,4 @@ def memory(placed: Sequence[Placed]) -> Table | None:
 
   header = ('row', *(title for title, _ in _MEMORY), 'runs')
   lines = tuple(paper_tables.grouped(known, line))
-  return Table(header, lines, (_MEMORISED,))
+  return Table(header, lines)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows as cells: means over seeds, gains by seed, costs, names."""
 
+import os
 import pathlib
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from srdl_jax import config as config_lib
@@ -35,8 +36,8 @@ _SAME_UNITS = 0.02
 # A short run remembers fewer wrong labels, which alone may be a gain.
 NO_CONTROL = 'vanilla of M / 2 is missing'
 COSTS = (
-  'TrCost (1e16)',
-  'training FLOPs (1e16)',
+  'TrCost (multiply-adds)',
+  'training FLOPs',
   # Stages are compiled within their training.
   'device time, with compilation',
 )
@@ -63,6 +64,35 @@ def mean(
   found = seeds.summarise([scale * value for value in by_seed.values()])
   spread = f' ± {found.std:.{digits}f}' if found.n > 1 else ''
   return f'{found.mean:.{digits}f}{spread} ({found.n})'
+
+
+def counted(value: float) -> str:
+  """Returns a count in three digits, as '1.13 T' for 1.13e12."""
+  for sign, unit in zip('EPTGM', (1e18, 1e15, 1e12, 1e9, 1e6), strict=True):
+    # What would be rounded to 1,000 of a unit is one of the next.
+    if value >= 0.9995 * unit:
+      scaled = value / unit
+      return (
+        f'{scaled:.3g} {sign}' if scaled < 999.5 else f'{scaled:,.0f} {sign}'
+      )
+  return f'{value:,.0f}'
+
+
+def shared(names: Iterable[str]) -> str:
+  """Returns what names begin with, most often 'ResNet-32, '; or ''."""
+  start = os.path.commonprefix(list(names))
+  start = start[: start.rfind(', ') + 2] if ', ' in start else ''
+  # A comma may be part of a network's name.
+  return start if start.count('(') == start.count(')') else ''
+
+
+def difference(
+  row: ReportRow, metric: str, baseline: ReportRow, baseline_metric: str
+) -> seeds.Summary | None:
+  """Summarises a gain by seed, in points; None where nothing is shared."""
+  values = row.values(metric), baseline.values(baseline_metric)
+  points = ({n: 100 * v for n, v in one.items()} for one in values)
+  return seeds.paired(*points)
 
 
 def last_and_best(row: ReportRow, metric: str) -> tuple[Cell, Cell]:
@@ -112,17 +142,15 @@ def gain(
   """
   if row.first.data != baseline.first.data:
     return Cell(marks=('other data: not compared',))
-  ours, theirs = row.values(metric), baseline.values(baseline_metric)
-  if not ours or not theirs:
+  if not row.values(metric) or not baseline.values(baseline_metric):
     return Cell()
   told = marks(row, baseline)
-  found = seeds.paired(ours, theirs)
+  found = difference(row, metric, baseline, baseline_metric)
   if found is None:
     return Cell('no shared seed', marks=told)
-  text = f'{100 * found.mean:+.2f}'
+  text = f'{found.mean:+.2f}'
   if found.n > 1:
-    low, high = found.interval()
-    text += f' [{100 * low:+.2f}, {100 * high:+.2f}]'
+    text += ' [{:+.2f}, {:+.2f}]'.format(*found.interval())
   return Cell(f'{text} ({found.n})', marks=told)
 
 
@@ -145,8 +173,8 @@ def costs(row: ReportRow) -> tuple[Cell, ...]:
   seconds = row.values('device_seconds').values()
   devices = {(r.device_count, r.device_kind) for r in row.runs.values()}
   return (
-    Cell(f'{row.first.cost.training_1e16:.3g}'),
-    Cell(f'{statistics.fmean(flops) / 1e16:.3g}' if flops else ''),
+    Cell(counted(1e16 * row.first.cost.training_1e16)),
+    Cell(counted(statistics.fmean(flops)) if flops else ''),
     Cell(
       duration(statistics.fmean(seconds)),
       marks=('other hardware',) if len(devices) > 1 else (),

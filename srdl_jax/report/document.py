@@ -32,12 +32,10 @@ class Heading:
   """A line across a table.
 
   Attributes:
-    name: that cells link to, '' for none.
     detail: in smaller type behind it.
   """
 
   text: str
-  name: str = ''
   detail: str = ''
 
 
@@ -77,8 +75,57 @@ class Figure:
   caption: str
 
 
-# A paragraph, a list of lines, a table or a figure.
-Part = str | tuple[str, ...] | Table | Figure
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A difference with its interval, in points.
+
+  Attributes:
+    name: of what is compared, with what.
+    ends: of the interval; None where there is one seed.
+    n: seeds that both have.
+    marks: see `Cell`.
+    link: see `Cell`.
+  """
+
+  name: str
+  mean: float
+  ends: tuple[float, float] | None
+  n: int
+  marks: tuple[str, ...] = ()
+  link: str = ''
+
+  @property
+  def text(self) -> str:
+    """As '+1.2 [+0.3, +2.1]'."""
+    ends = '[{:+.1f}, {:+.1f}]'.format(*self.ends) if self.ends else ''
+    return f'{self.mean:+.1f} {ends}'.strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Forest:
+  """Differences of one group, each a line of a forest plot.
+
+  Attributes:
+    title: what they have in common.
+    span: ends of the axis, which several plots share.
+    figure: the plot as a picture; None draws none.
+  """
+
+  title: str
+  lines: tuple[Estimate, ...]
+  span: tuple[float, float]
+  figure: Figure | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Definitions:
+  """Words and what they mean: (name that links refer to, word, meaning)."""
+
+  items: tuple[tuple[str, str, str], ...]
+
+
+# A paragraph, a list of lines, a table or a picture.
+Part = str | tuple[str, ...] | Table | Figure | Forest | Definitions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,18 +135,21 @@ class Section:
   Attributes:
     name: that links refer to; no other section has it.
     level: 2 for the largest, 3 for one below it.
+    short: title in the contents, where it isn't the whole.
   """
 
   name: str
   title: str
   parts: tuple[Part, ...]
   level: int = 2
+  short: str = ''
 
 
 def figures(sections: Sequence[Section]) -> list[Figure]:
   """Returns all figures, in their order."""
   parts = (part for section in sections for part in section.parts)
-  return [part for part in parts if isinstance(part, Figure)]
+  drawn = (p.figure if isinstance(p, Forest) else p for p in parts)
+  return [part for part in drawn if isinstance(part, Figure)]
 
 
 def markdown(
@@ -126,10 +176,25 @@ def _blocks(part: Part, figures: str | None) -> list[str]:
     return ['\n'.join(f'- {_plain(line)}' for line in part)]
   if isinstance(part, Table):
     return [_table(part), *map(_plain, part.notes)]
+  if isinstance(part, Definitions):
+    told = (f'- **{_plain(w)}**: {_plain(means)}' for _, w, means in part.items)
+    return ['\n'.join(told)]
+  if isinstance(part, Forest):
+    picture = _blocks(part.figure, figures) if part.figure else []
+    return [f'**{_plain(part.title)}**', _forest(part), *picture]
   if figures is None:
     return []
   image = f'![{_plain(part.alt)}]({figures}/{part.name}.svg)'
   return [image, _plain(part.caption)]
+
+
+def _forest(forest: Forest) -> str:
+  header = ('compared', 'gain (points), 95 % interval', 'seeds')
+  lines = (
+    (Cell(one.name, marks=one.marks), Cell(one.text), Cell(f'{one.n}'))
+    for one in forest.lines
+  )
+  return _table(Table(header, tuple(lines)))
 
 
 def _table(table: Table) -> str:

@@ -317,3 +317,50 @@ def _around(
   ax.plot(
     distances, directions.mean(0), color=colour, linewidth=1.8, label=name
   )
+
+
+@style.drawn
+def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
+  """Draws numbers of images by label and prediction, [K, K]."""
+  size = 1.6 + 0.36 * len(names)
+  figure = Figure((size, size), layout='constrained')
+  ax = figure.subplots()
+  for (label, guess), count in np.ndenumerate(counts):
+    if not count:
+      continue
+    colour = GAIN if label == guess else LOSS
+    share = count / counts[label].sum()
+    place = (guess - 0.5, label - 0.5)
+    ax.add_patch(Rectangle(place, 1, 1, fc=colour, alpha=0.08 + 0.5 * share))
+    ax.text(guess, label, count, ha='center', va='center', size=8)
+  places = range(len(names))
+  ax.set_xticks(places, names, rotation=90)
+  ax.set_yticks(places, names)
+  ax.set_xlim(-0.5, len(names) - 0.5)
+  ax.set_ylim(len(names) - 0.5, -0.5)
+  ax.grid(visible=False)
+  ax.set_xlabel('predicted')
+  ax.set_ylabel('label')
+  return figure
+
+
+@style.drawn
+def calibration(bins: np.ndarray) -> Figure:
+  """Draws accuracy by confidence, and how many images are in each bin.
+
+  Args:
+    bins: [n, 3], images, sums of confidence, right ones.
+  """
+  figure = Figure((5.6, 5.2), layout='constrained')
+  upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+  images, confidence, right = bins[bins[:, 0] > 0].T
+  upper.plot((0, 1), (0, 1), color=INK, linewidth=1, linestyle='--')
+  upper.plot(
+    confidence / images, right / images, 'o-', color=GAIN, markersize=4
+  )
+  upper.set(ylabel='accuracy', ylim=(0, 1))
+  edges = np.arange(len(bins)) / len(bins)
+  width = 1 / len(bins)
+  lower.bar(edges, bins[:, 0], width, align='edge', color=style.COLOURS[0])
+  lower.set(xlabel='confidence', ylabel='images', xlim=(0, 1))
+  return figure

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows as figures of the report; drawing them takes matplotlib."""
 
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from srdl_jax.flatness import Flatness, groups
-from srdl_jax.report import arena, drawings, seeds
+from srdl_jax.report import arena, comparison, drawings, run_file, seeds
 from srdl_jax.report.document import Figure
 from srdl_jax.report.paper_tables import Placed, baseline, once
 from srdl_jax.report.rows import ReportRow
@@ -14,6 +15,8 @@ from srdl_jax.reproduce.arena import HALF
 
 # More than that in one figure, beside the first, can't be told apart.
 _LINES = 5
+# Of a picture of confusions; those of more would not be legible.
+_CLASSES = 20
 
 
 def learning_curves(
@@ -42,27 +45,19 @@ def _learning_curves(
   evaluated = splits.pop() if len(splits) == 1 else 'evaluation'
   ranked = evaluated == 'test' and named[next(iter(named))].metric == 'rank1'
   measured = 'rank-1' if ranked else 'accuracy'
-  shared = _shared(named)
+  shared = comparison.shared(named)
   rows = {n.removeprefix(shared): row for n, row in named.items() if row.curves}
   told = ', '.join(
     f'{n} (R{row.number}, n = {len(row.curves)})' for n, row in rows.items()
   )
-  about = f'{title}, {shared}'.removesuffix(', ')
+  about = f'{title}, {shared}'.removesuffix(', ').removeprefix(', ')
   if rows:
     yield Figure(
       name,
       drawings.learning_curves(rows, evaluated, measured),
       f'{measured.capitalize()} and learning rate by epoch: {told}',
-      f'{about}: {told}.',
+      f'{about}: {told}.'.removeprefix(': '),
     )
-
-
-def _shared(names: Iterable[str]) -> str:
-  """Returns what names begin with, most often 'ResNet-32, '; or ''."""
-  start = os.path.commonprefix(list(names))
-  start = start[: start.rfind(', ') + 2] if ', ' in start else ''
-  # A comma may be part of a network's name.
-  return start if start.count('(') == start.count(')') else ''
 
 
 def comparisons(
@@ -99,7 +94,7 @@ def schedules(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
   rows = {
     one.row.name: one.ours for one in placed if one.ours and one.ours.schedule
   }
-  shared = _shared(rows)
+  shared = comparison.shared(rows)
   told = ', '.join(f'{n} (R{row.number})' for n, row in rows.items())
   if rows:
     yield Figure(
@@ -117,11 +112,8 @@ def gains(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
     base = baseline(one, placed)
     if not (base and base.ours and one.ours):
       continue
-    ours, theirs = (
-      {seed: 100 * value for seed, value in row.values('accuracy').items()}
-      for row in (one.ours, base.ours)
-    )
-    if found := seeds.paired(ours, theirs):
+    found = comparison.difference(one.ours, 'accuracy', base.ours, 'accuracy')
+    if found:
       line = lines.setdefault(one.row.name.rpartition(', M')[0], {})
       line[one.ours.fields['epochs']] = found
   if any(len(line) > 1 for line in lines.values()):
@@ -135,19 +127,15 @@ def gains(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
     )
 
 
-def forests(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
-  """Draws the gains of each group of the arena, one below the other."""
-  named = dict.fromkeys(one.row.group for one in placed)
-  for number, group in enumerate(named, 1):
-    if found := arena.gains(placed, group):
-      yield Figure(
-        f'{name}_forest_{number}',
-        drawings.forest(found),
-        f'Gains over vanilla training: {group}',
-        f'{group}: gain of the last-epoch test accuracy over vanilla training, '
-        "paired by seed, with Student's 95 % interval; a point without one is "
-        'of one seed.',
-      )
+def forest(gains: Sequence[arena.Gain], name: str, title: str) -> Figure:
+  """Draws the gains of a group, one below the other."""
+  return Figure(
+    name,
+    drawings.forest(gains),
+    f'Paired gains: {title}',
+    f'{title}: gains of the last-epoch test accuracy, paired by seed, with '
+    "Student's 95 % interval; a point without one is of one seed.",
+  )
 
 
 def crossing(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
@@ -156,7 +144,8 @@ def crossing(placed: Sequence[Placed], name: str) -> Iterator[Figure]:
   for group in dict.fromkeys(one.row.group for one in placed):
     for gain in arena.gains(placed, group):
       cells[gain.images, arena.budget(placed, group)] = gain.points
-  if cells:
+  # One is no map.
+  if len(cells) > 1:
     yield Figure(
       name,
       drawings.crossing(cells),
@@ -241,4 +230,24 @@ def flatness(found: Flatness, name: str) -> Figure:
     'different norm are not comparable along unit directions. '
     f'{found.path}, commit '
     f'{found.commit or "unknown"}, {found.device}.',
+  )
+
+
+def details(found: run_file.Answers, name: str) -> Iterator[Figure]:
+  """Draws confusions, of few classes, and calibration."""
+  if len(found.classes) <= _CLASSES:
+    yield Figure(
+      f'{name}_confusion',
+      drawings.confusion(found.counts, found.classes),
+      'Confusion matrix',
+      'Images by label (down) and prediction (across).',
+    )
+  images, confidence, right = found.bins.T
+  gap = np.abs(right - confidence).sum() / images.sum()
+  yield Figure(
+    f'{name}_calibration',
+    drawings.calibration(found.bins),
+    'Accuracy by confidence',
+    'Accuracy by confidence, in bins of equal width, and images in each; '
+    f'dashed: as right as sure. Expected calibration error {100 * gap:.2f} %.',
   )

@@ -110,9 +110,9 @@ def table(placed: Sequence[Placed], scale: str) -> Table:
   header = (
     'row',
     'last epoch (%)',
+    'gain (points), 95 % interval',
     'best epoch (%)',
     f'{theirs} (%)',
-    'gain (points), 95 % interval',
     "paper's gain",
     *comparison.COSTS,
     "paper's TrCost",
@@ -167,14 +167,18 @@ def _lines(placed: Placed, others: Sequence[Placed]) -> Iterator[Line]:
     name = row.name
     if len(row.metrics) > 1 or metric not in ('accuracy', 'ensemble'):
       name += f', {_METRICS[metric]}'
-    cells = [Cell(name), Cell(strong=True), Cell()]
+    last, best = Cell(strong=True), Cell()
     if ours:
-      cells[1:] = comparison.last_and_best(ours, metric)
-    cells.append(Cell('' if number is None else f'{number:.2f} ({row.seeds})'))
-    cells += _gains(placed, base, metric, number)
+      last, best = comparison.last_and_best(ours, metric)
+    theirs = Cell('' if number is None else f'{number:.2f} ({row.seeds})')
+    gain, their_gain = _gains(placed, base, metric, number)
+    cells = [Cell(name), last, gain, best, theirs, their_gain]
     first = index == 0
     cells += comparison.costs(ours) if ours and first else [Cell()] * 3
-    cells.append(Cell(f'{row.cost:g}' if row.cost and first else ''))
+    their_cost = row.cost if first else None
+    cells.append(
+      Cell(comparison.counted(1e16 * their_cost) if their_cost else '')
+    )
     cells.append(reference(ours) if first else Cell())
     yield tuple(cells)
 

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the report takes of a finished run: values by name, curves by epoch."""
+"""What the report takes of a run: values by name, curves, single answers."""
 
+import csv
+import dataclasses
 import itertools
 import json
 import pathlib
 import re
 
+import numpy as np
+
 from srdl_jax import storage
 from srdl_jax.errors import WorkdirError
+from srdl_jax.metrics import CALIBRATION_BINS
 from srdl_jax.runs import finished
 from srdl_jax.runs.finished import FinishedRun
 
@@ -23,11 +28,29 @@ _NAMES = {
 # Beyond it lies damage, whose squares are not finite.
 _MOST = 1e100
 METRICS = 'metrics.jsonl'
+# What `evaluate --details` says of each image.
+ANSWERS = 'predictions.csv'
 TRAIN = 'train_epoch'
 # (epoch of the whole run, accuracy), ascending.
 Points = list[tuple[int, float]]
 # By split, of each stage.
 Curves = dict[str, list[Points]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+  """What a network said of labelled images.
+
+  Attributes:
+    classes: their names, sorted.
+    counts: [K, K], images by label and prediction.
+    bins: [CALIBRATION_BINS, 3], by confidence: images, the sum of their
+      confidence, and how many are right.
+  """
+
+  classes: list[str]
+  counts: np.ndarray
+  bins: np.ndarray
 
 
 def values(run: FinishedRun) -> dict[str, float]:
@@ -126,3 +149,33 @@ def curves(run: FinishedRun) -> Curves:
     if max((epoch for epoch, _ in points), default=0) < end:
       raise unusable('lacks epochs of the finished run')
   return found
+
+
+def answers(path: pathlib.Path) -> Answers:
+  """Reads what `evaluate --details` says of each image.
+
+  Raises:
+    WorkdirError: it is damaged.
+  """
+  try:
+    with storage.failures(path, 'read'), open(path, newline='') as file:
+      lines = list(csv.DictReader(file))
+    said = [(line['label'], line['predicted']) for line in lines]
+    confidence = np.array([float(line['probability']) for line in lines])
+    if not said or not ((confidence >= 0) & (confidence <= 1)).all():
+      raise ValueError('no probabilities')
+  except (csv.Error, LookupError, TypeError, ValueError) as error:
+    raise WorkdirError(
+      f'{path} is not what evaluate --details writes: it is not shown.'
+    ) from error
+  # Labels that are missing in a row too short are None, and sorted by name.
+  names = sorted({f'{name}' for pair in said for name in pair})
+  place = {name: n for n, name in enumerate(names)}
+  labels, guesses = np.array([[place[f'{n}'] for n in pair] for pair in said]).T
+  counts = np.zeros((len(names),) * 2, int)
+  np.add.at(counts, (labels, guesses), 1)
+  number = np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1
+  bins = np.zeros((CALIBRATION_BINS, 3))
+  each = np.stack([np.ones(len(said)), confidence, labels == guesses], 1)
+  np.add.at(bins, np.maximum(number, 0), each)
+  return Answers(names, counts, bins)

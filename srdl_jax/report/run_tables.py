@@ -1,28 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of runs that are none of the paper's, and of where runs come from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from srdl_jax import config as config_lib
 from srdl_jax.flatness import KINDS, SPLITS, Flatness, groups
 from srdl_jax.report import comparison
-from srdl_jax.report.document import Cell, Heading, Line, Table
+from srdl_jax.report.document import Cell, Line, Table
 from srdl_jax.report.paper_tables import ONE_TEACHER, reference
 from srdl_jax.report.rows import ReportRow
 from srdl_jax.runs.finished import ImportedTeacher
+from srdl_jax.runs.progress import duration
 
 OTHERS = (
   'runs',
   'last epoch (%)',
-  'best epoch (%)',
   'gain over vanilla (points), 95 % interval',
+  'best epoch (%)',
   'stage one (%)',
   'ensemble (%)',
   *comparison.COSTS,
   'seeds',
   'ref',
 )
-_PROVENANCE = ('seed', 'directory', 'commit', 'data', 'device', 'jax')
+_PROVENANCE = (
+  'seed',
+  'last epoch (%)',
+  'directory',
+  'commit',
+  'data',
+  'device',
+  'device time',
+  'jax',
+)
 
 
 def others(rows: Sequence[ReportRow], known: Sequence[ReportRow]) -> Table:
@@ -69,14 +79,15 @@ def _lines(
 def _measured(
   row: ReportRow, metric: str, known: Sequence[ReportRow]
 ) -> tuple[Cell, Cell, Cell]:
-  """Returns a metric of the last and the best epoch, and its gain."""
+  """Returns a metric of the last epoch, its gain, and of the best epoch."""
   base, gain = comparison.baseline(row, known), Cell()
   if base is not None and row.fields['method'] != 'vanilla':
     against = base.metric if metric == row.metric else metric
     gain = comparison.gain(row, metric, base, against)
     if comparison.lacks_control(row, known):
       gain = Cell(marks=(comparison.NO_CONTROL,))
-  return *comparison.last_and_best(row, metric), gain
+  last, best = comparison.last_and_best(row, metric)
+  return last, gain, best
 
 
 def comparisons(
@@ -132,27 +143,26 @@ def flatness(found: Flatness) -> Table:
   return Table(tuple(header), tuple(lines))
 
 
-def provenance(rows: Sequence[ReportRow], names: Mapping[int, str]) -> Table:
-  """Returns a table of every run: what, from where, on what."""
-  lines: list[Line | Heading] = []
-  for row in rows:
-    number = f'R{row.number}'
-    name = f'{number}: {names[row.number]}'
-    lines.append(Heading(name, number.lower(), _config(row)))
-    for seed, run in sorted(row.runs.items()):
-      cells = (
-        str(seed),
-        run.workdir,
-        run.commit or '',
-        run.data[:12],
-        f'{run.device_count} × {run.device_kind}',
-        run.jax,
-      )
-      lines.append(tuple(map(Cell, cells)))
-  return Table(_PROVENANCE, tuple(lines), texts=tuple(range(1, 6)))
+def provenance(row: ReportRow) -> Table:
+  """Returns a table of a row's runs: what, from where, on what."""
+  lines: list[Line] = []
+  for seed, run in sorted(row.runs.items()):
+    value = row.values(row.metric)[seed]
+    cells = (
+      str(seed),
+      f'{100 * value:.2f}',
+      run.workdir,
+      run.commit or '',
+      run.data[:12],
+      f'{run.device_count} × {run.device_kind}',
+      duration(run.device_seconds),
+      run.jax,
+    )
+    lines.append(tuple(map(Cell, cells)))
+  return Table(_PROVENANCE, tuple(lines), texts=(0, 2, 3, 4, 5, 7))
 
 
-def _config(row: ReportRow) -> str:
+def config(row: ReportRow) -> str:
   """Returns the settings of a row that aren't the defaults."""
   defaults = config_lib.flatten(config_lib.defaults())
   told = [
@@ -165,7 +175,8 @@ def _config(row: ReportRow) -> str:
   for teacher in dict.fromkeys(run.teacher for run in row.runs.values()):
     if teacher:
       told.append(_teacher(teacher))
-  return ', '.join(told) or 'all fields at their defaults'
+  said = ', '.join(told) or 'none, all fields are at their defaults'
+  return f'Settings that differ from the defaults: {said}.'
 
 
 def _teacher(teacher: ImportedTeacher) -> str:

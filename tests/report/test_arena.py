@@ -134,7 +134,7 @@ def test_ensembles_stand_apart(place):
   for n, heading in headings[1::2]:
     assert heading.text.endswith('two networks deployed')
     assert heading.detail == 'at 2 × the cost of inference'
-    name, last, _, gain, *_ = lines[n + 1]
+    name, last, gain, *_ = lines[n + 1]
     assert name.text.endswith(two)
     assert last.text == '52.00 (1)' and gain.text == '+2.00 (1)'
   kinds = {g.name: g.kind for g in arena.gains(placed, placed[0].row.group)}
@@ -147,7 +147,7 @@ def test_no_gain_under_noise_without_half_the_budget(place):
   placed = place('noise', 'full', entrants, 0.2)
   clean, noisy = (one.row.group for one in (placed[0], placed[len(ENTRANTS)]))
   table = arena.table(placed)
-  gains = [line[3] for line in lines_of(table)]
+  gains = [line[2] for line in lines_of(table)]
   shown = [cell for cell in gains if cell != document.Cell()]
   missing = document.Cell(marks=('vanilla of M / 2 is missing',))
   assert shown == [document.Cell('+10.00 [+10.00, +10.00] (2)'), missing]
@@ -251,8 +251,10 @@ def test_a_forest_plot_has_a_point_for_each_gain_of_the_table(place):
   entrants = {name: [0.5, 0.6] for name in (VANILLA, HALF, 'OLS', 'DLB')}
   entrants |= {'two vanilla networks': [0.5], 'SRDL': [0.6, 0.6, 0.6]}
   placed = place('noise', 'digits', entrants, 0.3, 60)
-  (figure,) = report_figures.forests(placed, 'x')
-  gains = [line[3].text for line in lines_of(arena.table(placed))]
+  group = next(one.row.group for one in placed if one.ours)
+  drawn = arena.gains(placed, group)
+  figure = report_figures.forest(drawn, 'x', group)
+  gains = [line[2].text for line in lines_of(arena.table(placed))]
   names = ['vanilla of M / 2 (n = 2)', 'OLS (n = 2)', 'SRDL (n = 2)']
   names += ['DLB (n = 2)', 'two vanilla networks (n = 1)']
   assert len(list(filter(None, gains))) == len(names)
@@ -335,11 +337,17 @@ def test_the_arena_is_a_section_without_learning_curves(place, tmp_path):
   kinds = {
     name: [type(part) for part in sections[f'full-{name}'].parts]
     for name in ('arena', 'noise')
+    if f'full-{name}' in sections
   }
   figure, table = document.Figure, document.Table
-  assert kinds == {
-    'arena': [str, figure, table],
-    'noise': [str, figure, figure, figure, table, table],
-  }
+  assert kinds == {'noise': [str, figure, table, table]}
+  # The arena's own rows are those of noise without wrong labels.
+  (line,) = sections['full'].parts[0].lines
+  assert 'Arena' in line[0].text and line[1].link == 'full-noise'
+  plots = sections['gains'].parts[1:]
+  assert [one.figure.name for one in plots] == [
+    'full_noise_forest_1',
+    'full_noise_forest_2',
+  ]
   names = [figure.name for figure in document.figures([*sections.values()])]
   assert len(names) == len(set(names))

@@ -71,6 +71,12 @@ def others(names):
   return rows_of(run_tables.others(rows, rows))
 
 
+def page_of(found, number):
+  """Returns the page of a row."""
+  sections = {one.name: one for one in report.sections(found, None)}
+  return sections[f'r{number}']
+
+
 def tabled(tmp_path, table, scale='smoke'):
   """Returns the lines of one of the paper's tables."""
   rows = rows_lib.read([str(tmp_path)]).rows
@@ -98,8 +104,8 @@ def test_a_row_is_a_mean_over_seeds_and_its_gain_is_paired(place):
   assert vanilla['runs'].text == 'tiny, vanilla'
   assert srdl_row['runs'].text == 'tiny, srdl'
   assert srdl_row['seeds'].text == '0, 1, 2'
-  # 51, 62, 73: deviations of 11. Last epoch first, best beside it.
-  assert list(srdl_row)[1:3] == [LAST, BEST]
+  # 51, 62, 73: deviations of 11. Last epoch first, its gain beside it.
+  assert list(srdl_row)[1:4] == [LAST, GAIN, BEST]
   assert srdl_row[LAST] == document.Cell('62.00 ± 11.00 (3)', strong=True)
   assert srdl_row[BEST].text == '63.00 ± 11.00 (3)'
   assert srdl_row['ensemble (%)'].text == '64.00 ± 11.00 (3)'
@@ -138,8 +144,8 @@ def test_only_shared_seeds_are_paired(place, tmp_path):
 def test_cost_is_told_in_three_units(place):
   (row,) = others([place('s', 'srdl', 0, 0.5)])
   assert [row[name].text for name in comparison.COSTS] == [
-    '0.002',
-    '0.012',
+    '20 T',
+    '120 T',
     '12 s',
   ]
 
@@ -282,7 +288,8 @@ def test_what_has_not_been_run_is_blank(place_row, tmp_path):
   for line, row in zip([vanilla, *rest], [rows[0], *rows[2:]], strict=True):
     number = dict(row.metrics)['accuracy']
     assert line['paper (%)'].text == f'{number:.2f} (5)'
-    assert line["paper's TrCost"].text == f'{row.cost:g}'
+    cost = comparison.counted(1e16 * row.cost)
+    assert line["paper's TrCost"].text == cost
     ours = [LAST, BEST, PAPERS_GAIN, *comparison.COSTS, 'runs']
     assert all(not line[name].text for name in ours)
 
@@ -348,9 +355,10 @@ def test_seeds_that_a_table_does_not_pair_are_told(place_row, tmp_path):
   assert 'both have, 0, 1 (n = 2)' in note
 
 
-def test_device_time_is_said_to_hold_compilation():
-  sections = report.sections(rows_lib.Found([], [], []), None)
-  assert any('it includes compilation' in part for part in sections[0].parts)
+def test_device_time_is_said_to_hold_compilation(place):
+  *_, last = report.sections(rows_lib.read([place('s')]), None)
+  told = {name: meaning for name, _, meaning in last.parts[0].items}
+  assert 'it includes compilation' in told['device-time']
 
 
 def taught(name, directory, **teacher):
@@ -375,13 +383,11 @@ def test_a_finished_run_that_teaches_is_named(place):
   said = 'resnet20, srdl, 4 epochs'
   label = f'tiny, kd, taught by the finished run big ({said})'
   assert line['runs'].text == label
-  found = rows_lib.read(names)
-  table = report.sections(found, None)[-1].parts[1]
-  heading = table.lines[0]
-  assert heading.text == f'R1: {label}'
+  page = page_of(rows_lib.read(names), 1)
+  assert page.title == f'R1: {label}'
   digest = 'd1' * 6
-  where = f'taught by the finished run /runs/big ({said}, checkpoint {digest})'
-  assert heading.detail.endswith(where)
+  where = f'taught by the finished run /runs/big ({said}, checkpoint {digest}).'
+  assert page.parts[0].endswith(where)
   # The same network in another place is the same teacher; another one isn't.
   taught('/copies/big', names[1])
   assert rows_lib.read(names).rows[0].one_teacher
@@ -395,9 +401,8 @@ def test_a_finished_run_that_teaches_is_named(place):
 def test_older_results_do_not_say_which_run_taught(place):
   name = place('k', 'kd', 0, **{'teacher.model': 'resnet20'})
   assert others([name])[0]['runs'].text == 'tiny, kd'
-  table = report.sections(rows_lib.read([name]), None)[-1].parts[1]
-  detail = table.lines[0].detail
-  assert detail.endswith('imported teacher resnet20, checkpoint d1d1d1d1d1d1')
+  detail = page_of(rows_lib.read([name]), 1).parts[0]
+  assert detail.endswith('imported teacher resnet20, checkpoint d1d1d1d1d1d1.')
 
 
 def test_one_teacher_of_all_seeds_is_told(place_row, tmp_path):
@@ -423,7 +428,7 @@ def test_one_teacher_of_all_seeds_is_told(place_row, tmp_path):
   line = rows_of(table)[1]
   assert line[PAPERS_GAIN].marks == ('×100 cost', 'one teacher')
   assert line[TIME].text == '2 h'
-  assert line['training FLOPs (1e16)'].text == ''
+  assert line['training FLOPs'].text == ''
   assert table.notes == (paper_tables.ONE_TEACHER,)
 
 
@@ -649,8 +654,8 @@ def test_html_needs_no_other_file_and_is_whole(mixed, tmp_path):
   # Text from files is text.
   assert 'i' not in page.tags and 'b' not in page.tags
   assert any('<i>&"x' in part for part in page.said)
-  # Figure 3, two learning curves of four rows, Figure 4.
-  assert text.count('<figure>') == text.count('role="img"') >= 4
+  # Figure 3, curves of two comparisons and of each row, Figure 4.
+  assert len(re.findall('<figure\\b', text)) == text.count('role="img"') >= 4
   report.write(str(out), mixed)
   assert out.read_text() == text
 
@@ -660,14 +665,19 @@ def test_every_section_is_in_the_contents(mixed):
   titles = [section.title for section in sections]
   text = html_report.render('t', sections)
   contents = text.partition('<nav')[2].partition('</nav>')[0]
-  assert re.findall('>([^<]+)</a>', contents) == titles
-  assert titles[:2] == ['How to read this', 'Left out']
-  assert titles[-1] == 'Where the numbers come from'
+  said = [section.short or section.title for section in sections]
+  assert re.findall('>([^<]+)</a>', contents) == said
+  assert titles[:3] == [
+    'What was found',
+    'All paired gains',
+    'What is not here',
+  ]
+  assert titles[-1] == 'What the words mean'
 
 
 def test_a_damaged_log_leaves_out_its_curve_alone(mixed):
   sections = {s.name: s for s in report.sections(mixed, report_figures)}
-  lines = sections['left-out'].parts[0]
+  *lines, _ = sections['left-out'].parts[0]
   assert len(lines) == 2
   assert 'damaged/result.json' in lines[0]
   assert 'own/metrics.jsonl is damaged in line 1' in lines[1]
@@ -679,6 +689,8 @@ def test_a_damaged_log_leaves_out_its_curve_alone(mixed):
   ]
   _, curves = sections['others-curves'].parts
   assert 'vanilla' in curves.caption and 'srdl' not in curves.caption
+  pages = {s.title: s for s in sections.values() if s.short}
+  assert not document.figures([pages['R2: tiny, srdl']])
 
 
 def test_markdown_has_its_figures_beside_it(mixed, tmp_path):
@@ -703,28 +715,29 @@ def test_printed_tables_have_no_figures(mixed):
   assert '![' not in text
   columns = {
     len(re.findall(r'(?<!\\)\|', line))
-    for line in text.partition('## Where the numbers')[2].splitlines()
-    if line.startswith('|')
+    for line in text.partition('### R2: ')[2].splitlines()
+    if line.startswith('| ') and ' c0ffee ' in line
   }
-  assert columns == {7}
+  assert columns == {9}
 
 
 def test_provenance_names_every_run(mixed, tmp_path):
-  (told, table) = report.sections(mixed, None)[-1].parts
-  lines = rows_of(table)
+  pages = [page for page in report.sections(mixed, None) if page.short]
+  assert [page.name for page in pages] == [f'r{r.number}' for r in mixed.rows]
+  lines = [line for page in pages for line in rows_of(page.parts[-1])]
   runs = [run for row in mixed.rows for run in row.runs.values()]
   assert [line['directory'].text for line in lines] == [r.workdir for r in runs]
   line = lines[0]
   assert line['commit'].text == 'c0ffee' and line['jax'].text == '0.10.2'
   assert line['data'].text == 'f1' * 6
   assert line['device'].text == '1 × abacus'
-  headings = [x for x in table.lines if isinstance(x, document.Heading)]
-  assert [heading.name for heading in headings] == [
-    f'r{row.number}' for row in mixed.rows
-  ]
-  assert headings[1].text == 'R2: tiny, srdl'
-  assert headings[1].detail == 'model.name=tiny'
-  assert headings[2].text == (
+  assert line['last epoch (%)'].text == '50.00'
+  assert line['device time'].text == '12 s'
+  assert pages[1].title == 'R2: tiny, srdl'
+  assert pages[1].parts[0] == (
+    'Settings that differ from the defaults: model.name=tiny.'
+  )
+  assert pages[2].title == (
     'R3: ResNet-32, SRDL, stage-incomplete (Table 4, CIFAR-100)'
   )
 
@@ -776,14 +789,16 @@ def test_real_results_are_read(tmp_path):
         run_file.values(invented.rows[0].first)
       )
   sections = report.sections(found, report_figures)
-  (figure,) = document.figures(sections)
-  assert 'vanilla' in figure.caption and 'srdl' in figure.caption
+  forest, both, *alone = document.figures(sections)
+  assert 'Gain' not in both.caption
+  assert 'vanilla' in both.caption and 'srdl' in both.caption
+  assert [figure.name for figure in alone] == ['run_1', 'run_2']
 
 
 def test_flatness_alone_is_a_report(mixed):
   found = rows_lib.Found([], mixed.flatness, [])
   titles = [section.title for section in report.sections(found, None)]
-  assert titles == ['How to read this', reproduce.TABLES['fig4'].title]
+  assert titles == [reproduce.TABLES['fig4'].title]
 
 
 def test_what_cannot_be_written_is_named(tmp_path):
@@ -805,27 +820,28 @@ def test_tables_without_any_run_are_named_not_shown(place_row, tmp_path):
   # The factorial has it, too; Tables 1 and 2 aren't of this method.
   assert 'full-table5' in sections
   assert not {'full-table1', 'full-table2', 'full-budget'} & set(sections)
-  *_, told = sections['reading'].parts
+  (told,) = sections['left-out'].parts[0]
   assert told == (
     'Full scale: no run at all of Table 1; ImageNet; Table 2; Table 3; '
     'Table 4; Table 6; SRDL over vanilla by the budget M; Controls; '
     'Arena; Label noise; SRDL over vanilla by images of a class and budget.'
   )
   (_, table) = sections['full-table5'].parts
+  # What the paper has a number of is there, though it is not run.
   assert [line[LAST].text for line in rows_of(table)] == ['60.00 (1)', '']
 
 
-def test_runs_of_no_table_are_said_to_be_of_none(place):
+def test_runs_of_no_table_are_of_no_scale(place):
   sections = report.sections(rows_lib.read([place('s', 'srdl')]), None)
-  assert 'None of the runs is of a table' in sections[0].parts[-1]
-  assert [s.name for s in sections] == ['reading', 'others', 'runs']
+  names = [section.name for section in sections]
+  assert names == ['found', 'others', 'runs', 'r1', 'terms']
 
 
 def test_names_have_no_brackets_in_brackets(place_row, tmp_path):
   place_row(scales.rows('budget', 'full')[0], 0.6)
   place_row(scales.rows('imagenet', 'full')[0], 0.6)
-  table = report.sections(rows_lib.read([str(tmp_path)]), None)[-1].parts[1]
-  named = [x.text for x in table.lines if isinstance(x, document.Heading)]
+  sections = report.sections(rows_lib.read([str(tmp_path)]), None)
+  named = [section.title for section in sections if section.short]
   assert named == [
     'R1: ResNet-32, vanilla, M = 25 (SRDL over vanilla by the budget M, '
     'CIFAR-100)',
@@ -846,8 +862,8 @@ def test_a_stage_of_the_same_network_is_solid(place):
   sections = report.sections(rows_lib.read([name]), report_figures)
   # As the caption says: dashed is another network alone.
   assert (dashes(same), dashes(sections)) == (0, 2)
-  (caption,) = [s.parts[0] for s in sections if s.name == 'others-curves']
-  assert 'stages of the same network are solid' in caption
+  (about,) = [s.parts[0] for s in sections if s.name == 'runs']
+  assert 'Dashed: a stage that trains another network' in about
 
 
 def test_without_directories_the_command_says_how():
@@ -859,7 +875,7 @@ def test_without_directories_the_command_says_how():
   ('arguments', 'code', 'printed'),
   [
     (['{run}', '{run}/none'], 0, '(?s)tiny, srdl.*left out: .*none: No such'),
-    (['{run}', '--out={run}/report.html'], 0, '^$'),
+    (['{run}', '--out={run}/report.html'], 0, '^written: .*/report.html$'),
     (['{run}/none'], 2, 'error: None of these'),
     (['{run}', '--out=x.pdf'], 2, r'error: --out=x.pdf: .*\.html or \.md'),
     (['{run}', '--out={run}/none/x.html'], 4, 'error: .*none/x.html'),
