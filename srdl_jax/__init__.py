@@ -45,8 +45,8 @@ Packages:
 Beside them: errors, __main__ (every command by its name), result (result.json),
 artefact (model.json: what networks see and say), imported (a finished run that
 teaches), trained (a run's networks, opened again), rank (metrics of given
-features), cpu (a process's use of it), board (what TensorBoard shows of a stage's
-beginning).
+features), cpu (a process's use of it), board (what TensorBoard shows of a
+stage's beginning).
 
 Letters in names such as `logits_BxK`, here and in every module:
 
