@@ -15,8 +15,8 @@ the machine doesn't change; and, of programs that take theirs, the share of
 the time that the device waited.
 """
 
+import functools
 import json
-import tempfile
 import time
 
 import jax
@@ -24,11 +24,9 @@ import numpy as np
 import random_images
 from absl import app, flags, logging
 
-from srdl_jax import cpu, stage
+from srdl_jax import cpu
 from srdl_jax.evaluate import beside
 from srdl_jax.experiment import Experiment
-from srdl_jax.runs import stop_request
-from srdl_jax.runs.checkpoint import Checkpoints
 from srdl_jax.runs.log import RunLog
 
 MODEL = flags.DEFINE_string('model', 'resnet32', 'A key of models.MODELS.')
@@ -133,20 +131,9 @@ def timed(
   seconds of them, and the device's idle share."""
   device = Device()
   experiment = prepared(device, step_seconds, call_seconds)
-  with (
-    tempfile.TemporaryDirectory() as directory,
-    EpochTimes(directory, device) as log,
-    Checkpoints(directory + '/checkpoints') as checkpoints,
-  ):
-    stage.train(
-      experiment,
-      experiment.stages[0],
-      previous=None,
-      knowledge=None,
-      checkpoints=checkpoints,
-      log=log,
-      stop=stop_request.StopRequest(),
-    )
+  log = random_images.train(
+    experiment, functools.partial(EpochTimes, device=device)
+  )
   # The first epochs compile; the last waits for a checkpoint.
   ends = np.asarray(log.ends[1:-1])
   wall, processor, _ = np.median(np.diff(ends, axis=0), axis=0)

@@ -21,6 +21,7 @@ on them.
 """
 
 import contextlib
+import functools
 import json
 import os
 import statistics
@@ -39,11 +40,11 @@ import random_images
 import turns
 from absl import app, flags, logging
 
-from srdl_jax import cpu, parallel, stage
+from srdl_jax import cpu, parallel
 from srdl_jax.experiment import Experiment, Purpose
 from srdl_jax.feed import open_feed
-from srdl_jax.runs import environment, stop_request
-from srdl_jax.runs.checkpoint import Checkpoints, digest
+from srdl_jax.runs import environment
+from srdl_jax.runs.checkpoint import digest
 from srdl_jax.runs.log import RunLog
 from srdl_jax.train_state import TrainState
 
@@ -229,20 +230,9 @@ def epoch() -> Found:
     alone = statistics.median(seconds(run, count) for _ in range(ROUNDS.value))
   found |= {'steps_seconds': alone, 'steps_images_per_second': images / alone}
   if not DISPATCH.value:
-    with (
-      tempfile.TemporaryDirectory() as directory,
-      Timed(directory, epochs) as log,
-      Checkpoints(f'{directory}/checkpoints') as checkpoints,
-    ):
-      stage.train(
-        experiment,
-        experiment.stages[0],
-        previous=None,
-        knowledge=None,
-        checkpoints=checkpoints,
-        log=log,
-        stop=stop_request.StopRequest(),
-      )
+    log = random_images.train(
+      experiment, functools.partial(Timed, epochs=epochs)
+    )
     whole = statistics.median(np.diff(log.ends)[1:].tolist())
     found |= {
       'epoch_seconds': whole,

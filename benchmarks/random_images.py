@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random images in place of a data set: speed does not depend on them."""
 
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from srdl_jax import build, config, data
+from srdl_jax import build, config, data, stage
 from srdl_jax.experiment import Experiment
+from srdl_jax.runs import stop_request
+from srdl_jax.runs.checkpoint import Checkpoints
+from srdl_jax.runs.log import RunLog
 
 CLASSES = 100
 
@@ -40,3 +47,26 @@ def experiment(train: int, test: int, **fields) -> Experiment:
   return build.build(
     config.changed({'data.name': 'random', 'method': 'vanilla', **fields})
   )
+
+
+def train(experiment: Experiment, log: Callable[[str], RunLog]) -> Any:
+  """Trains the first stage by the stage runner; returns the log.
+
+  Args:
+    log: makes one of a run's directory, which is removed then.
+  """
+  with (
+    tempfile.TemporaryDirectory() as directory,
+    log(directory) as told,
+    Checkpoints(f'{directory}/checkpoints') as checkpoints,
+  ):
+    stage.train(
+      experiment,
+      experiment.stages[0],
+      previous=None,
+      knowledge=None,
+      checkpoints=checkpoints,
+      log=told,
+      stop=stop_request.StopRequest(),
+    )
+  return told

@@ -21,7 +21,6 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 
@@ -32,10 +31,9 @@ import random_images
 import turns
 from absl import app, flags, logging
 
-from srdl_jax import cpu, parallel, stage, steps
+from srdl_jax import cpu, parallel, steps
 from srdl_jax.experiment import Experiment
-from srdl_jax.runs import environment, stop_request
-from srdl_jax.runs.checkpoint import Checkpoints
+from srdl_jax.runs import environment
 from srdl_jax.runs.log import RunLog
 from srdl_jax.targets import Source
 
@@ -102,21 +100,7 @@ class TurnTaking(RunLog):
 
 def product() -> None:
   """Serves as the stage runner: a turn is an epoch."""
-  experiment = prepared()
-  with (
-    tempfile.TemporaryDirectory() as directory,
-    TurnTaking(directory) as log,
-    Checkpoints(directory + '/checkpoints') as checkpoints,
-  ):
-    stage.train(
-      experiment,
-      experiment.stages[0],
-      previous=None,
-      knowledge=None,
-      checkpoints=checkpoints,
-      log=log,
-      stop=stop_request.StopRequest(),
-    )
+  random_images.train(prepared(), TurnTaking)
 
 
 def bare_step() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Terminals, and what is seen on them."""
 
+import errno
 import fcntl
 import io
 import os
@@ -8,6 +9,8 @@ import pty
 import re
 import struct
 import termios
+
+import started
 
 
 class Terminal(io.StringIO):
@@ -37,6 +40,24 @@ class Terminal(io.StringIO):
   def lines(self, columns):
     """Returns what is seen; see `seen`."""
     return seen(self.getvalue(), columns)[0]
+
+
+def shown_by(arguments, columns):
+  """Runs a program whose errors go to a terminal; returns its exit code, and
+  what the terminal received."""
+  screen, keyboard = pty.openpty()
+  size = struct.pack('HHHH', 24, columns, 0, 0)
+  fcntl.ioctl(keyboard, termios.TIOCSWINSZ, size)
+  program = started.start(arguments, stderr=keyboard, cwd=started.ROOT)
+  os.close(keyboard)
+  received = b''
+  try:
+    while chunk := os.read(screen, 10000):
+      received += chunk
+  except OSError as error:
+    assert error.errno == errno.EIO  # the terminal's other end is closed
+  os.close(screen)
+  return program.wait(started.SECONDS), received.decode()
 
 
 def seen(received, columns):

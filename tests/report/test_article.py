@@ -21,17 +21,6 @@ from srdl_jax.reproduce.arena import HALF, VANILLA
 
 
 @pytest.fixture
-def place(tmp_path):
-  """Writes an invented run of no table."""
-
-  def write(name, *arguments, **fields):
-    found = made_runs.result(*arguments, **{'model.name': 'tiny', **fields})
-    return made_runs.write(tmp_path / name, found)
-
-  return write
-
-
-@pytest.fixture
 def arena(tmp_path):
   """Writes invented runs of the arena by method; returns what was read."""
 

@@ -33,17 +33,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
-def place(tmp_path):
-  """Writes an invented run below a temporary directory."""
-
-  def write(name, *arguments, **fields):
-    found = made_runs.result(*arguments, **{'model.name': 'tiny', **fields})
-    return made_runs.write(tmp_path / name, found)
-
-  return write
-
-
-@pytest.fixture
 def place_row(tmp_path):
   """Writes invented runs of a row of the paper, one a seed."""
 

@@ -1,19 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sweep on a terminal: a table that fits it, and lines above the table."""
 
-import errno
-import fcntl
 import io
-import os
-import pty
 import re
-import struct
 import sys
-import termios
 
 import pytest
 import screens
-import started
 from clock import Clock
 
 from srdl_jax.reproduce import __main__ as reproduce_command
@@ -234,23 +227,10 @@ os.write(2, b'All is done.\\n')
 
 @pytest.mark.parametrize('end', ['done', 'interrupted'])
 def test_a_sweep_leaves_a_tidy_terminal(tmp_path, end):
-  screen, keyboard = pty.openpty()
-  fcntl.ioctl(keyboard, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 60, 0, 0))
-  program = started.start(
-    [sys.executable, '-c', f'import signal\n{_SWEEP}', tmp_path, TOLD, end],
-    stderr=keyboard,
-    cwd=started.ROOT,
+  code, text = screens.shown_by(
+    [sys.executable, '-c', f'import signal\n{_SWEEP}', tmp_path, TOLD, end], 60
   )
-  os.close(keyboard)
-  received = b''
-  try:
-    while chunk := os.read(screen, 10000):
-      received += chunk
-  except OSError as error:
-    assert error.errno == errno.EIO  # the terminal's other end is closed
-  os.close(screen)
-  assert (program.wait(started.SECONDS) == 0) == (end == 'done')
-  text = received.decode()
+  assert (code == 0) == (end == 'done')
   assert '0 of 1 jobs done' in text and '2 h 13 min' in text
   lines, _ = screens.seen(text, 200)
   if end == 'done':
