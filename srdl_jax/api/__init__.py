@@ -117,7 +117,11 @@ class Run:
 
   @property
   def model(self) -> nn.Module:
-    """The Linen module of its network."""
+    """The Linen module of its network.
+
+    Raises:
+      ConfigError: the checkpoint is several networks; so for `variables`.
+    """
     return self._one()[0].network.model
 
   @property
@@ -127,7 +131,8 @@ class Run:
     return self._one()[1]
 
   def normalise(self, images: Any) -> jax.Array:
-    """Returns what the module takes of uint8 images [..., H, W, C]."""
+    """Returns what the module takes of uint8 images: the same shape
+    [..., H, W, C], in the run's `model.dtype`."""
     with self._here():
       return self._opened.stages[-1].network.normalise(jnp.asarray(images))
 
@@ -150,7 +155,8 @@ class Run:
         folders or patterns, of images of any size.
 
     Raises:
-      ConfigError: they are of another kind or shape.
+      ConfigError: they are of another kind or shape, or the run's test ranks
+        persons, whose classes it doesn't know.
       DataError: a file isn't there or can't be read.
     """
     self._opened.refuse_retrieval()
@@ -174,7 +180,15 @@ class Run:
     return said.probabilities
 
   def features(self, images: Any) -> np.ndarray:
-    """Returns what the last layer is given, [b, D], of uint8 images."""
+    """Returns what the last layer is given, [b, D].
+
+    Args:
+      images: uint8 [b, H, W, C] of the network's size, b at least 1.
+
+    Raises:
+      ConfigError: they are of another kind or shape, or the checkpoint is
+        several networks.
+    """
     images, (stage, variables) = self._checked(images), self._one()
     rows = np.arange(len(images))
     if not len(rows):
@@ -198,6 +212,14 @@ class Run:
         `labelled.read`, or images and labels, uint8 [N, H, W, C] and int [N].
       split: of the run's own data.
       data_dir: TFDS directory.
+
+    Returns:
+      Metrics by name, fractions but for nll and entropy, which are in nats:
+      see `metrics.Classification.result`, or `retrieval.measure.metrics`.
+
+    Raises:
+      ConfigError: arguments don't fit each other, the run, or its classes.
+      DataError: data are missing or can't be read.
     """
     name = self.config.data.name
     if data is None and name.startswith(ARRAYS):
@@ -236,7 +258,8 @@ class Run:
       stage: that taught, from 1; the last one that did, unless it is given.
 
     Raises:
-      WorkdirError: none did, or what it said is damaged.
+      WorkdirError: none did, or what it said is damaged (SoftTargetsError).
+      ConfigError: the run has no such stage.
     """
     views, count = self.config.distillation.views, len(self._opened.stages)
     if stage not in (None, *range(1, count + 1)):
@@ -252,7 +275,11 @@ class Run:
     raise WorkdirError(f'{self.workdir}: no stage has stored soft targets.')
 
   def history(self) -> list[dict[str, Any]]:
-    """Returns the lines of metrics.jsonl, in their order."""
+    """Returns the lines of metrics.jsonl, in their order.
+
+    Raises:
+      WorkdirError: it can't be read.
+    """
     path = self.workdir / 'metrics.jsonl'
     with storage.failures(path, 'read'):
       lines = path.read_text().splitlines()
@@ -300,8 +327,17 @@ def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
       at their defaults.
     workdir: taken by the run that it began with alone.
 
+  Returns:
+    The finished run.
+
   Raises:
-    SrdlError: as the command would end.
+    ConfigError: a field is unknown, out of range, or doesn't fit others, or
+      the machine lacks a device or memory.
+    DataError: the data set is missing or damaged.
+    WorkdirError: the directory is another run's, in use, damaged, or can't be
+      written; CheckpointError and SoftTargetsError are of its kind.
+    NonFiniteLossError: a loss or a parameter isn't finite any more.
+    Interrupted: it was asked to end, and all is saved.
   """
   if not isinstance(config, ConfigDict):
     config = config_lib.changed(config)
