@@ -39,6 +39,7 @@ PYTHON = {
   'data': ('data', 'data'),
   'evaluate': ('evaluate', 'evaluate'),
   'flatness': ('flatness', 'flatness'),
+  'machine': ('machine', 'machine'),
   'models': ('models', 'models'),
   'report': ('report', 'report'),
   'reproduce': ('reproduce', 'reproduce'),
