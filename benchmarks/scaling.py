@@ -42,9 +42,10 @@ from typing import Any
 
 import jax
 import numpy as np
+import random_images
 from absl import app, flags, logging
 
-from srdl_jax import build, config, data, feed, parallel, steps
+from srdl_jax import feed, parallel, steps
 from srdl_jax.experiment import Experiment, Purpose, key_for
 from srdl_jax.runs import environment, processes
 from srdl_jax.targets import Source
@@ -65,37 +66,19 @@ COUNT = flags.DEFINE_integer('process_count', None, 'See launch/local.py.')
 INDEX = flags.DEFINE_integer('process_index', None, 'See launch/local.py.')
 
 ROOT = pathlib.Path(__file__).parent.parent
-CLASSES = 100
 MOST_DIFFERENCE = 1e-9
 CALLS = 20  # In a row, of what takes less than a step.
 
 
-def random_dataset(source: data.Location) -> data.Dataset:
-  """Returns as many random 32 x 32 images as a round takes."""
-  del source
-  generator = np.random.default_rng(0)
-
-  def split(name: str, count: int) -> data.Split:
-    images = generator.integers(0, 256, (count, 32, 32, 3), np.uint8)
-    labels = generator.integers(0, CLASSES, count, np.int32)
-    return data.Split(name, images, labels, 'random')
-
-  half = (0.5, 0.5, 0.5)
-  parts = split('train', STEPS.value * BATCH.value), split('test', BATCH.value)
-  return data.Dataset('random', '0', CLASSES, half, half, *parts)
-
-
 def build_experiment() -> Experiment:
   """Returns the experiment, on all devices of all processes."""
-  data.DATASETS['random'] = data.Entry(random_dataset)
-  settings = config.defaults()
-  settings.data.name = 'random'
-  settings.model.name = MODEL.value
-  settings.model.dtype = 'float64'
-  settings.batch_size = BATCH.value
-  settings.epochs = ROUNDS.value + 1
-  settings.method = 'vanilla'
-  return build.build(settings)
+  return random_images.experiment(
+    STEPS.value * BATCH.value,
+    BATCH.value,
+    model={'name': MODEL.value, 'dtype': 'float64'},
+    batch_size=BATCH.value,
+    epochs=ROUNDS.value + 1,
+  )
 
 
 def alone_chunk(
