@@ -203,7 +203,8 @@ def noise_table(runs: Runs, share: float) -> Iterator[list[str]]:
 
 
 def crossing_table(runs: Runs) -> Iterator[list[str]]:
-  yield ['images a class', 'M', 'n', 'vanilla', 'SRDL', 'gain', 'NLL']
+  nll = 'NLL over vanilla'
+  yield ['images a class', 'M', 'n', 'vanilla', 'SRDL', 'gain', nll]
   placed = runs.placed('crossing')
   for group in dict.fromkeys(one.row.group for one in placed):
     pair = [one.ours for one in placed if one.row.group == group]
