@@ -73,7 +73,9 @@ class Later:
 
   def block_until_ready(self) -> None:
     """As that of a JAX array."""
-    time.sleep(max(0.0, self._ready - time.monotonic()))
+    # A sleep of no time gives the processor to others.
+    if (left := self._ready - time.monotonic()) > 0:
+      time.sleep(left)
 
 
 def prepared(

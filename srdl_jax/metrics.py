@@ -16,8 +16,8 @@ _bins = functools.partial(np.zeros, CALIBRATION_BINS)
 
 def log_softmax(logits_BxK: np.ndarray) -> np.ndarray:
   """Returns log-probabilities [B, K] in float64."""
-  logits = np.asarray(logits_BxK, np.float64)
-  logits = logits - logits.max(axis=-1, keepdims=True)
+  logits = np.array(logits_BxK, np.float64)
+  logits -= logits.max(axis=-1, keepdims=True)
   return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
@@ -28,9 +28,12 @@ def rank_of_label(scores_BxK: np.ndarray, labels_B: np.ndarray) -> np.ndarray:
   that is not a number stands last.
   """
   own_B = np.take_along_axis(scores_BxK, labels_B[:, None], axis=1)
-  before_BxK = np.arange(scores_BxK.shape[1]) < labels_B[:, None]
-  tie_BxK = (scores_BxK == own_B) & before_BxK
-  return ((scores_BxK > own_B) | tie_BxK | np.isnan(own_B)).sum(1)
+  before_BxK, same_BxK = scores_BxK > own_B, scores_BxK == own_B
+  # Mostly each is the same as itself alone.
+  if np.isnan(own_B).any() or np.count_nonzero(same_BxK) > len(labels_B):
+    is_earlier_BxK = np.arange(scores_BxK.shape[1]) < labels_B[:, None]
+    before_BxK |= (same_BxK & is_earlier_BxK) | np.isnan(own_B)
+  return before_BxK.sum(axis=1)
 
 
 @dataclasses.dataclass
@@ -61,7 +64,7 @@ class Classification:
     rank_B = rank_of_label(log_probs_BxK, labels_B)
     probs_BxK = np.exp(log_probs_BxK)
     # p log p is 0 where p is: a log-probability of -inf times 0 is not.
-    finite_BxK = np.where(probs_BxK > 0, log_probs_BxK, 0.0)
+    finite_BxK = np.maximum(log_probs_BxK, -1e300)
     self.examples += len(labels_B)
     self.top1 += int((rank_B == 0).sum())
     self.top5 += int((rank_B < 5).sum())
@@ -70,11 +73,8 @@ class Classification:
     )
     self.entropy -= float((probs_BxK * finite_BxK).sum())
     confidence_B = np.nan_to_num(probs_BxK.max(axis=1))
-    bins_B = np.clip(
-      np.ceil(confidence_B * CALIBRATION_BINS).astype(int) - 1,
-      0,
-      CALIBRATION_BINS - 1,
-    )
+    bins_B = np.ceil(confidence_B * CALIBRATION_BINS).astype(int) - 1
+    bins_B = bins_B.clip(0, CALIBRATION_BINS - 1)
     for total, values in (
       (self.bin_count, None),
       (self.bin_correct, rank_B == 0),

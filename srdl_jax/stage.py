@@ -191,6 +191,7 @@ class _Loop:
       tick()
       # The device works on this chunk while the one before is read.
       self._read(epoch, pending)
+      self.saver.go_on()
       if self.end is not None:
         self._finish_epoch()
       pending = (self.step, metrics, self._ask())
@@ -296,8 +297,7 @@ class _Loop:
       self._evaluate(place, end)
     self._show(end.step)
     is_best = self.record.best is not before
-    every = config.checkpoint.every_epochs
-    moment = None
+    moment, every = None, config.checkpoint.every_epochs
     if last or self.stop or self.is_due or (every and epoch % every == 0):
       moment = self._save(end.state, end.step, is_best)
       if not (last and self.stage.number == len(self.experiment.stages)):
@@ -318,8 +318,7 @@ class _Loop:
     if not np.isfinite(list(metrics.values())).all():
       self._diverged(f'predictions of the {split} split', end.step)
     self.log.evaluation(**place, split=split, metrics=metrics)
-    record = {'split': split, **place, **metrics}
-    self.record.evaluation = record
+    self.record.evaluation = record = {'split': split, **place, **metrics}
     score = self.experiment.score
     if metrics[score] > self.record.best.get(score, -1.0):
       self.record.best = record

@@ -56,6 +56,11 @@ def test_ties_go_to_the_first_class_as_argmax_has_it():
   assert (result['accuracy'], result['top5_accuracy']) == (1 / 7, 5 / 7)
 
 
+def test_a_tie_counts_where_another_row_has_no_number():
+  scores = np.array([[1.0, 1.0, 0.0], [np.nan, 0.0, np.nan]])
+  assert metrics.rank_of_label(scores, np.array([1, 0])).tolist() == [1, 3]
+
+
 def test_top1_is_argmax_and_top5_a_stable_sort():
   scores, labels = _logits(200, 8), np.arange(200) % 8
   assert any(len(set(row)) < 8 for row in scores.tolist())

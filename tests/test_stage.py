@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 import tiny
+from orbax.checkpoint import v1 as ocp
 
 from srdl_jax import parallel, srdl, stage
 from srdl_jax.errors import NonFiniteLossError
@@ -169,6 +170,31 @@ def test_the_best_is_written_before_any_later_checkpoint(
     (25, True),
   ]
   assert list(checkpoints(tmp_path)) == [20, 24, 25]
+
+
+def test_orbax_is_given_a_moment_behind_the_next_chunk(
+  tmp_path, monkeypatch, beside
+):
+  order = []
+  asked = {
+    'hash': (checkpoint.Checkpoints, 'save'),
+    'write': (ocp.training.Checkpointer, 'save_async'),
+    'read': (stage._Loop, '_read'),
+  }
+  for what, (owner, name) in asked.items():
+    called = getattr(owner, name)
+
+    def noted(*args, called=called, what=what, **options):
+      # Of a stage's first chunk, there is none before it to be read.
+      if what != 'read' or args[-1] is not None:
+        order.append(what)
+      return called(*args, **options)
+
+    monkeypatch.setattr(owner, name, noted)
+  fields = {'checkpoint.every_epochs': 1, 'steps_per_dispatch': 3, 'epochs': 2}
+  run(tmp_path, **fields)
+  # An epoch has two chunks; the end of the first is read behind the third.
+  assert order[:5] == ['read', 'read', 'hash', 'read', 'write']
 
 
 @pytest.mark.parametrize('how', ['in turn', 'beside'])

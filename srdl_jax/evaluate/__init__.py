@@ -45,22 +45,22 @@ def passes(members: Sequence[Member]) -> list[Blocks]:
 
 def said(
   members: Sequence[Member], begun: list[Blocks] | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields rows [b] and log-probabilities [m, b, K] of some networks.
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+  """Yields rows [b] and each of some networks' log-probabilities [b, K].
 
   Args:
     members: of the same examples and classes.
     begun: what `passes` has returned of them, if it was asked.
   """
   for blocks in zip(*begun or passes(members), strict=True):
-    yield blocks[0][0], np.stack([log_softmax(logits) for _, logits in blocks])
+    yield blocks[0][0], [log_softmax(logits) for _, logits in blocks]
 
 
-def mean_of(log_probs_MxBxK: np.ndarray) -> np.ndarray:
+def mean_of(log_probs_BxK: Sequence[np.ndarray]) -> np.ndarray:
   """Returns the logarithm of the mean of probabilities, [B, K] (Table 6)."""
-  if len(log_probs_MxBxK) == 1:
-    return log_probs_MxBxK[0]
-  return np.logaddexp.reduce(log_probs_MxBxK) - np.log(len(log_probs_MxBxK))
+  if len(log_probs_BxK) == 1:
+    return log_probs_BxK[0]
+  return np.logaddexp.reduce(log_probs_BxK) - np.log(len(log_probs_BxK))
 
 
 def classify(
@@ -87,8 +87,9 @@ def classify(
   for rows, log_probs in said(members, begun):
     mean = mean_of(log_probs)
     sums.add(mean, labels[rows])
-    top1 = log_probs.argmax(-1)
-    differing += int((top1 != top1[0]).any(0).sum())
+    if len(members) > 1:
+      top1 = np.argmax(log_probs, axis=-1)
+      differing += int((top1 != top1[0]).any(0).sum())
     if each is not None:
       each(rows, mean)
   result = sums.result()

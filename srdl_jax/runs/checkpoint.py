@@ -72,31 +72,37 @@ class Checkpoints(contextlib.AbstractContextManager):
     self._directory = bucket.absolute(directory)
     self._read_only = read_only
     self._writer: ocp.training.Checkpointer | None = None
+    self._begun: tuple[Moment, dict[str, Any], futures.Future] | None = None
     self._synced: futures.Future | None = None
     self._known = _Known()
 
   def __exit__(self, kind: object, *_: object) -> None:
     # Why a stage ends matters more than a save that was still going on.
     with contextlib.suppress(*[CheckpointError] if kind else []):
+      if kind and processes.several():
+        # Orbax would wait for processes that may never come.
+        self._begun = None
       self.close()
 
   def save(self, moment: Moment, *, score: float | None) -> None:
-    """Saves in the background, once the save before has finished.
+    """Begins to save, once the save before has finished; see `go_on`.
 
-    The arrays are copied before this returns. A step that is there and intact
-    stays as it is, unless this score is its first; a damaged one is replaced.
+    A step that is there and intact stays as it is, unless this score is its
+    first; a damaged one is replaced.
 
     Args:
+      moment: its arrays don't change until `go_on` returns.
       score: higher is better; None (in mid-epoch) or NaN is never the best.
 
     Raises:
-      CheckpointError: this save or the one before has failed.
+      CheckpointError: the save before has failed, or this one's folder.
       TypeError: the moment isn't what Moment describes.
       ValueError: the directory was opened read-only.
     """
     if self._read_only:
       raise ValueError(f'{self._directory} was opened read-only')
-    step, record = moment.step, _record(moment, score)
+    step, arrays = moment.step, _flat(moment.state)
+    record = _record(moment, score)
     self.wait()
     # All of them save or none, as Orbax's save waits for every process.
     if processes.first_says(self._suffices(step, record['score'])):
@@ -108,6 +114,22 @@ class Checkpoints(contextlib.AbstractContextManager):
     self._known.scores[step] = record['score']
     self._known.damaged.discard(step)
     with self._failing(f'saving checkpoint {step} failed'):
+      self._open_writer()
+    # Training goes on meanwhile.
+    self._begun = moment, record, _in_thread(_digests, arrays)
+
+  def go_on(self) -> None:
+    """Has Orbax write what `save` was given, once a thread has hashed it.
+
+    Call it when other work has been given to the devices; else the next call of
+    another does it.
+    """
+    begun, self._begun = self._begun, None
+    if begun is None:
+      return
+    moment, record, hashed = begun
+    step, record['arrays'] = moment.step, hashed.result()
+    with self._failing(f'saving checkpoint {step} failed'):
       writer = self._open_writer()
       writer.save_async(
         step,
@@ -117,13 +139,11 @@ class Checkpoints(contextlib.AbstractContextManager):
         overwrite=True,
         custom_metadata={'record': record, 'sha256': formats.digest(record)},
       )
-    # Training goes on meanwhile.
-    thread = futures.ThreadPoolExecutor(1)
-    self._synced = thread.submit(self._sync, writer, step)
-    thread.shutdown(wait=False)
+    self._synced = _in_thread(self._sync, writer, step)
 
   def wait(self) -> None:
     """Waits until the last save is on disk."""
+    self.go_on()
     if self._writer is not None:
       with self._failing('the last save failed'):
         self._writer.wait()
@@ -132,11 +152,14 @@ class Checkpoints(contextlib.AbstractContextManager):
 
   def close(self) -> None:
     """Waits for the last save, and ends Orbax's threads."""
-    writer, self._writer = self._writer, None
-    if writer is not None:
-      with self._failing('the last save failed'):
-        writer.close()
-        self._end_sync()
+    try:
+      self.go_on()
+    finally:
+      writer, self._writer = self._writer, None
+      if writer is not None:
+        with self._failing('the last save failed'):
+          writer.close()
+          self._end_sync()
 
   def steps(self) -> list[int]:
     """Returns the steps of all finished checkpoints, ascending."""
@@ -154,7 +177,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     with self._failing(f'checkpoint {step} is damaged: state', step):
       # Saved as numpy, so it loads without a template, on any devices.
       state = ocp.load(self._directory / str(step))
-      stored, found = record['arrays'], _digests(state)
+      stored, found = record['arrays'], _digests(_flat(state))
       paths = sorted(stored.keys() | found.keys())
       wrong = [path for path in paths if stored.get(path) != found.get(path)]
       if wrong:
@@ -295,27 +318,41 @@ def digest(state: dict[str, Any]) -> str:
   Raises:
     TypeError: the state isn't what Moment describes.
   """
-  return formats.digest(_digests(state))
+  return formats.digest(_digests(_flat(state)))
 
 
-def _digests(tree: Any, path: str = '') -> dict[str, str]:
-  if not isinstance(tree, dict) or not tree:
-    return {path: _leaf_digest(tree, path)}
-  found = {}
-  for key, value in tree.items():
-    if not isinstance(key, str) or '/' in key:
-      raise TypeError(f'{path or "the state"} has the key {key!r}')
-    found |= _digests(value, f'{path}/{key}' if path else key)
-  return found
+def _in_thread(work: Callable[..., Any], *its: Any) -> futures.Future:
+  thread = futures.ThreadPoolExecutor(1)
+  doing = thread.submit(work, *its)
+  thread.shutdown(wait=False)
+  return doing
 
 
-def _leaf_digest(leaf: np.ndarray | dict | None, path: str) -> str:
-  if path and (leaf is None or isinstance(leaf, dict)):
-    return repr(leaf)
+def _digests(arrays: dict[str, Any]) -> dict[str, str]:
+  return {path: _leaf_digest(leaf) for path, leaf in arrays.items()}
+
+
+def _flat(tree: Any, path: str = '') -> dict[str, Any]:
+  """Returns the leaves by their paths."""
+  if isinstance(tree, dict) and tree:
+    found = {}
+    for key, value in tree.items():
+      if not isinstance(key, str) or '/' in key:
+        raise TypeError(f'{path or "the state"} has the key {key!r}')
+      found |= _flat(value, f'{path}/{key}' if path else key)
+    return found
+  is_nothing = bool(path) and (tree is None or isinstance(tree, dict))
+  is_array = isinstance(tree, np.ndarray) and tree.size and tree.dtype.isnative
   # Without arrays or with an empty one, Orbax fails so that the process hangs
   # at its end; it would give foreign byte order back as native.
-  if not (isinstance(leaf, np.ndarray) and leaf.size and leaf.dtype.isnative):
-    raise TypeError(f'{path or "the state"} cannot be saved: {leaf!r:.60}')
+  if not (is_nothing or is_array):
+    raise TypeError(f'{path or "the state"} cannot be saved: {tree!r:.60}')
+  return {path: tree}
+
+
+def _leaf_digest(leaf: np.ndarray | dict | None) -> str:
+  if not isinstance(leaf, np.ndarray):
+    return repr(leaf)
   sha = hashlib.sha256(f'{leaf.dtype.name}{leaf.shape}'.encode())
   # bfloat16 exports no buffer, its bytes do.
   sha.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
@@ -328,7 +365,6 @@ def _record(moment: Moment, score: float | None) -> dict[str, Any]:
     'step': moment.step,
     'score': None if score is None or score != score else float(score),
     'progress': moment.progress,
-    'arrays': _digests(moment.state),
   }
   # As it will be read: keys that aren't strings yet would sort differently.
   return json.loads(json.dumps(record))

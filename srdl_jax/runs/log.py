@@ -29,6 +29,7 @@ _METRICS = 'metrics.jsonl'
 _CURVES = 'tensorboard'
 _SPEED = 'speed/images_per_second'
 _PLACE = ('stage', 'epoch', 'step', 'split')
+_encoded = json.JSONEncoder(allow_nan=False).encode
 
 
 class RunLog:
@@ -348,9 +349,7 @@ class _MetricsFile:
   def write(self, lines: list[dict[str, Any]]) -> None:
     """Appends lines and hands them to the system."""
     self._ensure_open()
-    texts = [
-      f'{json.dumps(line, allow_nan=False)}\n'.encode() for line in lines
-    ]
+    texts = [f'{_encoded(line)}\n'.encode() for line in lines]
     with failures(self._path), open(self._path, 'ab') as file:
       file.write(b''.join(texts))
     self._count_in(texts)

@@ -53,6 +53,10 @@ class Saver:
     self._write(moment)
     self._since = time.monotonic()
 
+  def go_on(self) -> None:
+    """Goes on with what has begun, see `Checkpoints.go_on`."""
+    self._checkpoints.go_on()
+
   def finish(self) -> None:
     """Waits until all is on the disk."""
     self._write_best()

@@ -46,11 +46,10 @@ class Curves:
 
   def add(self, step: int, values: Mapping[str, float]) -> None:
     """Adds a point to each of some curves."""
-    points = [
-      summary_pb2.Summary.Value(tag=name, simple_value=value)
-      for name, value in values.items()
-    ]
-    self._show(step, summary_pb2.Summary(value=points))
+    points = summary_pb2.Summary()
+    for name, value in values.items():
+      points.value.add(tag=name, simple_value=value)
+    self._show(step, points)
     if time.monotonic() - self._flushed > _FLUSH_SECONDS:
       self.flush()
 

@@ -27,6 +27,7 @@ from flax.training import train_state
 from orbax.checkpoint import v1 as ocp
 
 from srdl_jax.errors import CheckpointError
+from srdl_jax.runs import checkpoint, processes
 from srdl_jax.runs.checkpoint import Checkpoints, Moment, digest
 
 # Every kind of file in a checkpoint; hex names are Orbax's random ones.
@@ -159,13 +160,63 @@ def test_a_train_state_comes_back_without_a_template(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
-def test_the_arrays_may_change_once_save_has_returned(tmp_path):
+def test_the_arrays_may_change_once_it_has_gone_on(tmp_path):
   state = {'large': np.random.default_rng(0).normal(size=500_000)}
   before = digest(state)
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(Moment(1, state, {}), score=None)
+    checkpoints.go_on()
     state['large'][:] = 0
     assert digest(checkpoints.load(1).state) == before
+
+
+@pytest.fixture
+def threads_that_hash(monkeypatch):
+  found, leaf_digest = set(), checkpoint._leaf_digest
+
+  def noted(leaf):
+    found.add(threading.current_thread())
+    return leaf_digest(leaf)
+
+  monkeypatch.setattr(checkpoint, '_leaf_digest', noted)
+  return found
+
+
+def test_a_thread_hashes_while_the_caller_does_something_else(
+  tmp_path, monkeypatch, threads_that_hash
+):
+  free, digests = threading.Event(), checkpoint._digests
+
+  def hashed(arrays):
+    assert free.wait(60)
+    return digests(arrays)
+
+  monkeypatch.setattr(checkpoint, '_digests', hashed)
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(make_moment(1), score=None)
+    assert not list(tmp_path.iterdir())
+    free.set()
+    checkpoints.go_on()
+  assert threads_that_hash and threading.main_thread() not in threads_that_hash
+  assert_same(Checkpoints(tmp_path).load(1), 1)
+
+
+@pytest.mark.parametrize(
+  ('several', 'error', 'kept'),
+  [(False, KeyError, [1, 2]), (True, KeyError, [1]), (True, None, [1, 2])],
+)
+def test_what_has_begun_is_saved_unless_a_stage_of_several_processes_failed(
+  tmp_path, monkeypatch, several, error, kept
+):
+  expected = pytest.raises(error) if error else contextlib.nullcontext()
+  with expected, Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(make_moment(1), score=None)
+    checkpoints.save(make_moment(2), score=None)
+    monkeypatch.setattr(processes, 'several', lambda: several)
+    if error:
+      raise error
+  monkeypatch.undo()
+  assert Checkpoints(tmp_path).steps() == kept
 
 
 @pytest.mark.parametrize(
@@ -213,7 +264,7 @@ def test_other_leaves_and_keys_are_refused_before_saving(tmp_path, state, name):
 
 def test_progress_that_json_does_not_hold_is_refused(tmp_path):
   with Checkpoints(tmp_path) as checkpoints, pytest.raises(TypeError):
-    checkpoints.save(Moment(1, {}, {'loss': np.float32(1)}), score=None)
+    checkpoints.save(Moment(1, make_state(1), {'x': np.int32(1)}), score=None)
 
 
 def test_progress_comes_back_as_json_holds_it(tmp_path):
