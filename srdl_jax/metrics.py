@@ -64,7 +64,7 @@ class Classification:
     rank_B = rank_of_label(log_probs_BxK, labels_B)
     probs_BxK = np.exp(log_probs_BxK)
     # p log p is 0 where p is: a log-probability of -inf times 0 is not.
-    finite_BxK = np.maximum(log_probs_BxK, -1e300)
+    finite_BxK = np.maximum(log_probs_BxK, -1e4)
     self.examples += len(labels_B)
     self.top1 += int((rank_B == 0).sum())
     self.top5 += int((rank_B < 5).sum())
@@ -75,12 +75,10 @@ class Classification:
     confidence_B = np.nan_to_num(probs_BxK.max(axis=1))
     bins_B = np.ceil(confidence_B * CALIBRATION_BINS).astype(int) - 1
     bins_B = bins_B.clip(0, CALIBRATION_BINS - 1)
-    for total, values in (
-      (self.bin_count, None),
-      (self.bin_correct, rank_B == 0),
-      (self.bin_confidence, confidence_B),
-    ):
-      total += np.bincount(bins_B, values, minlength=CALIBRATION_BINS)
+    binned = functools.partial(np.bincount, bins_B, minlength=CALIBRATION_BINS)
+    self.bin_count += binned()
+    self.bin_correct += binned(rank_B == 0)
+    self.bin_confidence += binned(confidence_B)
 
   def result(self) -> dict[str, float | int]:
     """Returns means: accuracies as fractions, and the denominator.

@@ -211,6 +211,7 @@ class _Loop:
         self._show(self.step, at_most_every=SECONDS_BETWEEN_SHOWS)
       offset = end
     self.end = self._look(epoch, pending)
+    self.saver.go_on()
 
   def _look(self, epoch: int, pending) -> _EpochEnd:
     """Returns the epoch's end; begins to evaluate it where nobody waits."""
@@ -340,6 +341,8 @@ class _Loop:
   def _save(self, state: TrainState, step: int, is_best=False) -> Moment:
     moment = self._moment(state, step)
     self.saver.save(moment, is_best=is_best)
+    if self.evaluator is None:
+      self.saver.go_on()
     self.is_due = False
     return moment
 

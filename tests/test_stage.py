@@ -172,11 +172,25 @@ def test_the_best_is_written_before_any_later_checkpoint(
   assert list(checkpoints(tmp_path)) == [20, 24, 25]
 
 
+@pytest.mark.parametrize(
+  ('how', 'size', 'expected'),
+  [
+    # An epoch has two chunks; its end is read behind the next one's first.
+    ('beside', 3, 'epoch read epoch read hash read write read hash write'),
+    # Behind an only chunk, for the write is waited for before the next save.
+    ('beside', 5, 'epoch epoch read hash write read hash write'),
+    # No time of training.
+    ('in turn', 5, 'epoch read hash write epoch read hash write'),
+  ],
+)
 def test_orbax_is_given_a_moment_behind_the_next_chunk(
-  tmp_path, monkeypatch, beside
+  tmp_path, monkeypatch, request, how, size, expected
 ):
+  if how == 'beside':
+    request.getfixturevalue('beside')
   order = []
   asked = {
+    'epoch': (stage._Loop, '_epoch'),
     'hash': (checkpoint.Checkpoints, 'save'),
     'write': (ocp.training.Checkpointer, 'save_async'),
     'read': (stage._Loop, '_read'),
@@ -191,10 +205,9 @@ def test_orbax_is_given_a_moment_behind_the_next_chunk(
       return called(*args, **options)
 
     monkeypatch.setattr(owner, name, noted)
-  fields = {'checkpoint.every_epochs': 1, 'steps_per_dispatch': 3, 'epochs': 2}
-  run(tmp_path, **fields)
-  # An epoch has two chunks; the end of the first is read behind the third.
-  assert order[:5] == ['read', 'read', 'hash', 'read', 'write']
+  every = {'checkpoint.every_epochs': 1, 'epochs': 2}
+  run(tmp_path, steps_per_dispatch=size, **every)
+  assert order == expected.split()
 
 
 @pytest.mark.parametrize('how', ['in turn', 'beside'])

@@ -128,8 +128,8 @@ def arrange(event: str) -> None:
 
   Args:
     event: 'none'; 'kill:STEP' or 'term:STEP' when the metrics of that global
-      step are read; 'in_save:STEP' while that step's checkpoint is written;
-      'half_bank' before the bank is marked complete; 'after_bank'; or
+      step are read; 'in_save:STEP' when that step's checkpoint is to get its
+      name; 'half_bank' before the bank is marked complete; 'after_bank'; or
       'before_result'.
   """
   name, _, at = event.partition(':')
@@ -142,10 +142,11 @@ def arrange(event: str) -> None:
 
     _before(stage_lib._Loop, '_read', at_step)
   elif name == 'in_save':
-    _after(
-      checkpoint.Checkpoints,
-      'save',
-      lambda self, moment, **_: moment.step == int(at) and _kill(),
+    # Orbax gives a checkpoint its name once it is whole.
+    _before(
+      os,
+      'rename',
+      lambda _, target: pathlib.Path(target).name == at and _kill(),
     )
   elif name == 'half_bank':
     _before(

@@ -101,8 +101,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     """
     if self._read_only:
       raise ValueError(f'{self._directory} was opened read-only')
-    step, arrays = moment.step, _flat(moment.state)
-    record = _record(moment, score)
+    _flat(moment.state)
+    step, record = moment.step, _record(moment, score)
     self.wait()
     # All of them save or none, as Orbax's save waits for every process.
     if processes.first_says(self._suffices(step, record['score'])):
@@ -116,30 +116,29 @@ class Checkpoints(contextlib.AbstractContextManager):
     with self._failing(f'saving checkpoint {step} failed'):
       self._open_writer()
     # Training goes on meanwhile.
-    self._begun = moment, record, _in_thread(_digests, arrays)
+    self._begun = moment, record, _in_thread(_digests, moment.state)
 
   def go_on(self) -> None:
     """Has Orbax write what `save` was given, once a thread has hashed it.
 
-    Call it when other work has been given to the devices; else the next call of
-    another does it.
+    Call it when the devices have other work. Any other call does it, too; but
+    where one of several processes fails, what Orbax has not got is dropped.
     """
     begun, self._begun = self._begun, None
     if begun is None:
       return
     moment, record, hashed = begun
-    step, record['arrays'] = moment.step, hashed.result()
-    with self._failing(f'saving checkpoint {step} failed'):
-      writer = self._open_writer()
-      writer.save_async(
-        step,
+    with self._failing(f'saving checkpoint {moment.step} failed'):
+      record['arrays'] = hashed.result()
+      self._writer.save_async(
+        moment.step,
         moment.state,
         # By default Orbax skips what it is asked while another save goes on.
         force=True,
         overwrite=True,
         custom_metadata={'record': record, 'sha256': formats.digest(record)},
       )
-    self._synced = _in_thread(self._sync, writer, step)
+    self._synced = _in_thread(self._sync, self._writer, moment.step)
 
   def wait(self) -> None:
     """Waits until the last save is on disk."""
@@ -177,7 +176,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     with self._failing(f'checkpoint {step} is damaged: state', step):
       # Saved as numpy, so it loads without a template, on any devices.
       state = ocp.load(self._directory / str(step))
-      stored, found = record['arrays'], _digests(_flat(state))
+      stored, found = record['arrays'], _digests(state)
       paths = sorted(stored.keys() | found.keys())
       wrong = [path for path in paths if stored.get(path) != found.get(path)]
       if wrong:
@@ -318,7 +317,7 @@ def digest(state: dict[str, Any]) -> str:
   Raises:
     TypeError: the state isn't what Moment describes.
   """
-  return formats.digest(_digests(_flat(state)))
+  return formats.digest(_digests(state))
 
 
 def _in_thread(work: Callable[..., Any], *its: Any) -> futures.Future:
@@ -328,12 +327,12 @@ def _in_thread(work: Callable[..., Any], *its: Any) -> futures.Future:
   return doing
 
 
-def _digests(arrays: dict[str, Any]) -> dict[str, str]:
-  return {path: _leaf_digest(leaf) for path, leaf in arrays.items()}
+def _digests(state: Any) -> dict[str, str]:
+  return {path: _leaf_digest(leaf) for path, leaf in _flat(state).items()}
 
 
 def _flat(tree: Any, path: str = '') -> dict[str, Any]:
-  """Returns the leaves by their paths."""
+  """Returns the leaves by their paths, or refuses one, see `digest`."""
   if isinstance(tree, dict) and tree:
     found = {}
     for key, value in tree.items():

@@ -170,26 +170,15 @@ def test_the_arrays_may_change_once_it_has_gone_on(tmp_path):
     assert digest(checkpoints.load(1).state) == before
 
 
-@pytest.fixture
-def threads_that_hash(monkeypatch):
-  found, leaf_digest = set(), checkpoint._leaf_digest
-
-  def noted(leaf):
-    found.add(threading.current_thread())
-    return leaf_digest(leaf)
-
-  monkeypatch.setattr(checkpoint, '_leaf_digest', noted)
-  return found
-
-
 def test_a_thread_hashes_while_the_caller_does_something_else(
-  tmp_path, monkeypatch, threads_that_hash
+  tmp_path, monkeypatch
 ):
-  free, digests = threading.Event(), checkpoint._digests
+  free, digests, threads = threading.Event(), checkpoint._digests, []
 
-  def hashed(arrays):
+  def hashed(state):
+    threads.append(threading.current_thread())
     assert free.wait(60)
-    return digests(arrays)
+    return digests(state)
 
   monkeypatch.setattr(checkpoint, '_digests', hashed)
   with Checkpoints(tmp_path) as checkpoints:
@@ -197,7 +186,8 @@ def test_a_thread_hashes_while_the_caller_does_something_else(
     assert not list(tmp_path.iterdir())
     free.set()
     checkpoints.go_on()
-  assert threads_that_hash and threading.main_thread() not in threads_that_hash
+  assert len(threads) == 1 and threads != [threading.main_thread()]
+  monkeypatch.undo()
   assert_same(Checkpoints(tmp_path).load(1), 1)
 
 
@@ -651,6 +641,20 @@ def test_why_a_stage_ends_is_told_before_a_save_that_failed(tmp_path):
     Checkpoints(tmp_path) as checkpoints,
   ):
     checkpoints.save(Moment(2, LARGE, {}), score=0.2)
+    raise KeyError
+
+
+def test_what_cannot_be_hashed_is_a_failed_save(tmp_path, monkeypatch):
+  def hashed(_):
+    raise MemoryError
+
+  monkeypatch.setattr(checkpoint, '_digests', hashed)
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(make_moment(1), score=None)
+    with pytest.raises(CheckpointError, match='checkpoint 1 failed: MemoryErr'):
+      checkpoints.go_on()
+  with pytest.raises(KeyError), Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(make_moment(1), score=None)
     raise KeyError
 
 
