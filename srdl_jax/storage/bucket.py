@@ -10,8 +10,10 @@ import functools
 import importlib.util
 import os
 import pathlib
+import platform
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +26,8 @@ from srdl_jax.errors import ConfigError
 # without what epath would take for a pattern.
 FOLDER = re.compile(r'gs://[^/]+(/(?!\.{1,2}(/|$))[^/*?[\]]+)+/?')
 _SCHEME = 'gs://'
+# python/cpython#111049: the garbage collector lets go of what gcsfs sends from.
+_CRASHING = ((3, 12, 0), (3, 12, 1))
 Path = pathlib.Path | epath.Path  # Of a disk, or in a bucket.
 
 
@@ -36,7 +40,7 @@ def path_of(path: str | os.PathLike[str]) -> Path:
   """Returns a path of this machine or, for gs://, of a bucket.
 
   Raises:
-    ConfigError: what reaches buckets isn't installed.
+    ConfigError: what reaches buckets isn't installed, or would crash.
   """
   if not is_bucket(path):
     return pathlib.Path(path)
@@ -111,6 +115,11 @@ def _prepare() -> None:
     raise ConfigError(
       "A path at gs:// needs gcsfs, which isn't installed: pip install -e "
       "'.[gcs]'"
+    )
+  if sys.version_info[:3] in _CRASHING:
+    raise ConfigError(
+      f'Python {platform.python_version()} may crash at any moment in which '
+      'a path at gs:// is used: take another than 3.12.0 and 3.12.1.'
     )
   from fsspec.config import conf
 

@@ -61,6 +61,8 @@ SHORT = {'epochs': 2, 'checkpoint.every_steps': 0}
 @pytest.fixture(scope='module')
 def service():
   """The bucket gs://bucket, where all clients of this process find it."""
+  if sys.version_info[:3] in bucket._CRASHING:
+    pytest.skip('this Python would crash')
   with fake_gcs.serve() as served, pytest.MonkeyPatch.context() as patch:
     for name, value in served.environment.items():
       patch.setenv(name, value)
@@ -89,7 +91,8 @@ def refusal(kind, call, *args, **options):
 # ---- Paths.
 
 
-def test_a_bucket_is_named_by_its_scheme():
+def test_a_bucket_is_named_by_its_scheme(monkeypatch):
+  monkeypatch.setattr(bucket, '_CRASHING', ())
   path = run_directory.resolve('gs://bucket/runs/a/')
   assert str(path) == 'gs://bucket/runs/a'
   assert storage.absolute(path) == path
@@ -128,6 +131,13 @@ def test_missing_gcsfs_names_the_extra(monkeypatch, tmp_path):
   ):
     assert "pip install -e '.[gcs]'" in refusal(ConfigError, call)
   bucket._prepare.cache_clear()
+
+
+def test_a_python_that_would_crash_is_refused(monkeypatch):
+  bucket._prepare.cache_clear()
+  monkeypatch.setattr(bucket.sys, 'version_info', (3, 12, 1, 'final', 0))
+  told = refusal(ConfigError, run_directory.resolve, 'gs://bucket/run')
+  assert 'may crash' in told
 
 
 @pytest.mark.parametrize(
