@@ -101,6 +101,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     """
     if self._read_only:
       raise ValueError(f'{self._directory} was opened read-only')
+    # Refuses here what the thread would.
     _flat(moment.state)
     step, record = moment.step, _record(moment, score)
     self.wait()
