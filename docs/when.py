@@ -48,7 +48,7 @@ ACCURACY = ('accuracy', 'accuracy', 100.0, 1)
 NLL = ('NLL', 'nll', 1.0, 2)
 ECE = ('ECE', 'expected_calibration_error', 100.0, 1)
 MEMORISED = ('memorised', 'memorised', 100.0, 0)
-ENSEMBLE = 'SRDL, both stages'
+ENSEMBLE, TWO = 'SRDL, both stages', 'two vanilla networks'
 
 
 def pack(root: pathlib.Path) -> None:
@@ -202,6 +202,27 @@ def noise_table(runs: Runs, share: float) -> Iterator[list[str]]:
   yield from lines_of_methods(chosen, columns)
 
 
+def averaged_table(runs: Runs) -> Iterator[list[str]]:
+  """Yields both stages' networks beside two of labels alone, averaged."""
+  yield ['wrong labels', 'n', ENSEMBLE, TWO, 'gain', 'NLL over these']
+  shares: dict[float, dict[str, dict[str, dict[int, float]]]] = {}
+  for one in runs.placed('noise'):
+    if name_of(one) in ('SRDL', TWO):
+      its = shares.setdefault(one.ours.fields['data.label_noise'], {})
+      its[name_of(one)] = ensemble(one.ours, {'accuracy': {}, 'nll': {}})
+  for share, its in shares.items():
+    if len(its) == 2:
+      ours, theirs = its['SRDL'], its[TWO]
+      accuracies = ours['accuracy'], theirs['accuracy']
+      yield [
+        f'{100 * share:.0f} %',
+        str(len(accuracies[0].keys() & accuracies[1].keys())),
+        *(mean(values, 100.0, 1) for values in accuracies),
+        gain(*accuracies),
+        gain(ours['nll'], theirs['nll'], 1.0, 2),
+      ]
+
+
 def crossing_table(runs: Runs) -> Iterator[list[str]]:
   nll = 'NLL over vanilla'
   yield ['images a class', 'M', 'n', 'vanilla', 'SRDL', 'gain', nll]
@@ -310,6 +331,7 @@ TABLES: dict[str, Callable[[Runs], Iterator[list[str]]]] = {
   'arena': arena_table,
   'noise 20': lambda runs: noise_table(runs, 0.2),
   'noise 40': lambda runs: noise_table(runs, 0.4),
+  'averaged': averaged_table,
   'crossing': crossing_table,
   'ablations': ablations_table,
   'factorial': factorial_table,
